@@ -1,0 +1,56 @@
+"""The tables of settings: what a training run does when."""
+
+import dataclasses
+
+ARCHITECTURES = ("plain", "classic")  # the networks of model.py
+ANY_SIZE = ("plain",)  # globally pooled, so that one set of weights fits every image size
+SMALLEST_SIZE = 32  # px; five poolings leave nothing of a smaller image
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Every setting of a training run, as `config.json` of the run keeps it."""
+
+    recipe: str = "full"
+    arch: str = "plain"
+    epochs: int = 60
+    batch_size: int = 128  # photos
+    lr: float = 0.002  # peak learning rate
+    image_size: int = 128  # px, height and width in the last third of the epochs
+    seed: int = 0
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    dropout: float = 0.2
+    warmup: float = 0.15  # share of all steps in which the learning rate rises
+    crop_area: float = 0.35  # smallest share of the photo that a random crop keeps
+    brightness: float = 0.2  # largest change of brightness and of contrast
+    precision: str = "float32"  # Keras's name of the dtype policy in training
+
+    @property
+    def score_size(self):
+        """Height and width in px of the photos in the cache, in scoring and in prediction.
+
+        A quarter above the training size: random crops show the animals larger than whole photos
+        do, and a larger test size makes up for it (FixRes, Touvron et al. 2019).
+        """
+        if self.arch not in ANY_SIZE:
+            return self.image_size
+        return max(self.image_size, round(self.image_size * 1.25 / 8) * 8)
+
+    def image_sizes(self):
+        """The image size in px of every epoch: a half, three quarters and all of `image_size`."""
+        if self.arch not in ANY_SIZE:
+            return [self.image_size] * self.epochs
+        half, most = (round(self.image_size * part / 8) * 8 for part in (0.5, 0.75))
+        sizes = [max(half, SMALLEST_SIZE), max(most, SMALLEST_SIZE), self.image_size]
+        return [sizes[3 * epoch // self.epochs] for epoch in range(self.epochs)]
+
+
+RECIPES = {
+    # The best accuracy.
+    "full": Settings(),
+    # 94% on Dogs vs. Cats in the least time.
+    "fast": Settings(recipe="fast", epochs=12, image_size=96, dropout=0.0, crop_area=0.5),
+    # The drawings of --demo.
+    "demo": Settings(recipe="demo", epochs=10, batch_size=64, image_size=48, crop_area=0.5),
+}

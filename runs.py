@@ -1,0 +1,197 @@
+"""A run directory: settings, weights, history, and the trained network as a `Classifier`.
+
+    config.json     every setting, versions, classes, image size, split sizes, temperature
+    history.csv     a row per epoch, which curves.png draws
+    model.keras     the averaged weights after the last epoch, in float32
+    trained_on.npy  which photos the network was trained on, as `photos.name_hashes`
+    metrics.json    the scores on validation and test; written last, it marks a finished run
+    checkpoint.npz  while training: all that a resumed run needs
+
+Every file is written under a temporary name and renamed: it is there whole or not at all.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+import report
+from terminal import UserError, printable, quiet
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def create(run, config):
+    """Makes a new run directory with its `config.json`."""
+    try:
+        run.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--output: cannot make {printable(run)}: {error.strerror}") from None
+    write_json(run / "config.json", config)
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Gives a temporary path; the file written there becomes `path` if the block ends well."""
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(json.loads(report.to_json(content)), indent=2) + "\n")
+
+
+def write_history(run, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with whole_file(run / "history.csv") as temporary:
+        temporary.write_text(text.getvalue())
+
+
+def write_checkpoint(run, state, arrays):
+    """Keeps a `state` that JSON can hold and a list of arrays, in one file."""
+    named = {f"array{i}": array for i, array in enumerate(arrays)}
+    with whole_file(run / "checkpoint.npz") as temporary:
+        np.savez(temporary, state=np.array(json.dumps(state)), **named)
+
+
+def read_checkpoint(run):
+    """(state, arrays) as they were written, or None where there is no checkpoint."""
+    try:
+        with np.load(run / "checkpoint.npz", allow_pickle=False) as file:
+            arrays = [file[f"array{i}"] for i in range(len(file.files) - 1)]
+            return json.loads(str(file["state"])), arrays
+    except FileNotFoundError:
+        return None
+
+
+def save_network(run, network):
+    """Writes `model.keras`: architecture and weights, without the optimizer's state."""
+    with whole_file(run / "model.keras") as temporary:
+        network.save(temporary)
+
+
+def write_trained_on(run, dataset):
+    """Keeps which photos the network was trained on."""
+    import data
+
+    names = [dataset.names[i] for i in dataset.splits["train"]]
+    with whole_file(run / "trained_on.npy") as temporary:
+        np.save(temporary, data.name_hashes(names))
+
+
+def count_trained_on(run, dataset, members):
+    """How many of these photos the network was trained on; None where the run does not say."""
+    import data
+
+    try:
+        known = np.load(Path(run) / "trained_on.npy", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return int(np.isin(data.name_hashes([dataset.names[i] for i in members]), known).sum())
+
+
+def finish(run, metrics):
+    """Marks a run as finished and removes its checkpoint."""
+    write_json(run / "metrics.json", metrics)
+    (run / "checkpoint.npz").unlink(missing_ok=True)
+
+
+def is_finished(run):
+    return (run / "metrics.json").exists()
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def read_config(run, flag="--model"):
+    """The content of `config.json`; `UserError` where `run` is no run directory."""
+    path = Path(run) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{flag}: expected a run directory with a config.json, got {printable(run)}"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{flag}: cannot read {printable(path)}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{flag}: {printable(path)} is not JSON: {error}") from None
+
+
+def load_network(path):
+    """Loads a `.keras` file in safe mode, in which no code of the file's maker runs."""
+    if not path.is_file():
+        raise UserError(f"--model: expected a finished run, got {printable(path.parent)} "
+                        f"without a {path.name}")
+    with quiet():
+        import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds on a file that is no model
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--model: cannot load {printable(path)}: {reason}") from None
+
+
+class Classifier:
+    """A trained network that answers with probabilities.
+
+    classes: names; image_size: height and width in px of the photos that it takes.
+    """
+
+    def __init__(self, run):
+        """Loads a run; `UserError` says in one line why it cannot."""
+        self.run = Path(run)
+        self.config = read_config(run)
+        self.classes = self.config["classes"]
+        self.image_size = self.config["score_size"]
+        self.temperature = self.config.get("temperature", 1.0)
+        self.network = load_network(self.run / "model.keras")
+
+    def logits(self, images):
+        """The mean of the logits of each photo and of its mirror image.
+
+        images: uint8 (n, image_size, image_size, 3). Returns float32 (n, 1) for two classes,
+        (n, classes) beyond.
+        """
+        images = np.asarray(images, np.float32)
+        logits = np.asarray(self.network.predict_on_batch(images))
+        return (logits + np.asarray(self.network.predict_on_batch(images[:, :, ::-1]))) / 2
+
+    def probabilities(self, images):
+        """float (n, classes), rows sum to 1, calibrated by the run's temperature."""
+        return report.probabilities_from_logits(self.logits(images), self.temperature)
+
+    def calibrate(self, dataset, split="validation"):
+        """Fits the temperature on photos that training did not see and keeps it in the run."""
+        members = dataset.members_of(split)
+        logits = np.concatenate([self.logits(batch) for batch in dataset.batches(members)])
+        self.temperature = report.fit_temperature(logits, dataset.labels[members])
+        self.config["temperature"] = self.temperature
+        write_json(self.run / "config.json", self.config)
+
+    def score(self, dataset, split, on_progress=lambda done, total: None):
+        """The dict of `report.score` of a split; `on_progress` hears (done, total)."""
+        members = dataset.members_of(split)
+        probabilities = []
+        for batch in dataset.batches(members):
+            probabilities.append(self.probabilities(batch))
+            on_progress(sum(map(len, probabilities)), len(members))
+        return report.score(dataset.labels[members], np.concatenate(probabilities), self.classes)

@@ -1,0 +1,122 @@
+"""What the three programs share at the terminal: argument types, one-line errors, signals."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+
+QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@contextlib.contextmanager
+def quiet():
+    """Hides what TensorFlow prints while it is imported, six lines that say nothing to a user.
+
+    It prints them before it looks at TF_CPP_MIN_LOG_LEVEL; whoever sets that variable sees them.
+    """
+    if not QUIET:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def say(*words):
+    """Prints to stderr: stdout is for results."""
+    print(*words, file=sys.stderr, flush=True)
+
+
+def whole_number(least, most=None):
+    """An argparse type: a whole number from `least` to `most`."""
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            limit = f"from {least} to {most}" if most is not None else f"of {least} or more"
+            raise argparse.ArgumentTypeError(f"expected a whole number {limit}, got {text!r}")
+        return value
+
+    return parse
+
+
+def number(above, most):
+    """An argparse type: a number greater than `above` and at most `most`."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not above < value <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a number above {above:g} and at most {most:g}, got {text!r}"
+            )
+        return value
+
+    return parse
+
+
+class UserError(Exception):
+    """What the user can mend, such as a mistake in the command; one line, exit code 2."""
+
+
+def printable(text):
+    """`text` for one line of output: control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fsdecode(text))
+
+
+def progress(description, unit):
+    """A function of (done, total) that shows a bar on stderr where that is a terminal."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=description, unit=unit, unit_scale=True, disable=None, leave=False)
+
+    def show(done, total):
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C."""
+
+
+def run_program(main):
+    """Runs `main()` and exits with the code it returns; a `UserError` becomes one line and 2."""
+
+    def terminate(signum, frame):
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    name = os.path.basename(sys.argv[0])
+    try:
+        code = main()
+        sys.stdout.flush()
+    except UserError as error:
+        say(f"{name}: error: {error}")
+        code = 2
+    except Terminated:
+        say(f"{name}: terminated")
+        code = 143
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted")
+        code = 130
+    except BrokenPipeError:  # the reader of our output left, as in `| head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
