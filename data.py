@@ -414,14 +414,14 @@ def augment(images, size, seed, settings):
         images: uint8 (batch, height, width, 3).
         size: height and width in px of the result, an int tensor.
         seed: (2,) int64; the same seed gives the same result.
-        settings: `crop_area` and `brightness` of it.
+        settings: `crop_area`, `aspect` and `brightness` of it.
     Returns:
         float32 (batch, size, size, 3) in 0-255.
     """
     batch = tf.shape(images)[0]
     draws = tf.random.stateless_uniform((7, batch), seed)
     area = settings.crop_area + draws[0] * (1 - settings.crop_area)
-    aspect = tf.exp((2 * draws[1] - 1) * 0.2)  # width over height, 0.82 to 1.22
+    aspect = tf.exp((2 * draws[1] - 1) * settings.aspect)  # width over height
     height = tf.minimum(tf.sqrt(area / aspect), 1)
     width = tf.minimum(tf.sqrt(area * aspect), 1)
     top = draws[2] * (1 - height)
@@ -434,7 +434,9 @@ def augment(images, size, seed, settings):
     images = tf.cast(images, tf.float32)
     # Where a crop shrinks a lot, average first: bilinear sampling would pick single pixels.
     images = tf.cond(
-        2 * size <= tf.shape(images)[1], lambda: tf.nn.avg_pool2d(images, 2, 2, "VALID"), lambda: images
+        2 * size <= tf.shape(images)[1],
+        lambda: tf.nn.avg_pool2d(images, 2, 2, "VALID"),
+        lambda: images,
     )
     images = tf.image.crop_and_resize(images, boxes, tf.range(batch), [size, size])
     contrast = 1 + (2 * draws[5] - 1)[:, None, None, None] * settings.brightness

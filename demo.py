@@ -244,7 +244,7 @@ def _animal(image, dog, rng):
     # Middle of the whole animal and its extent, where the head is at 0 and has radius 1.
     middles = {"head": (0.1j, 3.1), "sit": (0.2 + 0.75j, 4.5), "stand": (-1 + 0.6j, 4.9)}
     middle, extent = middles[pose]
-    unit = side / extent * rng.uniform(0.8, 1.1) * np.exp(1j * rng.normal(0, 0.13))
+    unit = side / extent * rng.uniform(0.85, 1.12) * np.exp(1j * rng.normal(0, 0.13))
     place = side * (0.5 + 0.5j + complex(*rng.uniform(-0.08, 0.08, 2)))
     pen = Pen(image, place - unit * middle, unit)
     turn = rng.uniform(-0.8, 0.8)

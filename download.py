@@ -32,12 +32,12 @@ MAX_ENTRIES = 100_000
 MAX_NAME = 240  # characters
 CHUNK = 2**20  # bytes
 ATTEMPTS = 5  # connections in one fetch
-PAUSE = 1.0  # seconds before the second connection, then twice as long each time
+PAUSE = 1.0  # seconds before the second connection, one more before each further one
 
 # What the network, the disk and a broken archive raise.
 FAILURES = (
     OSError, http.client.HTTPException, zipfile.BadZipFile, zlib.error, struct.error, EOFError,
-    ValueError, OverflowError, NotImplementedError,
+    ValueError, NotImplementedError,
 )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ class Settings:
     arch: str = "plain"
     epochs: int = 60
     batch_size: int = 128  # photos
-    lr: float = 0.002  # peak learning rate
+    lr: float = 0.005  # peak learning rate of the convolutions
+    adam_lr_ratio: float = 0.4  # learning rate of everything else, as a share of `lr`
     image_size: int = 128  # px, height and width in the last third of the epochs
     seed: int = 0
     weight_decay: float = 0.05
@@ -23,6 +24,7 @@ class Settings:
     dropout: float = 0.2
     warmup: float = 0.15  # share of all steps in which the learning rate rises
     crop_area: float = 0.35  # smallest share of the photo that a random crop keeps
+    aspect: float = 0.2  # largest logarithm of width over height of a crop
     brightness: float = 0.2  # largest change of brightness and of contrast
     precision: str = "float32"  # Keras's name of the dtype policy in training
 

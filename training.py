@@ -1,5 +1,6 @@
 """The training loop's parts: optimizer, loss, averaged weights, and `fit`, which joins them."""
 
+import math
 import platform
 import time
 from pathlib import Path
@@ -37,15 +38,45 @@ def best_precision(device):
 
 
 def make_optimizer(settings, steps_per_epoch):
-    """AdamW whose rate rises to `lr` over the warm-up and falls to zero along a half cosine."""
+    """Muon and AdamW; the rate rises to `lr` over the warm-up and falls to zero by a half cosine."""
     steps = settings.epochs * steps_per_epoch
     warmup = int(settings.warmup * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps - warmup, warmup_target=settings.lr, warmup_steps=warmup
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+    optimizer = ConvolutionMuon(
+        schedule,
+        weight_decay=settings.weight_decay,
+        adam_weight_decay=settings.weight_decay,
+        adam_lr_ratio=settings.adam_lr_ratio,
+        precision="bfloat16" if settings.precision == "mixed_bfloat16" else "float32",
+    )
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
+
+
+class ConvolutionMuon(keras.optimizers.Muon):
+    """Muon (Jordan et al. 2024) for the kernels of convolutions, AdamW for everything else.
+
+    Keras's own takes Muon steps on matrices alone and leaves convolutions to AdamW. As in the
+    original, a kernel counts as a matrix with a column for each filter.
+    """
+
+    def __init__(self, *args, precision="float32", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.precision = precision  # of the iteration; bfloat16 is enough, says the original
+
+    def _should_use_adamw(self, variable):
+        return len(variable.shape) != 4
+
+    def zeropower_via_newtonschulz5(self, x, steps):
+        matrix = keras.ops.cast(keras.ops.reshape(x, (-1, x.shape[-1])), self.precision)
+        update = super().zeropower_via_newtonschulz5(matrix, steps)
+        return keras.ops.cast(keras.ops.reshape(update, x.shape), "float32")
+
+    def lr_adjust(self, x):
+        rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
+        return x * (max(rows, columns) ** 0.5 * self.rms_rate)
 
 
 def compile_network(network, settings, classes, steps_per_epoch):
@@ -104,9 +135,7 @@ class WeightAverage(keras.callbacks.Callback):
 class History(keras.callbacks.Callback):
     """Gathers a row per epoch, as `history.csv` keeps them, and hands it to `on_epoch(row)`."""
 
-    COLUMNS = (
-        "epoch loss accuracy val_loss val_accuracy learning_rate image_size seconds".split()
-    )
+    LOGS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
     def __init__(self, image_sizes, on_epoch):
         super().__init__()
@@ -120,7 +149,7 @@ class History(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = {
             "epoch": epoch + 1,
-            **{key: float(logs[key]) for key in self.COLUMNS[1:5]},
+            **{key: float(logs[key]) for key in self.LOGS},
             "learning_rate": float(self.model.optimizer.learning_rate),
             "image_size": self.image_sizes[epoch],
             "seconds": round(time.perf_counter() - self.started, 2),

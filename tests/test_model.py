@@ -1,0 +1,61 @@
+"""The networks: shapes, parameter counts, plain layers."""
+
+import keras
+import numpy as np
+import pytest
+
+import model
+import recipe
+
+
+def test_every_architecture_that_the_flag_offers_can_be_built():
+    assert set(model.ARCHITECTURES) == set(recipe.ARCHITECTURES)
+
+
+@pytest.mark.parametrize("arch", recipe.ARCHITECTURES)
+@pytest.mark.parametrize(("classes", "outputs"), [(2, 1), (3, 3)])
+def test_two_classes_get_one_logit_and_more_classes_one_each(arch, classes, outputs):
+    network = model.build(arch, classes, 32)
+    assert network(np.zeros((5, 32, 32, 3), np.uint8)).shape == (5, outputs)
+
+
+def test_plain_network_takes_any_image_size_with_the_same_weights():
+    network = model.build("plain", 2, None)
+    for size in (32, 40, 64):
+        assert network(np.zeros((1, size, size, 3), np.float32)).shape == (1, 1)
+
+
+def test_plain_network_has_the_stated_number_of_parameters_and_at_most_three_and_a_half_million():
+    # Convolutions 9 * in * out, batch norm 4 * out, the output 256 + 1.
+    widths = (32, 64, 128, 128, 192, 192, 256, 256, 256)
+    expected = sum(9 * a * b + 4 * b for a, b in zip((3, *widths), widths, strict=False))
+    assert model.build("plain", 2, None).count_params() == expected + widths[-1] + 1
+    assert expected < 3.5e6
+
+
+def test_classic_network_is_the_textbook_stack():
+    network = model.build("classic", 2, 32)
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds == [
+        "InputLayer", "Rescaling", "Conv2D", "ReLU", "Conv2D", "ReLU", "MaxPooling2D", "ReLU",
+        "Conv2D", "ReLU", "MaxPooling2D", "Flatten", "Dense", "ReLU", "Dropout", "Dense",
+    ]
+    assert network.count_params() == 896 + 9248 + 18496 + (8 * 8 * 64 + 1) * 128 + 129
+
+
+@pytest.mark.parametrize("arch", recipe.ARCHITECTURES)
+def test_a_saved_network_loads_without_custom_objects_and_answers_the_same(arch, tmp_path):
+    network = model.build(arch, 2, 32)
+    network.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(network.predict(images, verbose=0), loaded.predict(images, verbose=0))
+
+
+def test_output_is_float32_whatever_the_policy():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = model.build("plain", 2, None)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert keras.backend.standardize_dtype(network.output.dtype) == "float32"

@@ -1,0 +1,153 @@
+"""Each script as a user runs it."""
+
+import csv
+import json
+import os
+
+import pytest
+from conftest import draw_photos, run_script
+from PIL import Image
+
+
+def test_two_hundred_photos_a_class_are_enough_to_learn_from(trained):
+    run, process = trained
+    assert process.returncode == 0, process.stderr
+    test = json.loads((run / "metrics.json").read_text())["test"]
+    assert test["accuracy"] > 0.7
+
+
+def test_training_says_what_it_has_and_ends_with_score_and_next_commands(trained):
+    run, process = trained
+    for words in ("Device", "Photos   train", "parameters", "left 0:00:00", "skipped cat.9000.jpg",
+                  f"python evaluate.py --model {run}", f"python predict.py --model {run}"):
+        assert words in process.stderr
+    assert "95% interval" in process.stdout
+    lines = process.stderr.splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == 12  # one plain line an epoch
+    assert "\r" not in process.stderr and "\x1b" not in process.stderr
+
+
+def test_a_run_directory_holds_what_the_readme_lists(trained):
+    run, _ = trained
+    assert {path.name for path in run.iterdir()} >= {
+        "config.json", "history.csv", "curves.png", "model.keras", "metrics.json", "trained_on.npy"}
+    assert not any(path.name.startswith((".", "checkpoint")) for path in run.iterdir())
+    config = json.loads((run / "config.json").read_text())
+    assert config["classes"] == ["cat", "dog"] and config["settings"]["epochs"] == 12
+    assert sum(config["splits"].values()) == 406 and config["skipped"] == 1
+    with open(run / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    assert Image.open(run / "curves.png").format == "PNG"
+
+
+def test_evaluate_repeats_the_test_accuracy_of_the_run(trained, photos_dir):
+    run, _ = trained
+    process = run_script("evaluate.py", "--model", run, "--data-dir", photos_dir,
+                         "--cache-dir", run.parent / "cache", "--json")
+    assert process.returncode == 0, process.stderr
+    score = json.loads(process.stdout)
+    test = json.loads((run / "metrics.json").read_text())["test"]
+    assert {key: score[key] for key in test} == test
+    assert set(score) >= {
+        "model", "split", "images", "skipped", "accuracy", "accuracy_low", "accuracy_high",
+        "log_loss", "roc_auc", "confusion_matrix", "classes", "images_per_second"}
+    assert score["split"] == "test" and score["skipped"] == 1
+    assert sum(map(sum, score["confusion_matrix"])) == score["images"]
+
+
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_evaluate_says_how_many_photos_the_model_was_trained_on(trained, photos_dir, split):
+    run, _ = trained
+    splits = json.loads((run / "config.json").read_text())["splits"]
+    process = run_script("evaluate.py", "--model", run, "--data-dir", photos_dir,
+                         "--cache-dir", run.parent / "cache", "--split", split)
+    assert process.returncode == 0
+    assert f"trained on {splits['train']:,} of these photos" in process.stderr
+    total = splits["train"] if split == "train" else sum(splits.values())
+    assert f"{total:,} photos" in process.stdout
+
+
+def test_predict_prints_a_line_for_each_photo_and_names_those_that_fail(trained, tmp_path):
+    run, _ = trained
+    good = draw_photos(tmp_path, 2) / "cat.0.png"
+    odd = tmp_path / "tab\there\nand line.png"
+    odd.write_bytes(good.read_bytes())
+    bad = tmp_path / "page.jpg"
+    bad.write_text("<html></html>")
+    process = run_script("predict.py", "--model", run, good, bad, odd, tmp_path / "missing.jpg")
+    assert process.returncode == 1
+    lines = [line.split("\t") for line in process.stdout.splitlines()]
+    assert [line[0] for line in lines] == [str(good), f"{tmp_path}/tab\\there\\nand line.png"]
+    assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p in lines)
+    assert lines[0][1:] == lines[1][1:]
+    errors = process.stderr.splitlines()
+    assert len(errors) == 2 and "page.jpg: not an image" in errors[0] and "missing.jpg" in errors[1]
+
+
+def test_a_finished_run_has_nothing_to_resume(trained):
+    run, _ = trained
+    process = run_script("train.py", "--resume", run)
+    assert process.returncode == 0 and "is finished" in process.stderr
+
+
+MISTAKES = {
+    "unknown network": (["train.py", "--arch", "huge"], "--arch: invalid choice: 'huge'"),
+    "no number": (["train.py", "--epochs", "many"], "--epochs: expected a whole number"),
+    "zero epochs": (["train.py", "--epochs", "0"], "--epochs: expected a whole number from 1"),
+    "negative rate": (["train.py", "--lr", "-1"], "--lr: expected a number above 0"),
+    "rate that is none": (["train.py", "--lr", "nan"], "--lr: expected a number above 0"),
+    "image too small": (["train.py", "--image-size", "16"], "--image-size: expected 32 or more"),
+    "resume and more": (["train.py", "--resume", "x", "--lr", "1"], "--resume: expected alone"),
+    "no run to resume": (["train.py", "--resume", "nowhere"], "--resume: expected a run directory"),
+    "demo and photos": (["train.py", "--demo", "--data-dir", "x"], "--demo: brings photos"),
+    "missing folder": (["train.py", "--data-dir", "nowhere"], "--data-dir: expected a folder"),
+    "output exists": (["train.py", "--output", "."], "--output: expected a new folder"),
+    "no model": (["evaluate.py", "--model", "nowhere"], "--model: expected a run directory"),
+    "model is no run": (["predict.py", "--model", ".", "x.jpg"], "--model: expected a run directory"),
+    "unknown split": (["evaluate.py", "--model", "x", "--split", "dev"], "--split: invalid choice"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_that_names_the_argument_and_exit_code_2(mistake, tmp_path):
+    command, words = MISTAKES[mistake]
+    process = run_script(*command, cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    last = process.stderr.splitlines()[-1]
+    assert words in last
+    assert "Traceback" not in process.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
+    run, _ = trained
+    fake = tmp_path / "run"
+    fake.mkdir()
+    (fake / "config.json").write_text((run / "config.json").read_text())
+    (fake / "model.keras").write_text("not a model")
+    process = run_script("predict.py", "--model", fake, "photo.jpg")
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert "--model: cannot load" in line
+
+
+def test_classes_other_than_the_models_are_refused(trained, tmp_path):
+    run, _ = trained
+    for name in ("ant", "bee"):
+        draw_photos(tmp_path / "data" / name, 15)
+    process = run_script("evaluate.py", "--model", run, "--data-dir", tmp_path / "data",
+                         "--cache-dir", tmp_path / "cache")
+    assert process.returncode == 2
+    assert "expected the classes of the model, cat, dog, got ant, bee" in process.stderr
+
+
+def test_without_photos_and_network_training_names_the_three_ways_on(tmp_path):
+    dead = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+    process = run_script("train.py", cwd=tmp_path, env={**dead, "no_proxy": ""})
+    assert process.returncode == 2
+    assert "cannot download the photos" in process.stderr
+    for words in ("kaggle competitions download", "one folder a class", "--demo"):
+        assert words in process.stderr
+    assert not os.path.exists(tmp_path / "runs")

@@ -1,0 +1,132 @@
+"""The training loop through its public functions."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import data
+import runs
+import training
+from recipe import RECIPES, Settings
+
+SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def dataset(photos_dir, tmp_path_factory):
+    return data.load(photos_dir, SETTINGS.score_size, tmp_path_factory.mktemp("cache"))
+
+
+def new_run(path, settings=SETTINGS):
+    runs.create(path, {"settings": dataclasses.asdict(settings)})
+    return path
+
+
+def test_a_training_step_changes_every_trainable_weight(dataset):
+    keras.utils.set_random_seed(0)
+    network = training.build(SETTINGS, 2)
+    training.compile_network(network, SETTINGS, 2, steps_per_epoch=10)
+    before = [w.numpy().copy() for w in network.trainable_weights]
+    for images, targets in data.training_batches(dataset, SETTINGS).take(3):
+        network.train_on_batch(images, targets)  # the rate of the first step is zero
+    for old, new in zip(before, network.trainable_weights, strict=True):
+        assert np.isfinite(new).all() and not np.array_equal(old, new), new.path
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    rate = training.make_optimizer(SETTINGS, steps_per_epoch=100)._learning_rate
+    rates = [float(rate(step)) for step in range(301)]
+    peak = int(np.argmax(rates))
+    assert rates[peak] == pytest.approx(SETTINGS.lr, rel=1e-3)
+    assert peak == pytest.approx(300 * SETTINGS.warmup, abs=2)
+    assert rates[300] == pytest.approx(0, abs=1e-9)
+    assert (np.diff(rates[:peak]) > 0).all() and (np.diff(rates[peak + 1 :]) < 0).all()
+
+
+def test_convolutions_take_orthogonal_steps_and_everything_else_adams():
+    network = training.build(SETTINGS, 2)
+    optimizer = training.make_optimizer(SETTINGS, steps_per_epoch=100)
+    optimizer.build(network.trainable_variables)
+    for variable in network.trainable_variables:
+        assert optimizer._should_use_adamw(variable) == (len(variable.shape) != 4)
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 8, 16)).astype("float32")
+    step = np.asarray(optimizer.zeropower_via_newtonschulz5(keras.ops.convert_to_tensor(kernel), 5))
+    values = np.linalg.svd(step.reshape(-1, 16), compute_uv=False)
+    assert step.shape == kernel.shape
+    assert values.min() > 0.6 and values.max() < 1.3  # all alike, whatever the gradient's were
+
+
+def test_average_holds_batch_norm_statistics_too_and_is_gone_after_validation():
+    network = training.build(SETTINGS, 2)
+    average = training.WeightAverage(steps_per_epoch=8)
+    average.set_model(network)
+    average.on_train_begin()
+    start = network.get_weights()
+    network.set_weights([w + 1 for w in start])
+    for batch in range(8):
+        average.on_train_batch_end(batch)
+    raw = network.get_weights()
+    average.on_test_begin()
+    shown = network.get_weights()
+    average.on_test_end()
+    for before, weight, after in zip(start, shown, network.get_weights(), strict=True):
+        assert ((weight > before) & (weight <= before + 1)).all()
+        np.testing.assert_allclose(after, before + 1, rtol=1e-6)
+    assert len(raw) == len(network.weights) > len(network.trainable_weights)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_recipes_grow_the_images_to_their_final_size(recipe):
+    sizes = RECIPES[recipe].image_sizes()
+    assert len(sizes) == RECIPES[recipe].epochs
+    assert sizes == sorted(sizes) and sizes[-1] == RECIPES[recipe].image_size
+    assert all(size % 8 == 0 for size in [*sizes, RECIPES[recipe].score_size])
+
+
+def test_a_resumed_run_ends_with_the_weights_and_history_of_one_that_was_never_stopped(
+    dataset, tmp_path
+):
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(row):
+        if row["epoch"] == 2:
+            raise Stop
+
+    whole, rows = training.fit(SETTINGS, dataset, new_run(tmp_path / "whole"))
+    run = new_run(tmp_path / "stopped")
+    with pytest.raises(Stop):  # after the second epoch, before its checkpoint
+        training.fit(SETTINGS, dataset, run, on_epoch=stop_after_two)
+    resumed_at = []
+    rest, more = training.fit(SETTINGS, dataset, run, on_resume=resumed_at.append)
+    assert resumed_at == [1]
+    for a, b in zip(whole.get_weights(), rest.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in part]
+                    for part in (rows, more)]
+    assert without_time[0] == without_time[1]
+
+
+def test_the_last_averaged_weights_are_what_fit_returns_and_validation_scored(dataset, tmp_path):
+    network, rows = training.fit(SETTINGS, dataset, new_run(tmp_path / "run"))
+    training.compile_network(network, SETTINGS, 2, 1)
+    batches = data.evaluation_batches(dataset, dataset.splits["validation"], 10)
+    loss, accuracy = network.evaluate(batches, verbose=0)
+    assert accuracy == pytest.approx(rows[-1]["val_accuracy"])
+    assert loss == pytest.approx(rows[-1]["val_loss"], rel=1e-4)
+
+
+def test_three_classes_train(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for c in ("ant", "bee", "fly"):
+        for n in range(40):
+            (tmp_path / c).mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / c / f"{n}.png")
+    three = data.load(tmp_path, SETTINGS.score_size, tmp_path / "cache")
+    network, rows = training.fit(SETTINGS, three, new_run(tmp_path / "run"))
+    assert network.output_shape == (None, 3)
+    assert np.isfinite(rows[-1]["val_loss"])
