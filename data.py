@@ -123,7 +123,7 @@ def _found(root, paths, members, names):
 
 
 def class_name(folder_name):
-    """The class that a folder stands for: its name, but `cat` and `dog` for Cats, dogs and so on."""
+    """The class that a folder stands for: its name, but `cat` for Cats and `dog` for dogs."""
     lower = folder_name.lower()
     return lower.removesuffix("s") if lower in ("cat", "cats", "dog", "dogs") else folder_name
 
@@ -227,13 +227,13 @@ def load(data_dir, image_size, cache_dir):
     labels = found.labels[good]
     sides = split(names, [index[i][3] for i in good])
     splits = {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
-    for name, members in splits.items():
-        if len(members) == 0 or len(set(labels[splits["train"]])) < len(found.classes):
-            sizes = ", ".join(f"{key} {len(value)}" for key, value in splits.items())
-            raise UserError(
-                f"--data-dir: expected enough photos of every class for training, validation and "
-                f"test, got {len(good)} photos in {printable(found.root)} ({sizes})"
-            )
+    learnt = set(labels[splits["train"]])
+    if min(map(len, splits.values())) == 0 or len(learnt) < len(found.classes):
+        sizes = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
+        raise UserError(
+            f"--data-dir: expected enough photos of every class for training, validation and "
+            f"test, got {len(good)} photos in {printable(found.root)} ({sizes})"
+        )
     return Dataset(
         images=images,
         labels=labels,

@@ -32,7 +32,8 @@ def main(argv=None):
             continue
         probabilities = classifier.probabilities(image[None])[0]
         best = probabilities.argmax()
-        print(f"{printable(path)}\t{classifier.classes[best]}\t{probabilities[best]:.4f}", flush=True)
+        label = classifier.classes[best]
+        print(f"{printable(path)}\t{label}\t{probabilities[best]:.4f}", flush=True)
     return 1 if failed else 0
 
 

@@ -38,7 +38,7 @@ def best_precision(device):
 
 
 def make_optimizer(settings, steps_per_epoch):
-    """Muon and AdamW; the rate rises to `lr` over the warm-up and falls to zero by a half cosine."""
+    """Muon and AdamW, at a rate that rises to `lr` in the warm-up and falls along a half cosine."""
     steps = settings.epochs * steps_per_epoch
     warmup = int(settings.warmup * steps)
     schedule = keras.optimizers.schedules.CosineDecay(

@@ -151,7 +151,7 @@ def test_cache_is_used_again_and_rebuilt_when_a_file_changes(folder, monkeypatch
     first = data.load(folder, 8, folder / "cache")
     decoded = []
     decode = data._decode
-    monkeypatch.setattr(data, "_decode", lambda path, size: decoded.append(path) or decode(path, size))
+    monkeypatch.setattr(data, "_decode", lambda *args: decoded.append(args) or decode(*args))
     again = data.load(folder, 8, folder / "cache")
     assert decoded == []
     np.testing.assert_array_equal(first.images, again.images)

@@ -49,7 +49,7 @@ def test_a_saved_network_loads_without_custom_objects_and_answers_the_same(arch,
     network.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
-    np.testing.assert_array_equal(network.predict(images, verbose=0), loaded.predict(images, verbose=0))
+    np.testing.assert_array_equal(network.predict_on_batch(images), loaded.predict_on_batch(images))
 
 
 def test_output_is_float32_whatever_the_policy():

@@ -104,7 +104,7 @@ MISTAKES = {
     "missing folder": (["train.py", "--data-dir", "nowhere"], "--data-dir: expected a folder"),
     "output exists": (["train.py", "--output", "."], "--output: expected a new folder"),
     "no model": (["evaluate.py", "--model", "nowhere"], "--model: expected a run directory"),
-    "model is no run": (["predict.py", "--model", ".", "x.jpg"], "--model: expected a run directory"),
+    "model is no run": (["predict.py", "--model", ".", "x"], "--model: expected a run directory"),
     "unknown split": (["evaluate.py", "--model", "x", "--split", "dev"], "--split: invalid choice"),
 }
 

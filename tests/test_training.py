@@ -125,7 +125,8 @@ def test_three_classes_train(tmp_path):
     for c in ("ant", "bee", "fly"):
         for n in range(40):
             (tmp_path / c).mkdir(exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / c / f"{n}.png")
+            noise = rng.integers(0, 256, (40, 40, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / c / f"{n}.png")
     three = data.load(tmp_path, SETTINGS.score_size, tmp_path / "cache")
     network, rows = training.fit(SETTINGS, three, new_run(tmp_path / "run"))
     assert network.output_shape == (None, 3)
