@@ -8,12 +8,13 @@ import errno
 import io
 import os
 import stat
-import unicodedata
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  it adds WEBP to Image.OPEN
+
+from terminal import printable
 
 Image.preinit()  # adds the other formats
 
@@ -134,24 +135,6 @@ def find_files(folder: str | os.PathLike) -> Iterator[str]:
         waiting.extend(reversed(folders))
 
 
-def printable(path: str | bytes | os.PathLike) -> str:
-    r"""Returns a path as text for one output line, always fit for UTF-8.
-
-    Control characters (`\n`, `\t`, `\x1b`), invisible ones (`\u202e`) and bytes that are no text
-    (`\xff`) are escaped; all other characters stay, spaces and backslashes among them.
-    """
-    text = os.fsdecode(path)
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":
-        return character
-    if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
-
-
 class _Source(io.BytesIO):
     """Bytes that can be read in a limited number of steps.
 
@@ -177,6 +160,8 @@ def _decode(data: bytes, draft_size: int | None) -> Image.Image:
     if opener is None:
         expected = ", ".join(FORMATS)
         raise PhotoError(f"not an image: expected {expected}, but it begins with {data[:16]!r}")
+    if data.count(b"Exif\0\0") > 100:  # Pillow joins them one by one: minutes for 64 MB of them
+        raise PhotoError("damaged: cut into too many parts")
     image = opener(_Source(data), "")
 
     width, height = image.size

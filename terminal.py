@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import unicodedata
 
 QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -72,22 +73,38 @@ class UserError(Exception):
     """What the user can mend, such as a mistake in the command; one line, exit code 2."""
 
 
-def printable(text):
-    """`text` for one line of output: control characters and undecodable bytes are escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fsdecode(text))
+def printable(path: str | bytes | os.PathLike) -> str:
+    r"""Returns a path as text for one output line, always fit for UTF-8.
+
+    Control characters (`\n`, `\t`, `\x1b`), invisible ones (`\u202e`) and bytes that are no text
+    (`\xff`) are escaped; all other characters stay, spaces and backslashes among them.
+    """
+    text = os.fsdecode(path)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def progress(description, unit):
     """A function of (done, total) that shows a bar on stderr where that is a terminal."""
     from tqdm import tqdm
 
-    bar = tqdm(desc=description, unit=unit, unit_scale=True, disable=None, leave=False)
+    bar = None
 
     def show(done, total):
-        bar.total = total
+        nonlocal bar
+        bar = bar or tqdm(desc=description, total=total, unit=unit, unit_scale=True, disable=None,
+                          leave=False)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()
+            bar = None
 
     return show
 
