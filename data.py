@@ -408,18 +408,18 @@ def targets_of(labels, classes):
 
 
 def augment(images, size, seed, settings):
-    """Random resized crop, mirror image, brightness and contrast.
+    """Random resized crop, mirror image, brightness, contrast, and an erased square.
 
     Args:
         images: uint8 (batch, height, width, 3).
         size: height and width in px of the result, an int tensor.
         seed: (2,) int64; the same seed gives the same result.
-        settings: `crop_area`, `aspect` and `brightness` of it.
+        settings: `crop_area`, `aspect`, `brightness` and `erase` of it.
     Returns:
         float32 (batch, size, size, 3) in 0-255.
     """
     batch = tf.shape(images)[0]
-    draws = tf.random.stateless_uniform((7, batch), seed)
+    draws = tf.random.stateless_uniform((10, batch), seed)
     area = settings.crop_area + draws[0] * (1 - settings.crop_area)
     aspect = tf.exp((2 * draws[1] - 1) * settings.aspect)  # width over height
     height = tf.minimum(tf.sqrt(area / aspect), 1)
@@ -441,4 +441,10 @@ def augment(images, size, seed, settings):
     images = tf.image.crop_and_resize(images, boxes, tf.range(batch), [size, size])
     contrast = 1 + (2 * draws[5] - 1)[:, None, None, None] * settings.brightness
     shift = (2 * draws[6] - 1)[:, None, None, None] * settings.brightness * 127.5
-    return tf.clip_by_value((images - 127.5) * contrast + 127.5 + shift, 0, 255)
+    images = tf.clip_by_value((images - 127.5) * contrast + 127.5 + shift, 0, 255)
+    # Cutout (DeVries and Taylor 2017): the network must not rely on one part of the animal.
+    position = (tf.range(size, dtype=tf.float32) + 0.5) / tf.cast(size, tf.float32)
+    reach = settings.erase * draws[7][:, None] / 2
+    rows = tf.abs(position - draws[8][:, None]) < reach
+    columns = tf.abs(position - draws[9][:, None]) < reach
+    return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 127.5, images)

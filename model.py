@@ -9,7 +9,7 @@ from keras import layers
 
 
 def plain(inputs, outputs, dropout):
-    """The default: eleven 3x3 convolutions and five poolings, for any image size of 32 and more."""
+    """The default: ten 3x3 convolutions and five poolings, for any image size of 32 and more."""
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # 0..255 -> -1..1
     # For an input of 128 px:
     x = conv(x, 32, pool=True)  # (batch, 64, 64, 32)
@@ -20,6 +20,7 @@ def plain(inputs, outputs, dropout):
     x = conv(x, 192, pool=True)  # (batch, 8, 8, 192)
     x = conv(x, 256)
     x = conv(x, 256, pool=True)  # (batch, 4, 4, 256)
+    x = conv(x, 256)
     x = conv(x, 256)
     x = layers.GlobalAveragePooling2D()(x)  # (batch, 256)
     x = layers.Dropout(dropout)(x)

@@ -23,9 +23,10 @@ class Settings:
     label_smoothing: float = 0.05
     dropout: float = 0.2
     warmup: float = 0.15  # share of all steps in which the learning rate rises
-    crop_area: float = 0.35  # smallest share of the photo that a random crop keeps
+    crop_area: float = 0.3  # smallest share of the photo that a random crop keeps
     aspect: float = 0.2  # largest logarithm of width over height of a crop
-    brightness: float = 0.2  # largest change of brightness and of contrast
+    brightness: float = 0.3  # largest change of brightness and of contrast
+    erase: float = 0.4  # largest side of the square that is erased, as a share of the photo's
     precision: str = "float32"  # Keras's name of the dtype policy in training
 
     @property
@@ -48,11 +49,13 @@ class Settings:
         return [sizes[3 * epoch // self.epochs] for epoch in range(self.epochs)]
 
 
+MILD = {"crop_area": 0.35, "brightness": 0.2, "erase": 0.0, "dropout": 0.0}  # augmentation
+
 RECIPES = {
     # The best accuracy.
     "full": Settings(),
-    # 94% on Dogs vs. Cats in the least time.
-    "fast": Settings(recipe="fast", epochs=12, image_size=96, dropout=0.0, crop_area=0.5),
+    # 94% on Dogs vs. Cats in the least time: few epochs want little augmentation.
+    "fast": Settings(recipe="fast", epochs=9, image_size=80, **MILD),
     # The drawings of --demo.
-    "demo": Settings(recipe="demo", epochs=10, batch_size=64, image_size=48, crop_area=0.5),
+    "demo": Settings(recipe="demo", epochs=10, batch_size=64, image_size=48, **MILD),
 }

@@ -27,7 +27,7 @@ def test_plain_network_takes_any_image_size_with_the_same_weights():
 
 def test_plain_network_has_the_stated_number_of_parameters_and_at_most_three_and_a_half_million():
     # Convolutions 9 * in * out, batch norm 4 * out, the output 256 + 1.
-    widths = (32, 64, 128, 128, 192, 192, 256, 256, 256)
+    widths = (32, 64, 128, 128, 192, 192, 256, 256, 256, 256)
     expected = sum(9 * a * b + 4 * b for a, b in zip((3, *widths), widths, strict=False))
     assert model.build("plain", 2, None).count_params() == expected + widths[-1] + 1
     assert expected < 3.5e6
