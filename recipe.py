@@ -5,6 +5,7 @@ import dataclasses
 ARCHITECTURES = ("plain", "classic")  # the networks of model.py
 ANY_SIZE = ("plain",)  # globally pooled, so that one set of weights fits every image size
 SMALLEST_SIZE = 32  # px; five poolings leave nothing of a smaller image
+SMALLEST_START = 48  # px; what training starts with at least: less shows too little of an animal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Settings:
 
     recipe: str = "full"
     arch: str = "plain"
-    epochs: int = 60
+    epochs: int = 36
     batch_size: int = 128  # photos
     lr: float = 0.005  # peak learning rate of the convolutions
     adam_lr_ratio: float = 0.4  # learning rate of everything else, as a share of `lr`
@@ -45,7 +46,8 @@ class Settings:
         if self.arch not in ANY_SIZE:
             return [self.image_size] * self.epochs
         half, most = (round(self.image_size * part / 8) * 8 for part in (0.5, 0.75))
-        sizes = [max(half, SMALLEST_SIZE), max(most, SMALLEST_SIZE), self.image_size]
+        sizes = [min(max(size, SMALLEST_START), self.image_size) for size in (half, most)]
+        sizes.append(self.image_size)
         return [sizes[3 * epoch // self.epochs] for epoch in range(self.epochs)]
 
 

@@ -40,7 +40,7 @@ def parse_arguments(argv=None):
     add("--epochs", type=whole_number(1, 10_000), metavar="N",
         help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})")
     add("--batch-size", type=whole_number(2, 65_536), metavar="N",
-        help=f"photos in a step (default: {full.batch_size})")
+        help=f"photos in a step (default: {full.batch_size}, or fewer where there are few photos)")
     add("--lr", type=number(0, 10), metavar="RATE",
         help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
     add("--image-size", type=whole_number(8, 1024), metavar="PX",
@@ -86,8 +86,11 @@ def main(argv=None):
     dataset = load_photos(data_dir, cache_dir, settings)
     import training
 
-    precision = training.best_precision(training.find_device()[0])
-    settings = dataclasses.replace(settings, precision=precision)
+    settings = dataclasses.replace(
+        settings,
+        precision=training.best_precision(training.find_device()[0]),
+        batch_size=args.batch_size or few_photos_batch(settings, dataset),
+    )
     config = {
         "settings": dataclasses.asdict(settings),
         "data_dir": str(data_dir),
@@ -100,6 +103,11 @@ def main(argv=None):
     }
     runs.create(run, config)
     return train(run, config, settings, dataset)
+
+
+def few_photos_batch(settings, dataset):
+    """The batch size of the recipe, or less, so that an epoch has sixteen steps at least."""
+    return min(settings.batch_size, max(8, len(dataset.splits["train"]) // 16))
 
 
 def resume(run):

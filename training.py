@@ -49,6 +49,7 @@ def make_optimizer(settings, steps_per_epoch):
         weight_decay=settings.weight_decay,
         adam_weight_decay=settings.weight_decay,
         adam_lr_ratio=settings.adam_lr_ratio,
+        ns_steps=3,  # as in KellerJordan/cifar10-airbench; five make a step at 64 px 15% longer
         precision="bfloat16" if settings.precision == "mixed_bfloat16" else "float32",
     )
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
