@@ -5,6 +5,7 @@ Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers o
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,11 @@ import photos
 from terminal import UserError, printable, quiet
 
 with quiet():
+    import keras
     import tensorflow as tf
+
+if keras.backend.backend() != "tensorflow":
+    tf.config.set_visible_devices([], "GPU")  # or it would take the memory that the backend needs
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.8, 0.1, 0.1)
@@ -59,9 +64,17 @@ def find(data_dir, cache_dir=None):
     Raises:
         UserError: `data_dir` is no folder, or holds photos of one class only.
     """
-    root = Path(data_dir)
-    if not root.is_dir():
+    if not os.path.isdir(data_dir):
         raise UserError(f"--data-dir: expected a folder, got {printable(data_dir)}")
+    try:
+        return _find(Path(data_dir), cache_dir)
+    except OSError as error:
+        raise UserError(
+            f"--data-dir: cannot read {printable(error.filename)}: {error.strerror}"
+        ) from None
+
+
+def _find(root, cache_dir):
     ignored = {Path(cache_dir).resolve()} if cache_dir else set()
 
     def folders(parent):
@@ -298,10 +311,10 @@ def _read_index(path):
 
 
 def _write_cache(path, root, entries, size):
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     bar = tqdm(total=len(entries), unit=" photos", desc="decoding", disable=None, leave=False)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file, bar:
             index = []
             for entry, (image, digest, error) in _decode_all(root, entries, size):
@@ -315,9 +328,11 @@ def _write_cache(path, root, entries, size):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"--cache-dir: cannot write {path}: {error.strerror}") from error
+        reason = error.strerror or error
+        raise UserError(f"--cache-dir: cannot write {printable(path)}: {reason}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     return index
 
 
@@ -380,12 +395,17 @@ def training_batches(dataset, settings, start_epoch=0):
     return epochs.map(read_and_augment, num_parallel_calls=os.cpu_count()).prefetch(4)
 
 
-def evaluation_batches(dataset, members, batch_size):
-    """Streams photos as they are, each once, in order: (images, targets), float32 in 0-255."""
+def evaluation_batches(dataset, members, batch_size, size=None):
+    """Streams photos as they are, each once, in order: (images, targets), float32 in 0-255.
+
+    `size` in px, by default that of the cache.
+    """
     batches = tf.data.Dataset.from_tensor_slices(tf.constant(members, tf.int64)).batch(batch_size)
 
     def read_as_is(indices):
         images, targets = read(dataset, indices)
+        if size not in (None, images.shape[1]):
+            images = tf.image.resize(images, (size, size), antialias=True)
         return tf.cast(images, tf.float32), targets
 
     return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)

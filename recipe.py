@@ -32,14 +32,18 @@ class Settings:
 
     @property
     def score_size(self):
-        """Height and width in px of the photos in the cache, in scoring and in prediction.
+        """Height and width in px of the photos in the cache, in scoring and in prediction."""
+        return self.score_size_after(self.image_size)
 
-        A quarter above the training size: random crops show the animals larger than whole photos
-        do, and a larger test size makes up for it (FixRes, Touvron et al. 2019).
+    def score_size_after(self, image_size):
+        """The size in px to score at after training at `image_size`, a quarter above it.
+
+        Random crops show the animals larger than whole photos do, and a larger size in scoring
+        makes up for it (FixRes, Touvron et al. 2019).
         """
         if self.arch not in ANY_SIZE:
-            return self.image_size
-        return max(self.image_size, round(self.image_size * 1.25 / 8) * 8)
+            return image_size
+        return max(image_size, round(image_size * 1.25 / 8) * 8)
 
     def image_sizes(self):
         """The image size in px of every epoch: a half, three quarters and all of `image_size`."""
@@ -51,13 +55,29 @@ class Settings:
         return [sizes[3 * epoch // self.epochs] for epoch in range(self.epochs)]
 
 
-MILD = {"crop_area": 0.35, "brightness": 0.2, "erase": 0.0, "dropout": 0.0}  # augmentation
+# Strong augmentation and dropout pay in long runs. Measured on 200 drawings a class, 12 epochs at
+# 48 px: 62% of other drawings right with those of `full`, 77% with these.
+MILD = {"crop_area": 0.35, "brightness": 0.2, "erase": 0.0, "dropout": 0.0}
+SHORT_RUN = 2500  # steps
 
 RECIPES = {
     # The best accuracy.
     "full": Settings(),
-    # 94% on Dogs vs. Cats in the least time: few epochs want little augmentation.
+    # 94% on Dogs vs. Cats in the least time.
     "fast": Settings(recipe="fast", epochs=9, image_size=80, **MILD),
     # The drawings of --demo.
     "demo": Settings(recipe="demo", epochs=10, batch_size=64, image_size=48, **MILD),
 }
+
+
+def fit_to_size(settings, photos, batch_size=None):
+    """The settings for so many training photos.
+
+    Where there are few, batches are smaller, so that an epoch has sixteen steps at least (unless a
+    `batch_size` is asked for), and a run of few steps gets the `MILD` augmentation.
+    """
+    batch_size = batch_size or min(settings.batch_size, max(8, photos // 16))
+    settings = dataclasses.replace(settings, batch_size=min(batch_size, photos))
+    if settings.epochs * photos < SHORT_RUN * settings.batch_size:
+        settings = dataclasses.replace(settings, **MILD)
+    return settings

@@ -45,9 +45,11 @@ def whole_file(path):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from error
+        reason = error.strerror or error
+        raise UserError(f"cannot write {printable(path)}: {reason}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path, content):

@@ -16,7 +16,7 @@ import download
 import report
 import runs
 import terminal
-from recipe import ANY_SIZE, ARCHITECTURES, RECIPES, SMALLEST_SIZE, Settings
+from recipe import ANY_SIZE, ARCHITECTURES, RECIPES, SMALLEST_SIZE, Settings, fit_to_size
 from terminal import UserError, number, printable, say, whole_number
 
 NO_PHOTOS = """\
@@ -86,11 +86,9 @@ def main(argv=None):
     dataset = load_photos(data_dir, cache_dir, settings)
     import training
 
-    settings = dataclasses.replace(
-        settings,
-        precision=training.best_precision(training.find_device()[0]),
-        batch_size=args.batch_size or few_photos_batch(settings, dataset),
-    )
+    settings = fit_to_size(settings, len(dataset.splits["train"]), args.batch_size)
+    precision = training.best_precision(training.find_device()[0])
+    settings = dataclasses.replace(settings, precision=precision)
     config = {
         "settings": dataclasses.asdict(settings),
         "data_dir": str(data_dir),
@@ -103,11 +101,6 @@ def main(argv=None):
     }
     runs.create(run, config)
     return train(run, config, settings, dataset)
-
-
-def few_photos_batch(settings, dataset):
-    """The batch size of the recipe, or less, so that an epoch has sixteen steps at least."""
-    return min(settings.batch_size, max(8, len(dataset.splits["train"]) // 16))
 
 
 def resume(run):
@@ -175,14 +168,18 @@ def train(run, config, settings, dataset):
         f"scored at {settings.score_size} px")
     say(f"Run      {run}")
 
-    network, rows = training.fit(
-        settings,
-        dataset,
-        run,
-        callbacks=[training.ProgressBar()],
-        on_epoch=lambda row: say(epoch_line(row, settings)),
-        on_resume=lambda done: say(f"Going on at epoch {done + 1} of {settings.epochs}"),
-    )
+    try:
+        network, rows = training.fit(
+            settings,
+            dataset,
+            run,
+            callbacks=[training.ProgressBar()],
+            on_epoch=lambda row: say(epoch_line(row, settings)),
+            on_resume=lambda done: say(f"Going on at epoch {done + 1} of {settings.epochs}"),
+        )
+    except KeyboardInterrupt:
+        say(f"\nStopped. Go on with:  python train.py --resume {run}")
+        raise
     seconds = sum(row["seconds"] for row in rows)
     report.plot_history(rows, run / "curves.png")
     runs.save_network(run, network)

@@ -1,5 +1,6 @@
 """The training loop's parts: optimizer, loss, averaged weights, and `fit`, which joins them."""
 
+import contextlib
 import math
 import platform
 import time
@@ -93,7 +94,7 @@ def compile_network(network, settings, classes, steps_per_epoch):
 
 
 class WeightAverage(keras.callbacks.Callback):
-    """Keeps an exponential moving average of all weights and puts it in place for validation.
+    """Keeps an exponential moving average of all weights.
 
     Keras's own `use_ema` averages the trainable weights alone; the batch-norm statistics that
     belong to them have to be averaged along. The average reaches back about one epoch, and its
@@ -109,7 +110,6 @@ class WeightAverage(keras.callbacks.Callback):
         self.decay = 1 - self.every / max(steps_per_epoch, 2 * self.every)
         self.updates = 0
         self.average = None
-        self.raw = None
 
     def on_train_begin(self, logs=None):
         if self.average is None:
@@ -122,37 +122,54 @@ class WeightAverage(keras.callbacks.Callback):
                 average += (1 - decay) * (weight - average)
             self.updates += 1
 
-    def on_test_begin(self, logs=None):
-        self.raw = self.model.get_weights()
-        self.model.set_weights(self.average)
-
-    def on_test_end(self, logs=None):
-        self.model.set_weights(self.raw)
+    @contextlib.contextmanager
+    def in_place(self):
+        """Puts the average in place of the weights for as long as the block runs."""
+        raw = self.model.get_weights()
+        self.finish()
+        yield
+        self.model.set_weights(raw)
 
     def finish(self):
         self.model.set_weights(self.average)
 
 
 class History(keras.callbacks.Callback):
-    """Gathers a row per epoch, as `history.csv` keeps them, and hands it to `on_epoch(row)`."""
+    """Validates the averaged weights after every epoch and gathers the rows of `history.csv`.
 
-    LOGS = ("loss", "accuracy", "val_loss", "val_accuracy")
+    Keras's own validation in `fit` knows one image size; here it follows that of the epoch, since
+    a network that has only seen small images does badly on large ones. `on_epoch` hears each row.
+    """
 
-    def __init__(self, image_sizes, on_epoch):
+    def __init__(self, settings, dataset, average, on_epoch):
         super().__init__()
-        self.rows = []
-        self.image_sizes = image_sizes
+        self.settings = settings
+        self.dataset = dataset
+        self.average = average
         self.on_epoch = on_epoch
+        self.rows = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
+        image_size = self.settings.image_sizes()[epoch]
+        validation = data.evaluation_batches(
+            self.dataset,
+            self.dataset.splits["validation"],
+            self.settings.batch_size,
+            self.settings.score_size_after(image_size),
+        )
+        with self.average.in_place():
+            scores = self.model.evaluate(validation, verbose=0, return_dict=True)
         row = {
             "epoch": epoch + 1,
-            **{key: float(logs[key]) for key in self.LOGS},
+            "loss": float(logs["loss"]),
+            "accuracy": float(logs["accuracy"]),
+            "val_loss": scores["loss"],
+            "val_accuracy": scores["accuracy"],
             "learning_rate": float(self.model.optimizer.learning_rate),
-            "image_size": self.image_sizes[epoch],
+            "image_size": image_size,
             "seconds": round(time.perf_counter() - self.started, 2),
         }
         self.rows.append(row)
@@ -235,7 +252,7 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
     network.optimizer.build(network.trainable_variables)
 
     average = WeightAverage(steps)
-    history = History(settings.image_sizes(), on_epoch)
+    history = History(settings, dataset, average, on_epoch)
     checkpoint = Checkpoint(run, history, average)
     for callback in (average, checkpoint):
         callback.set_model(network)
@@ -243,15 +260,11 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
     if done:
         on_resume(done)
     if done < settings.epochs:
-        validation = data.evaluation_batches(
-            dataset, dataset.splits["validation"], settings.batch_size
-        )
         network.fit(
             data.training_batches(dataset, settings, start_epoch=done),
             initial_epoch=done,
             epochs=settings.epochs,
             steps_per_epoch=steps,
-            validation_data=validation,
             callbacks=[average, *callbacks, history, checkpoint],
             shuffle=False,  # the stream is shuffled
             verbose=0,

@@ -13,7 +13,7 @@ def test_two_hundred_photos_a_class_are_enough_to_learn_from(trained):
     run, process = trained
     assert process.returncode == 0, process.stderr
     test = json.loads((run / "metrics.json").read_text())["test"]
-    assert test["accuracy"] > 0.7
+    assert test["accuracy"] > 0.65
 
 
 def test_training_says_what_it_has_and_ends_with_score_and_next_commands(trained):

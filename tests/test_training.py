@@ -9,7 +9,7 @@ import pytest
 import data
 import runs
 import training
-from recipe import RECIPES, Settings
+from recipe import RECIPES, Settings, fit_to_size
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
 
@@ -68,9 +68,8 @@ def test_average_holds_batch_norm_statistics_too_and_is_gone_after_validation():
     for batch in range(8):
         average.on_train_batch_end(batch)
     raw = network.get_weights()
-    average.on_test_begin()
-    shown = network.get_weights()
-    average.on_test_end()
+    with average.in_place():
+        shown = network.get_weights()
     for before, weight, after in zip(start, shown, network.get_weights(), strict=True):
         assert ((weight > before) & (weight <= before + 1)).all()
         np.testing.assert_allclose(after, before + 1, rtol=1e-6)
@@ -89,6 +88,15 @@ def test_recipes_grow_the_images_to_their_final_size(recipe):
 def whole(dataset, tmp_path_factory):
     """(network, history) of a run that was never stopped."""
     return training.fit(SETTINGS, dataset, new_run(tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_few_photos_get_small_batches_and_short_runs_mild_augmentation():
+    full = RECIPES["full"]
+    assert fit_to_size(full, 18_000) == full
+    few = fit_to_size(full, 320)
+    assert few.batch_size == 20 and few.erase == few.dropout == 0 < full.erase
+    assert fit_to_size(full, 320, batch_size=64).batch_size == 64
+    assert fit_to_size(full, 5).batch_size == 5
 
 
 def test_a_resumed_run_ends_with_the_weights_and_history_of_one_that_was_never_stopped(
