@@ -177,7 +177,9 @@ def litert_runtime(path):
         from ai_edge_litert.interpreter import Interpreter
 
         try:
-            runner = Interpreter(os.fspath(path), num_threads=os.cpu_count()).get_signature_runner()
+            interpreter = Interpreter(os.fspath(path), num_threads=os.cpu_count())
+            interpreter.allocate_tensors()
+            runner = interpreter.get_signature_runner()
             return lambda photos: runner(photos=photos)
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
