@@ -51,6 +51,7 @@ def export(run, images):
         )
         if child.returncode:
             reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            reason = reason.removeprefix("terminal.UserError: ")
             raise UserError(f"cannot export to LiteRT (exit code {child.returncode}): "
                             f"{terminal.printable(reason[:300])}")
 

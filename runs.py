@@ -204,6 +204,7 @@ class Classifier:
         self.classes = self.config["classes"]
         self.image_size = self.config["score_size"]
         self.temperature = self.config.get("temperature", 1.0)
+        self.clip = self.config.get("clip", 0.005)
         self.mirror = mirror
         self._outputs = self.slow_because = None
         if litert:
@@ -240,7 +241,11 @@ class Classifier:
 
     def probabilities(self, images):
         """float (n, classes), rows sum to 1, calibrated by the run's temperature."""
-        return report.probabilities_from_logits(self.logits(images), self.temperature)
+        return self.probabilities_of(self.logits(images))
+
+    def probabilities_of(self, logits):
+        """`probabilities` of logits that are known."""
+        return report.probabilities_from_logits(logits, self.temperature)
 
     def calibrate(self, dataset, split="validation"):
         """Fits temperature and clip on photos that training did not see; keeps them in the run."""
