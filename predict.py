@@ -186,14 +186,19 @@ def main(argv=None):
     failed = 0
     paths = stream.find(args.photos, b"\0" if args.null else os.linesep.encode())
     for path, answer, evidence in predict(classifier, paths):
-        failed += isinstance(answer, PhotoError)
         if args.json:
             print(json_line(path, answer, classifier.classes, args))
-        elif not isinstance(answer, PhotoError):
-            print(text_line(path, answer, classifier.classes, args, colour))
-        if not isinstance(answer, PhotoError):
-            for picture in pictures:
-                picture.draw(path, answer, evidence)
+        if isinstance(answer, PhotoError):
+            failed += 1
+        else:
+            if not args.json:
+                print(text_line(path, answer, classifier.classes, args, colour))
+            try:
+                for picture in pictures:
+                    picture.draw(path, answer, evidence)
+            except PhotoError as error:  # it was there a moment ago
+                say(f"{printable(path)}: {error}")
+                failed += 1
     return 1 if failed else 0
 
 

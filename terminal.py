@@ -127,6 +127,7 @@ def run_program(main):
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
     name = os.path.basename(sys.argv[0])
     try:
         code = main()
