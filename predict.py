@@ -70,8 +70,6 @@ def load_classifier(args):
         raise UserError("--model: expected the run directory of a trained network, which "
                         "python train.py writes; there is none at weights/ to do without it")
     classifier = runs.Classifier(args.model or WEIGHTS, litert=True, mirror=args.tta)
-    if classifier.slow_because:
-        say(f"{classifier.slow_because}: using Keras, which takes seconds to start")
     say(f"model {printable(args.model or WEIGHTS)}: {', '.join(classifier.classes)}; "
         f"{classifier.image_size} px; {classifier.runtime}")
     return classifier

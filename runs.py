@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import report
-from terminal import UserError, printable, quiet
+from terminal import UserError, printable, quiet, say
 
 # --- Writing --------------------------------------------------------------------------------------
 
@@ -190,13 +190,14 @@ class Classifier:
     """A trained network that answers with probabilities.
 
     classes: names; image_size: height and width in px of the photos that it takes; runtime: what
-    computes, `LiteRT` or `Keras`; slow_because: why it is not LiteRT, where that was asked for.
+    computes, `LiteRT` or `Keras`.
     """
 
     def __init__(self, run, litert=False, mirror=True):
         """Loads a run; `UserError` says in one line why it cannot.
 
-        litert: run `model.tflite` if there is one, which starts ten times sooner than Keras.
+        litert: run `model.tflite`, which starts ten times sooner than Keras; where that cannot be,
+            says why and uses Keras.
         mirror: average over the mirror image, as in training, where the temperature is fitted.
         """
         self.run = Path(run)
@@ -206,12 +207,12 @@ class Classifier:
         self.temperature = self.config.get("temperature", 1.0)
         self.clip = self.config.get("clip", 0.005)
         self.mirror = mirror
-        self._outputs = self.slow_because = None
+        self._outputs = None
         if litert:
             try:
                 self._outputs = litert_runtime(self.run / "model.tflite")
             except (FileNotFoundError, ImportError) as error:
-                self.slow_because = str(error)
+                say(f"{error}: using Keras, which takes seconds to start")
         self.runtime = "LiteRT" if self._outputs else "Keras"
         if not self._outputs:
             self._outputs = keras_runtime(self.run, self.image_size)

@@ -105,8 +105,8 @@ def progress(description, unit):
 
     def show(done, total):
         nonlocal bar
-        bar = bar or tqdm(desc=description, total=total, unit=unit, unit_scale=True, disable=None,
-                          leave=False)
+        if bar is None:
+            bar = tqdm(desc=description, unit=unit, unit_scale=True, disable=None, leave=False)
         bar.total = total
         bar.update(done - bar.n)
         if total is not None and done >= total:

@@ -82,7 +82,8 @@ def test_predict_prints_a_line_for_each_photo_and_names_those_that_fail(trained,
     assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p in lines)
     assert lines[0][1:] == lines[1][1:]
     errors = process.stderr.splitlines()
-    assert len(errors) == 2 and "page.jpg: not an image" in errors[0] and "missing.jpg" in errors[1]
+    assert len(errors) == 3 and "model" in errors[0]
+    assert "page.jpg: not an image" in errors[1] and "missing.jpg" in errors[2]
 
 
 def test_a_finished_run_has_nothing_to_resume(trained):
