@@ -4,7 +4,6 @@ Pictures are drawn with Pillow alone, so that `--explain` starts as quickly as a
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -26,41 +25,38 @@ def heat(values):
     return (HEAT[low] * (1 - part) + HEAT[low + 1] * part).round().astype(np.uint8)
 
 
-def write(image, path):
-    """Writes a picture, whole or not at all."""
-    with runs.whole_file(path) as temporary:
-        image.save(temporary, quality=92)
-
-
-class Names:
-    """File names in a folder for the pictures of photos, none of them twice."""
+class Folder:
+    """A folder of pictures, one for each photo, none of them twice under one name."""
 
     def __init__(self, folder, ending):
-        self.folder, self.ending, self.used = Path(folder), ending, set()
+        self.folder, self.ending, self.used = folder, ending, set()
 
-    def path(self, photo):
+    def write(self, image, photo):
+        """Writes the picture `image` of the photo at the path `photo`, whole or not at all."""
         stem = printable(os.path.splitext(os.path.basename(photo))[0])[:80]
         name, count = stem, 1
         while name.casefold() in self.used:  # photos of one name in several folders
             count += 1
             name = f"{stem}-{count}"
         self.used.add(name.casefold())
-        return self.folder / f"{name}{self.ending}"
+        with runs.whole_file(self.folder / f"{name}{self.ending}") as temporary:
+            image.save(temporary, quality=92)
 
 
 # --- The regions that spoke for the label ---------------------------------------------------------
 
 
 class Explanations:
-    """Writes photos into a folder with what spoke for their label (a class activation map).
+    """Draws photos with what spoke for their label (a class activation map).
 
     Method: Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
     """
 
-    def __init__(self, classifier, folder):
+    ending = ".jpg"
+
+    def __init__(self, classifier):
         """Raises UserError for a network that does not say which region a logit comes from."""
         self.classes = classifier.classes
-        self.names = Names(folder, ".jpg")
         size = classifier.image_size
         if "evidence" not in classifier.outputs(np.zeros((1, size, size, 3), np.uint8)):
             raise UserError(
@@ -70,14 +66,14 @@ class Explanations:
             )
 
     def draw(self, path, probabilities, evidence):
-        """Writes the picture of one photo.
+        """Returns the picture of one photo, at its own size.
 
         probabilities: (classes,); evidence: (height, width, 1 or classes), see `runs.Classifier`.
         """
         label = int(probabilities.argmax())
         photo = photos.open_photo(path)
         text = f"{printable(self.classes[label])} {probabilities[label]:.1%}"
-        write(explanation(photo, class_evidence(evidence, label), text), self.names.path(path))
+        return explanation(photo, class_evidence(evidence, label), text)
 
 
 def class_evidence(evidence, label):
@@ -123,18 +119,19 @@ TILE, GAP, SHOWN = 96, 8, 12  # px, px, feature maps of each block
 
 
 class Layers:
-    """Writes for each photo the first filters and the feature maps after every block, as one PNG.
+    """Draws the first filters, and the feature maps of each photo after every block.
 
     A block is a convolution with all that follows it, up to the next one or to the pooling that
     ends in the fully connected layers.
     """
 
-    def __init__(self, classifier, folder):
+    ending = ".png"
+
+    def __init__(self, classifier):
         network = runs.load_network(classifier.run / "model.keras")
         import keras
 
         self.classes, self.size = classifier.classes, classifier.image_size
-        self.names = Names(folder, ".png")
         convolutions = [i for i, layer in enumerate(network.layers)
                         if isinstance(layer, keras.layers.Conv2D)]
         if not convolutions:
@@ -146,13 +143,12 @@ class Layers:
         self.filters = np.asarray(network.layers[convolutions[0]].kernel)
 
     def draw(self, path, probabilities, evidence=None):
-        """Writes the picture of one photo. probabilities: (classes,)."""
+        """Returns the picture of one photo. probabilities: (classes,)."""
         image = photos.load_photo(path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
         label = int(probabilities.argmax())
         title = f"{printable(self.classes[label])} {probabilities[label]:.1%}"
-        picture = layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], title)
-        write(picture, self.names.path(path))
+        return layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], title)
 
 
 def layers_picture(image, filters, blocks, title):

@@ -18,8 +18,14 @@ UNREADABLE = 0.5
 def find(folder):
     """Returns {id: path} of the photos in `folder`/test1, `folder`/test or `folder`, by id."""
     for base in (Path(folder, "test1"), Path(folder, "test"), Path(folder)):
-        names = sorted(os.listdir(base)) if base.is_dir() else []
-        matches = [NUMBERED.fullmatch(name) for name in names if name.endswith(photos.SUFFIXES)]
+        try:
+            names = sorted(os.listdir(base))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(f"PHOTO: cannot list {printable(base)}: {error.strerror}") from None
+        names = [name for name in names if name.lower().endswith(photos.SUFFIXES)]
+        matches = [NUMBERED.fullmatch(name) for name in names]
         found = {}
         for match in filter(None, matches):
             if (number := int(match[1])) in found:

@@ -66,6 +66,7 @@ def parse_arguments(argv=None):
 
 
 def load_classifier(args):
+    """The trained network of --model, which is told on stderr."""
     if args.model is None and not WEIGHTS.is_dir():
         raise UserError("--model: expected the run directory of a trained network, which "
                         "python train.py writes; there is none at weights/ to do without it")
@@ -87,7 +88,7 @@ def predict(classifier, paths):
     photos = stream.Stream(paths, classifier.image_size)
     # Where results scroll by on a terminal, they are the progress.
     hidden = not sys.stderr.isatty() or sys.stdout.isatty()
-    show, done = None, 0
+    show, done, total = None, 0, None
     for batch in photos.batches():
         if show is None and not hidden and photos.found > MANY:
             show = terminal.progress("predicting", " photos")
@@ -105,10 +106,14 @@ def predict(classifier, paths):
         sys.stdout.flush()
         done += len(batch)
         if show:
-            show(done, photos.found if photos.complete else None)
+            total = photos.found if photos.complete else None
+            show(done, total)
+    if show and total is None:
+        show(done, done)
 
 
 def json_line(path, answer, classes, args):
+    """The line of --json for a photo: `answer` is probabilities (classes,) or PhotoError."""
     path = os.fsdecode(path)
     if any("\ud800" <= character <= "\udfff" for character in path):
         path = printable(path)  # bytes that are no text: JSON cannot hold them
@@ -128,6 +133,7 @@ def json_line(path, answer, classes, args):
 
 
 def text_line(path, probabilities, classes, args, colour):
+    """The line of a photo, cells with tabs between: path, label, probability, label ..."""
     cells = [printable(path)]
     for place, i in enumerate(listed(probabilities, args)):
         mark = "*" if args.threshold is not None and place == 0 else ""
@@ -146,6 +152,22 @@ def listed(probabilities, args):
     if args.threshold is not None:
         order = order[probabilities[order] >= args.threshold]
     return order[: args.top or (1 if args.threshold is None else None)]
+
+
+def make_pictures(args, classifier):
+    """The drawers of --explain and --layers, each with the folder that it draws into."""
+    if not (args.explain or args.layers):
+        return []
+    import explain
+
+    pictures = []
+    for flag, folder, drawer in (("--explain", args.explain, explain.Explanations),
+                                 ("--layers", args.layers, explain.Layers)):
+        if folder:
+            made = drawer(classifier)  # which may refuse, before the folder is made
+            folder = make_folder(folder, flag, args.photos)
+            pictures.append((made, explain.Folder(folder, drawer.ending)))
+    return pictures
 
 
 def make_folder(folder, flag, inputs):
@@ -169,16 +191,7 @@ def main(argv=None):
     if args.kaggle:
         return submit(args)
     classifier = load_classifier(args)
-    pictures = []
-    if args.explain or args.layers:
-        import explain
-
-        if args.explain:
-            folder = make_folder(args.explain, "--explain", args.photos)
-            pictures.append(explain.Explanations(classifier, folder))
-        if args.layers:
-            folder = make_folder(args.layers, "--layers", args.photos)
-            pictures.append(explain.Layers(classifier, folder))
+    pictures = make_pictures(args, classifier)
     colour = (sys.stdout.isatty() and not os.environ.get("NO_COLOR")
               and os.environ.get("TERM") != "dumb")
     failed = 0
@@ -192,8 +205,8 @@ def main(argv=None):
             if not args.json:
                 print(text_line(path, answer, classifier.classes, args, colour))
             try:
-                for picture in pictures:
-                    picture.draw(path, answer, evidence)
+                for drawer, folder in pictures:
+                    folder.write(drawer.draw(path, answer, evidence), path)
             except PhotoError as error:  # it was there a moment ago
                 say(f"{printable(path)}: {error}")
                 failed += 1

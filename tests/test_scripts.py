@@ -30,7 +30,8 @@ def test_training_says_what_it_has_and_ends_with_score_and_next_commands(trained
 def test_a_run_directory_holds_what_the_readme_lists(trained):
     run, _ = trained
     assert {path.name for path in run.iterdir()} >= {
-        "config.json", "history.csv", "curves.png", "model.keras", "metrics.json", "trained_on.npy"}
+        "config.json", "history.csv", "curves.png", "model.keras", "model.tflite",
+        "metrics.json", "trained_on.npy"}
     assert not any(path.name.startswith((".", "checkpoint")) for path in run.iterdir())
     config = json.loads((run / "config.json").read_text())
     assert config["classes"] == ["cat", "dog"] and config["settings"]["epochs"] == 12
