@@ -53,8 +53,7 @@ def load(path):
     return tf.image.resize(photo, (size, size), antialias=True)
 dataset = tf.data.Dataset.from_tensor_slices(paths).map(load, tf.data.AUTOTUNE)
 logits = model.predict(dataset.ignore_errors().batch(32).prefetch(2), verbose=0)
-for path, logit in zip(paths, logits[:, 0]):
-    print(path, logit)
+print(*logits[:, 0], sep="\n")
 """
 
 
