@@ -140,7 +140,7 @@ class Layers:
         last = max(i for i, layer in enumerate(network.layers) if len(layer.output.shape) == 4)
         ends = [*(i - 1 for i in convolutions[1:]), last]
         self.blocks = keras.Model(network.inputs, [network.layers[i].output for i in ends])
-        self.filters = np.asarray(network.layers[convolutions[0]].kernel)
+        self.filters = network.layers[convolutions[0]].get_weights()[0]
 
     def draw(self, path, probabilities, evidence=None):
         """Returns the picture of one photo. probabilities: (classes,)."""
