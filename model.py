@@ -83,3 +83,19 @@ def build(arch, classes, image_size, dropout=0.0):
     inputs = keras.Input((image_size, image_size, 3))
     outputs = ARCHITECTURES[arch](inputs, 1 if classes == 2 else classes, dropout)
     return keras.Model(inputs, outputs, name=arch)
+
+
+def for_prediction(network, image_size):
+    """The trained network as prediction runs it: at one image size, with named outputs.
+
+    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict: `logits`, those of
+    `network`, and `evidence`, (batch, height, width, outputs): a logit for every position of the
+    last feature map. The logits are the mean of the evidence, as pooling and the output layer are
+    linear and may change places. It is missing where the network does not end in these two.
+    """
+    photos = keras.Input((image_size, image_size, 3), name="photos")
+    outputs = {"logits": network(photos)}
+    *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))
+    if isinstance(pooling, layers.GlobalAveragePooling2D) and isinstance(dense, layers.Dense):
+        outputs["evidence"] = dense(keras.Model(network.inputs, pooling.input)(photos))
+    return keras.Model(photos, outputs)

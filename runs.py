@@ -1,8 +1,10 @@
 """A run directory: settings, weights, history, and the trained network as a `Classifier`.
 
-    config.json     every setting, versions, classes, image size, split sizes, temperature
+    config.json     every setting, versions, classes, image size, split sizes, temperature,
+                    and the clip that Kaggle's log loss is best with
     history.csv     a row per epoch, which curves.png draws
     model.keras     the averaged weights after the last epoch, in float32
+    model.tflite    the same network as LiteRT, with which predict.py starts at once; see export.py
     trained_on.npy  which photos the network was trained on, as `photos.name_hashes`
     metrics.json    the scores on validation and test; written last, it marks a finished run
     checkpoint.npz  while training: all that a resumed run needs
@@ -21,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 import report
-from terminal import UserError, printable, quiet
+from terminal import UserError, printable, quiet, say
 
 # --- Writing --------------------------------------------------------------------------------------
 
@@ -152,41 +154,111 @@ def load_network(path):
         raise UserError(f"--model: cannot load {printable(path)}: {reason}") from None
 
 
+def keras_runtime(run, image_size):
+    """A function of float32 photos that runs `model.keras` and returns the dict of its outputs."""
+    network = load_network(run / "model.keras")
+    import model
+
+    network = model.for_prediction(network, image_size)
+
+    def outputs(photos):
+        values = network.predict_on_batch(photos)
+        return {name: np.asarray(value) for name, value in values.items()}
+
+    return outputs
+
+
+def litert_runtime(path):
+    """As `keras_runtime`, for a `.tflite` file, on all cores; needs neither Keras nor TensorFlow.
+
+    Raises FileNotFoundError, or ImportError where `ai-edge-litert` is not installed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{printable(path)} is not there")
+    with quiet():  # it tells of every delegate that it makes
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            interpreter = Interpreter(os.fspath(path), num_threads=os.cpu_count())
+            interpreter.allocate_tensors()
+            runner = interpreter.get_signature_runner()
+            return lambda photos: runner(photos=photos)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"--model: cannot load {printable(path)}: {reason}") from None
+
+
 class Classifier:
     """A trained network that answers with probabilities.
 
-    classes: names; image_size: height and width in px of the photos that it takes.
+    classes: names; image_size: height and width in px of the photos that it takes; runtime: what
+    computes, `LiteRT` or `Keras`.
     """
 
-    def __init__(self, run):
-        """Loads a run; `UserError` says in one line why it cannot."""
+    def __init__(self, run, litert=False, mirror=True):
+        """Loads a run; `UserError` says in one line why it cannot.
+
+        litert: run `model.tflite`, which starts ten times sooner than Keras; where that cannot be,
+            says why and uses Keras.
+        mirror: average over the mirror image, as in training, where the temperature is fitted.
+        """
         self.run = Path(run)
         self.config = read_config(run)
         self.classes = self.config["classes"]
         self.image_size = self.config["score_size"]
         self.temperature = self.config.get("temperature", 1.0)
-        self.network = load_network(self.run / "model.keras")
+        self.clip = self.config.get("clip", 0.005)
+        self.mirror = mirror
+        self._outputs = None
+        if litert:
+            try:
+                self._outputs = litert_runtime(self.run / "model.tflite")
+            except (FileNotFoundError, ImportError) as error:
+                say(f"{error}: using Keras, which takes seconds to start")
+        self.runtime = "LiteRT" if self._outputs else "Keras"
+        if not self._outputs:
+            self._outputs = keras_runtime(self.run, self.image_size)
 
-    def logits(self, images):
-        """The mean of the logits of each photo and of its mirror image.
+    def outputs(self, images):
+        """What the network says of each photo, the mean of that and of what it says of its mirror.
 
-        images: uint8 (n, image_size, image_size, 3). Returns float32 (n, 1) for two classes,
-        (n, classes) beyond.
+        Args:
+            images: uint8 (n, image_size, image_size, 3).
+        Returns:
+            A dict. logits: float32 (n, 1) for two classes, (n, classes) beyond. evidence: (n,
+            height, width, 1 or classes), the share of every region in the logits, which are their
+            mean; missing where the network is not globally average-pooled.
         """
         images = np.asarray(images, np.float32)
-        logits = np.asarray(self.network.predict_on_batch(images))
-        return (logits + np.asarray(self.network.predict_on_batch(images[:, :, ::-1]))) / 2
+        outputs = self._outputs(images)
+        if not self.mirror:
+            return outputs
+        mirrored = self._outputs(images[:, :, ::-1])
+        if "evidence" in mirrored:
+            mirrored["evidence"] = mirrored["evidence"][:, :, ::-1]
+        return {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
+
+    def logits(self, images):
+        """The logits of `outputs` alone."""
+        return self.outputs(images)["logits"]
 
     def probabilities(self, images):
         """float (n, classes), rows sum to 1, calibrated by the run's temperature."""
-        return report.probabilities_from_logits(self.logits(images), self.temperature)
+        return self.probabilities_of(self.logits(images))
+
+    def probabilities_of(self, logits):
+        """`probabilities` of logits that are known."""
+        return report.probabilities_from_logits(logits, self.temperature)
 
     def calibrate(self, dataset, split="validation"):
-        """Fits the temperature on photos that training did not see and keeps it in the run."""
+        """Fits temperature and clip on photos that training did not see; keeps them in the run."""
         members = dataset.members_of(split)
         logits = np.concatenate([self.logits(batch) for batch in dataset.batches(members)])
         self.temperature = report.fit_temperature(logits, dataset.labels[members])
         self.config["temperature"] = self.temperature
+        if len(self.classes) == 2:
+            probabilities = report.probabilities_from_logits(logits, self.temperature)
+            self.config["clip"] = report.fit_clip(probabilities[:, 1], dataset.labels[members])
         write_json(self.run / "config.json", self.config)
 
     def score(self, dataset, split, on_progress=lambda done, total: None):

@@ -33,7 +33,10 @@ def quiet():
 
 def say(*words):
     """Prints to stderr: stdout is for results."""
-    print(*words, file=sys.stderr, flush=True)
+    if "tqdm" in sys.modules:  # a line between the progress bars, not within one
+        sys.modules["tqdm"].tqdm.write(" ".join(map(str, words)), file=sys.stderr)
+    else:
+        print(*words, file=sys.stderr, flush=True)
 
 
 def whole_number(least, most=None):
@@ -92,17 +95,21 @@ def _escaped(character: str) -> str:
 
 
 def progress(description, unit):
-    """A function of (done, total) that shows a bar on stderr where that is a terminal."""
+    """A function of (done, total) that shows a bar on stderr where that is a terminal.
+
+    total: None as long as it is not known.
+    """
     from tqdm import tqdm
 
     bar = None
 
     def show(done, total):
         nonlocal bar
-        bar = bar or tqdm(desc=description, total=total, unit=unit, unit_scale=True, disable=None,
-                          leave=False)
+        if bar is None:
+            bar = tqdm(desc=description, unit=unit, unit_scale=True, disable=None, leave=False)
+        bar.total = total
         bar.update(done - bar.n)
-        if done >= total:
+        if total is not None and done >= total:
             bar.close()
             bar = None
 
@@ -120,6 +127,7 @@ def run_program(main):
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
     name = os.path.basename(sys.argv[0])
     try:
         code = main()

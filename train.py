@@ -13,6 +13,7 @@ from pathlib import Path
 
 import demo
 import download
+import export
 import report
 import runs
 import terminal
@@ -186,6 +187,10 @@ def train(run, config, settings, dataset):
     runs.write_trained_on(run, dataset)
     classifier = runs.Classifier(run)
     classifier.calibrate(dataset)
+    try:
+        export.export(run, next(dataset.batches(dataset.members_of("validation"))))
+    except UserError as error:
+        say(f"No model.tflite, so that predict.py will start slowly: {error}")
     metrics = {split: classifier.score(dataset, split) for split in ("validation", "test")}
     runs.finish(run, {"training_seconds": round(seconds, 1), "device": device, **metrics})
 

@@ -29,10 +29,17 @@ def run_script(*arguments, cwd=ROOT, **options):
     """Runs a script as a user does: `run_script("train.py", "--demo")`."""
     script, *rest = map(str, arguments)
     command = [sys.executable, str(ROOT / script), *rest]
-    environment = {**os.environ, "COLUMNS": "100", **options.pop("env", {})}
+    environment = users_environment(**options.pop("env", {}))
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=170, **options
     )
+
+
+def users_environment(**more):
+    """The environment without what is set above for TensorFlow within the tests."""
+    environment = dict(os.environ)
+    del environment["TF_CPP_MIN_LOG_LEVEL"]
+    return {**environment, "COLUMNS": "100", **more}
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,8 @@ def test_training_says_what_it_has_and_ends_with_score_and_next_commands(trained
 def test_a_run_directory_holds_what_the_readme_lists(trained):
     run, _ = trained
     assert {path.name for path in run.iterdir()} >= {
-        "config.json", "history.csv", "curves.png", "model.keras", "metrics.json", "trained_on.npy"}
+        "config.json", "history.csv", "curves.png", "model.keras", "model.tflite",
+        "metrics.json", "trained_on.npy"}
     assert not any(path.name.startswith((".", "checkpoint")) for path in run.iterdir())
     config = json.loads((run / "config.json").read_text())
     assert config["classes"] == ["cat", "dog"] and config["settings"]["epochs"] == 12
@@ -82,7 +83,8 @@ def test_predict_prints_a_line_for_each_photo_and_names_those_that_fail(trained,
     assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p in lines)
     assert lines[0][1:] == lines[1][1:]
     errors = process.stderr.splitlines()
-    assert len(errors) == 2 and "page.jpg: not an image" in errors[0] and "missing.jpg" in errors[1]
+    assert len(errors) == 3 and "model" in errors[0]
+    assert "page.jpg: not an image" in errors[1] and "missing.jpg" in errors[2]
 
 
 def test_a_finished_run_has_nothing_to_resume(trained):
@@ -129,8 +131,8 @@ def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
     (fake / "model.keras").write_text("not a model")
     process = run_script("predict.py", "--model", fake, "photo.jpg")
     assert process.returncode == 2
-    (line,) = process.stderr.splitlines()
-    assert "--model: cannot load" in line
+    without_litert, line = process.stderr.splitlines()
+    assert "using Keras" in without_litert and "--model: cannot load" in line
 
 
 def test_classes_other_than_the_models_are_refused(trained, tmp_path):

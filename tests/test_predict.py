@@ -1,0 +1,430 @@
+"""Predicting: inputs, output formats, both runtimes, pictures, submissions, bad files, signals."""
+
+import csv
+import errno
+import json
+import os
+import pty
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, draw_photos, run_script, users_environment
+from PIL import Image
+
+import explain
+import export
+import model
+import photos
+import predict
+import report
+import runs
+from terminal import UserError
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """Six pictures in a folder and three below it."""
+    folder = draw_photos(tmp_path_factory.mktemp("drawn"), 3)
+    draw_photos(folder / "below", 1)
+    return folder
+
+
+@pytest.fixture
+def answers(trained, capsys):
+    """Runs predict.py within this process: `code, lines of stdout, lines of stderr`."""
+
+    def run(*arguments, model=trained[0]):
+        capsys.readouterr()
+        code = predict.main(["--model", str(model), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def cells(lines):
+    return [line.split("\t") for line in lines]
+
+
+def paths(folder):
+    return [str(folder / f"{name}.{i}.png") for name in ("cat", "dog") for i in range(3)]
+
+
+# --- Both runtimes --------------------------------------------------------------------------------
+
+
+def test_training_leaves_a_litert_file_that_answers_as_keras_does(trained, drawn):
+    run, process = trained
+    assert "No model.tflite" not in process.stderr
+    quick, slow = runs.Classifier(run, litert=True), runs.Classifier(run)
+    assert (quick.runtime, slow.runtime) == ("LiteRT", "Keras")
+    images = np.stack([photos.load_photo(path, quick.image_size) for path in paths(drawn)])
+    expected = slow.outputs(images)
+    for name, values in quick.outputs(images).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-4)
+    np.testing.assert_allclose(expected["evidence"].mean((1, 2)), expected["logits"], atol=1e-4)
+    one = quick.probabilities(images[:1])  # whatever batch a photo is in
+    np.testing.assert_allclose(one, quick.probabilities(images)[:1], atol=1e-5)
+
+
+def test_a_photo_and_its_mirror_image_get_one_answer_unless_told_otherwise(trained, drawn):
+    run, _ = trained
+    image = photos.load_photo(paths(drawn)[0], 64)[None]
+    for mirror in (True, False):
+        classifier = runs.Classifier(run, litert=True, mirror=mirror)
+        a, b = classifier.logits(image), classifier.logits(image[:, :, ::-1])
+        assert np.allclose(a, b, atol=1e-5) == mirror
+
+
+def test_predicting_imports_neither_keras_nor_anything_else_that_is_slow(trained, drawn):
+    process = run_script("predict.py", "--model", trained[0], drawn,
+                         env={"PYTHONPROFILEIMPORTTIME": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
+    assert process.returncode == 0 and len(process.stdout.splitlines()) == 8
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
+    assert "ai_edge_litert" in imported
+    slow = {"tensorflow", "keras", "jax", "sklearn", "scipy", "matplotlib", "tqdm"}
+    assert not imported & slow
+
+
+def test_without_the_litert_package_there_is_no_export_and_keras_predicts(
+    trained, drawn, tmp_path, monkeypatch
+):
+    run = shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite"))
+    (tmp_path / "ai_edge_litert.py").write_text("raise ImportError('no wheel')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot export to LiteRT .*no wheel"):
+        export.export(run, np.zeros((1, 64, 64, 3), np.uint8))
+    assert not [path for path in run.iterdir() if "tflite" in path.name]
+    process = run_script("predict.py", "--model", trained[0], "--layers", tmp_path / "layers",
+                         paths(drawn)[0])
+    assert process.returncode == 0
+    assert "no wheel: using Keras" in process.stderr
+    monkeypatch.undo()
+    quick = run_script("predict.py", "--model", trained[0], paths(drawn)[0])
+    (slow,), (quick,) = cells(process.stdout.splitlines()), cells(quick.stdout.splitlines())
+    assert quick[:2] == slow[:2] and abs(float(quick[2]) - float(slow[2])) < 2e-4
+    # A row for the photo, the filters and each block, in one picture.
+    picture = Image.open(tmp_path / "layers" / "cat.0.png")
+    assert picture.width > 1000 and picture.height > 1000
+
+
+def test_a_file_that_cannot_be_exported_or_loaded_is_refused_in_one_line(trained, tmp_path):
+    (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text())
+    (tmp_path / "model.tflite").write_text("no model")
+    process = run_script("predict.py", "--model", tmp_path, "photo.jpg")
+    assert process.returncode == 2
+    assert "--model: cannot load" in process.stderr and len(process.stderr.splitlines()) == 1
+    process = run_script("export.py", trained[0], tmp_path / "config.json")
+    assert process.returncode == 2 and "config.json: not an image" in process.stderr
+
+
+# --- Inputs ---------------------------------------------------------------------------------------
+
+
+def test_files_folders_and_stdin_in_any_mixture_come_out_in_order(trained, drawn):
+    files = paths(drawn)
+    below = [str(drawn / "below" / name) for name in ("cat.0.png", "dog.0.png")]
+    process = run_script("predict.py", "--model", trained[0], files[5], drawn, "-", files[4],
+                         input=f"{files[3]}\n\n{drawn / 'below'}\n{files[2]}")
+    assert process.returncode == 0
+    lines = cells(process.stdout.splitlines())
+    assert [line[0] for line in lines] == [
+        files[5], *files, *below, files[3], *below, files[2], files[4]]
+    assert lines[0] == lines[6]
+    assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p in lines)
+    (message,) = process.stderr.splitlines()
+    assert str(trained[0]) in message and "LiteRT" in message
+
+
+def test_paths_on_stdin_may_end_with_nul(trained, drawn, tmp_path):
+    odd = str(shutil.copy(paths(drawn)[0], tmp_path / "two\nlines.png"))
+    process = run_script("predict.py", "--model", trained[0], "--json", "-0", "-",
+                         input=f"{odd}\0{paths(drawn)[1]}\0")
+    assert process.returncode == 0
+    lines = list(map(json.loads, process.stdout.splitlines()))
+    assert [line["path"] for line in lines] == [odd, paths(drawn)[1]]
+
+
+def bmp_header(width, height):
+    return struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0,
+                       2835, 2835, 0, 0)
+
+
+def test_each_bad_file_gets_a_line_with_the_reason_and_the_rest_is_done(
+    answers, tmp_path, drawn, monkeypatch
+):
+    good = (drawn / "cat.0.png").read_bytes()
+    Image.open(paths(drawn)[0]).convert("L").save(tmp_path / "whole.jpg")
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
+    fine = [b"with space.png", b"tab\there.png", b"new\nline.png", b"any\xff\x1b[0mbytes.png"]
+    for name in fine:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(good)
+    bad = {
+        "page.jpg": (b"<html>", "not an image"),
+        "empty.jpg": (b"", "is empty"),
+        "cut.jpg": ((tmp_path / "whole.jpg").read_bytes()[:500], "truncated"),
+        "flat.bmp": (bmp_header(0, 0), "damaged|no pixels"),
+        "huge.bmp": (bmp_header(30_000, 30_000), "more than the limit"),
+        "secret.png": (good, "permission denied"),
+        "gone.png": (None, "a broken link"),
+    }
+    for name, (content, _) in bad.items():
+        if content is None:
+            (tmp_path / name).symlink_to("nowhere.png")
+        else:
+            (tmp_path / name).write_bytes(content)
+    (tmp_path / "nothing").mkdir()
+    real_open = os.open
+
+    def refuse(path, *arguments, **options):  # the tests may run as root, whom nothing is denied
+        if str(path).endswith("secret.png"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    code, lines, errors = answers(tmp_path, tmp_path / "nothing", tmp_path / "missing.jpg")
+    assert code == 1
+    assert {os.path.basename(line[0]) for line in cells(lines)} == {
+        "whole.jpg", "animated.gif", "with space.png", r"tab\there.png", r"new\nline.png",
+        r"any\xff\x1b[0mbytes.png"}
+    assert len(errors) == 1 + len(bad) + 2  # the first names the model
+    for name, (_, reasons) in bad.items():
+        (line,) = [line for line in errors if f"/{name}: " in line]
+        assert any(reason in line for reason in reasons.split("|")), line
+    assert errors[-2] == f"{tmp_path}/nothing: a folder without images"
+    assert errors[-1] == f"{tmp_path}/missing.jpg: not found"
+
+    code, lines, _ = answers("--json", tmp_path)
+    lines = list(map(strict_json, lines))
+    assert code == 1 and len(lines) == len(bad) + 6
+    assert {line["path"] for line in lines} >= {f"{tmp_path}/tab\there.png",
+                                                f"{tmp_path}/any\\xff\\x1b[0mbytes.png"}
+    failed = {os.path.basename(line["path"]) for line in lines if set(line) == {"path", "error"}}
+    assert failed == set(bad)
+
+
+# --- Output ---------------------------------------------------------------------------------------
+
+
+def strict_json(line):
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def test_json_has_all_probabilities(answers, drawn):
+    code, lines, _ = answers("--json", drawn / "below")
+    assert code == 0
+    for line in map(strict_json, lines):
+        assert list(line) == ["path", "label", "probability", "probabilities"]
+        assert line["probability"] == max(line["probabilities"].values())
+        assert line["probabilities"][line["label"]] == line["probability"]
+        assert sum(line["probabilities"].values()) == pytest.approx(1)
+
+
+def test_threshold_marks_the_proposed_label_and_admits_to_be_unsure(answers, drawn):
+    photo = paths(drawn)[0]
+    ((_, label, probability),) = cells(answers(photo)[1])
+    other = {"cat": "dog", "dog": "cat"}[label]
+    _, lines, _ = answers("--threshold", 1e-6, photo)
+    ((_, first, p, second, q),) = cells(lines)
+    assert (first, p, second) == (f"*{label}", probability, other)
+    assert float(p) + float(q) == pytest.approx(1, abs=2e-4)
+    assert cells(answers("--threshold", 0.5, photo)[1]) == [[photo, f"*{label}", probability]]
+    assert answers("--threshold", 1, photo)[1] == [f"{photo}\tunsure"]
+    unsure = strict_json(answers("--threshold", 1, "--json", photo)[1][0])
+    assert unsure["label"] is None and unsure["labels"] == []
+    assert cells(answers("--top", 5, photo)[1]) == [[photo, label, p, other, q]]
+
+
+def on_a_terminal(trained, *arguments, stdout=True, **environment):
+    """What predict.py writes to a terminal: stdout and stderr of it, or stderr alone."""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (25, 100))
+    process = subprocess.Popen(
+        [sys.executable, "predict.py", "--model", trained[0], *map(str, arguments)], cwd=ROOT,
+        stdout=follower if stdout else subprocess.DEVNULL, stderr=follower,
+        env=users_environment(TERM="xterm", **{"NO_COLOR": "", **environment}))
+    os.close(follower)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # Linux's way to say that the other end is closed
+            chunk = b""
+        if not chunk:
+            break
+        output += chunk
+    os.close(leader)
+    return process.wait(), output.decode()
+
+
+def test_colours_and_progress_bar_are_for_terminals(trained, drawn, photos_dir):
+    code, output = on_a_terminal(trained, drawn)
+    assert code == 0 and "\x1b[1;3" in output and "\r" not in output.replace("\r\n", "\n")
+    assert "\x1b" not in on_a_terminal(trained, drawn, NO_COLOR="1")[1]
+    code, output = on_a_terminal(trained, photos_dir, stdout=False)
+    assert code == 1 and "predicting:" in output and "photos" in output
+    lines = output.replace("\r", "\n").splitlines()
+    assert any(line.endswith("it begins with b'<html>not found<'") for line in lines)
+
+
+@pytest.fixture(scope="session")
+def textbook(tmp_path_factory):
+    """A run of the `classic` network with three classes, not trained."""
+    run = tmp_path_factory.mktemp("textbook")
+    runs.write_json(run / "config.json", {"classes": ["ant", "bee", "cow"], "score_size": 32})
+    runs.save_network(run, model.build("classic", 3, 32))
+    rng = np.random.default_rng(0)
+    export.export(run, rng.integers(0, 256, (5, 32, 32, 3), np.uint8))
+    return run
+
+
+def test_any_number_of_classes(answers, textbook, drawn):
+    photo = paths(drawn)[0]
+    _, (line,), _ = answers("--json", "--top", 2, photo, model=textbook)
+    line = strict_json(line)
+    assert set(line["probabilities"]) == {"ant", "bee", "cow"} and len(line["labels"]) == 2
+    assert line["labels"][0] == line["label"]
+    ((_, *listed),) = cells(answers("--top", 3, photo, model=textbook)[1])
+    assert set(listed[::2]) == {"ant", "bee", "cow"}
+    assert sorted(listed[1::2], reverse=True) == listed[1::2]
+
+
+# --- Pictures -------------------------------------------------------------------------------------
+
+
+def test_explain_draws_each_photo_at_its_own_size(answers, tmp_path, drawn):
+    Image.open(paths(drawn)[0]).resize((300, 200)).save(tmp_path / "cat.0.png")
+    code, lines, _ = answers("--explain", tmp_path / "why", drawn, tmp_path / "cat.0.png")
+    assert code == 0 and len(lines) == 9
+    names = sorted(path.name for path in (tmp_path / "why").iterdir())
+    assert len(names) == 9 and {"cat.0.jpg", "cat.0-2.jpg", "cat.0-3.jpg"} <= set(names)
+    assert Image.open(tmp_path / "why" / "cat.0-3.jpg").size == (300, 200)
+    assert Image.open(tmp_path / "why" / "cat.0.jpg").size == (48, 48)
+
+
+def test_an_explanation_is_coloured_where_the_evidence_is():
+    photo = Image.new("RGB", (400, 300), (120, 120, 120))
+    evidence = explain.class_evidence(np.array([[[-3.0], [1.0]], [[1.0], [1.0]]]), label=0)
+    image = np.asarray(explain.explanation(photo, evidence, "cat 90%"), int)
+    red_over_blue = image[..., 0] - image[..., 2]
+    assert red_over_blue[30, 30] > 50 and abs(red_over_blue[30, 370]) < 5
+
+
+def test_explain_refuses_a_network_whose_regions_are_mixed(textbook, tmp_path, drawn):
+    process = run_script("predict.py", "--model", textbook, "--explain", tmp_path / "why", drawn)
+    assert process.returncode == 2 and process.stdout == ""
+    assert "--explain: expected a network that ends in global average" in process.stderr
+    assert "Traceback" not in process.stderr and not (tmp_path / "why").exists()
+
+
+def test_pictures_never_replace_a_file_of_the_user(answers, drawn, tmp_path):
+    with pytest.raises(UserError, match="--explain: expected a folder outside"):
+        answers("--explain", drawn / "why", drawn)
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="--layers: expected a new or empty folder"):
+        answers("--layers", tmp_path, paths(drawn)[0])
+
+
+# --- Kaggle ---------------------------------------------------------------------------------------
+
+
+def test_a_submission_has_every_id_once_in_the_order_of_numbers(answers, tmp_path, drawn):
+    (tmp_path / "test1").mkdir()
+    for number, path in zip((1, 2, 10, 11), paths(drawn)[1:5], strict=True):
+        shutil.copy(path, tmp_path / "test1" / f"{number}.png")
+    (tmp_path / "test1" / "9.jpg").write_text("<html>")
+    for metric in ("accuracy", "log-loss"):
+        file = tmp_path / f"{metric}.csv"
+        code, lines, errors = answers("--kaggle", file, "--metric", metric, tmp_path)
+        assert code == 1 and lines == []
+        assert "id 9 cannot be read and is submitted as 0.5" in errors
+        rows = list(csv.reader(file.open()))
+        assert rows[0] == ["id", "label"]
+        assert [row[0] for row in rows[1:]] == ["1", "2", "9", "10", "11"]
+        values = {int(number): float(value) for number, value in rows[1:]}
+        assert values.pop(9) == 0.5
+        if metric == "accuracy":
+            assert set(values.values()) <= {0, 1}
+            accuracy = values
+    assert all((values[i] > 0.5) == accuracy[i] and 0 < values[i] < 1 for i in values)
+
+
+def test_the_clip_bounds_what_a_confident_mistake_costs(trained):
+    config = json.loads((trained[0] / "config.json").read_text())
+    assert 0 < config["clip"] <= 0.2
+    labels = np.arange(200) % 2
+    right = np.where(labels == 1, 1.0, 0.0)
+    assert 0.002 < report.fit_clip(right, labels) < 0.01  # 1 in 201: no mistake, but one may come
+    wrong = right.copy()
+    wrong[:9] = 1 - wrong[:9]
+    assert 0.04 < report.fit_clip(wrong, labels) < 0.06
+
+
+# --- Mistakes and interruptions -------------------------------------------------------------------
+
+MISTAKES = {
+    "no photo": ([], "PHOTO: expected a file, a folder, or -"),
+    "no probability": (["--threshold", "2", "x"], "--threshold: expected a number above 0"),
+    "no count": (["--top", "0", "x"], "--top: expected a whole number"),
+    "metric alone": (["--metric", "accuracy", "x"], "--metric: expected with --kaggle"),
+    "two formats": (["--kaggle", "x.csv", "--json"], "--kaggle: expected without --json"),
+    "no test photos": (["--kaggle", "x.csv", "--model", "x", "."], "PHOTO: expected the folder"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_exit_code_2(mistake, tmp_path):
+    arguments, words = MISTAKES[mistake]
+    process = run_script("predict.py", *arguments, cwd=tmp_path)
+    assert process.returncode == 2 and process.stdout == ""
+    assert words in process.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_model_and_without_the_projects_own_one_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(UserError, match="--model: expected the run directory"):
+        predict.main(["photo.jpg"])
+
+
+def start(trained, *arguments):
+    command = [sys.executable, "predict.py", "--model", trained[0], *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, env=users_environment())
+
+
+def test_a_closed_pipe_ends_quietly(trained, photos_dir):
+    with start(trained, *[photos_dir / "train"] * 5) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 0
+    assert len(errors.splitlines()) <= 2  # the model and the web page
+
+
+def test_ctrl_c_ends_within_a_second_with_what_was_done_printed(trained, photos_dir, drawn):
+    for arguments in (["-"], [photos_dir / "train"] * 10):
+        with start(trained, *arguments) as process:
+            # An answer comes before the next path does.
+            process.stdin.write(f"{paths(drawn)[0]}\n")
+            process.stdin.flush()
+            first = process.stdout.readline()
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            rest = process.stdout.read()
+            assert process.wait() == 130
+            assert time.monotonic() - started < 1
+            assert process.stderr.read().splitlines()[-1] == "predict.py: interrupted"
+        assert all(len(line) == 3 for line in cells([first, *rest.splitlines()]))
