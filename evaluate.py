@@ -1,5 +1,6 @@
 """Scores a trained run on photos, by default on the test split that training never saw.
 
+    python evaluate.py                                     the network in weights/
     python evaluate.py --model runs/2026-01-31-120000
 """
 
@@ -15,7 +16,7 @@ from terminal import say
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description="Scores a trained network on labelled photos.")
     add = parser.add_argument
-    add("--model", required=True, metavar="RUN", help="a run directory that train.py wrote")
+    add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
     add("--data-dir", default="tmp", metavar="DIR", help="the labelled photos (default: tmp)")
     add("--cache-dir", default="tmp/cache", metavar="DIR",
         help="where decoded photos are kept (default: tmp/cache)")
@@ -27,10 +28,11 @@ def parse_arguments(argv=None):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    runs.read_config(args.model)  # a wrong --model is answered before TensorFlow is loaded
+    run = runs.chosen(args.model)
+    runs.read_config(run)  # a wrong --model is answered before TensorFlow is loaded
     import data
 
-    classifier = runs.Classifier(args.model)
+    classifier = runs.Classifier(run)
     dataset = data.load(args.data_dir, classifier.image_size, args.cache_dir)
     if dataset.classes != classifier.classes:
         raise terminal.UserError(
@@ -42,10 +44,10 @@ def main(argv=None):
     started = time.perf_counter()
     metrics = classifier.score(dataset, args.split, on_progress=show)
     seconds = time.perf_counter() - started
-    trained_on = runs.count_trained_on(args.model, dataset, members)
+    trained_on = runs.count_trained_on(run, dataset, members)
     if args.json:
         print(report.to_json({
-            "model": args.model,
+            "model": run,
             "split": args.split,
             "images": metrics.pop("images"),
             "skipped": len(dataset.skipped),
@@ -54,7 +56,7 @@ def main(argv=None):
             "trained_on": trained_on,
         }))
         return 0
-    say(f"{args.model} on the {args.split} split of {args.data_dir}")
+    say(f"{run} on the {args.split} split of {args.data_dir}")
     print(report.format_score(metrics))
     say(f"{len(members):,} photos at {len(members) / seconds:.0f} a second, "
         f"{len(dataset.skipped)} skipped")

@@ -20,7 +20,6 @@ import terminal
 from photos import PhotoError
 from terminal import UserError, number, printable, say, whole_number
 
-WEIGHTS = Path(__file__).parent / "weights"
 MANY = 50  # photos; a progress bar for fewer would only flicker
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
 
@@ -67,11 +66,8 @@ def parse_arguments(argv=None):
 
 def load_classifier(args):
     """The trained network of --model, which is told on stderr."""
-    if args.model is None and not WEIGHTS.is_dir():
-        raise UserError("--model: expected the run directory of a trained network, which "
-                        "python train.py writes; there is none at weights/ to do without it")
-    classifier = runs.Classifier(args.model or WEIGHTS, litert=True, mirror=args.tta)
-    say(f"model {printable(args.model or WEIGHTS)}: {', '.join(classifier.classes)}; "
+    classifier = runs.Classifier(runs.chosen(args.model), litert=True, mirror=args.tta)
+    say(f"model {printable(classifier.run)}: {', '.join(classifier.classes)}; "
         f"{classifier.image_size} px; {classifier.runtime}")
     return classifier
 

@@ -25,6 +25,8 @@ import numpy as np
 import report
 from terminal import UserError, printable, quiet, say
 
+WEIGHTS = Path(__file__).parent / "weights"  # the run that comes with the project
+
 # --- Writing --------------------------------------------------------------------------------------
 
 
@@ -137,6 +139,14 @@ def read_config(run, flag="--model"):
         raise UserError(f"{flag}: cannot read {printable(path)}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{flag}: {printable(path)} is not JSON: {error}") from None
+
+
+def chosen(model):
+    """The run directory that `--model` names: `WEIGHTS` where it is None."""
+    if model is None and not WEIGHTS.is_dir():
+        raise UserError("--model: expected the run directory of a trained network, which "
+                        "python train.py writes; there is none at weights/ to do without it")
+    return Path(model or WEIGHTS)
 
 
 def load_network(path):
