@@ -394,7 +394,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, tmp_path):
 
 
 def test_without_a_model_and_without_the_projects_own_one_is_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(predict, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(predict.runs, "WEIGHTS", tmp_path / "weights")
     with pytest.raises(UserError, match="--model: expected the run directory"):
         predict.main(["photo.jpg"])
 
