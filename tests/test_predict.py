@@ -152,6 +152,14 @@ def test_paths_on_stdin_may_end_with_nul(trained, drawn, tmp_path):
     assert [line["path"] for line in lines] == [odd, paths(drawn)[1]]
 
 
+def test_a_stdin_that_cannot_be_read_is_refused(trained, tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    process = run_script("predict.py", "--model", trained[0], "-", stdin=folder)
+    os.close(folder)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].endswith("cannot read paths from stdin: Is a directory")
+
+
 def bmp_header(width, height):
     return struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0,
                        2835, 2835, 0, 0)
