@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 import photos
 from photos import PhotoError
+from terminal import UserError
 
 AHEAD = 256  # photos found but not yet handed on; bounds the memory
 BATCH = 8  # photos; on two cores one alone is as quick, on many more cores it is not
@@ -28,13 +29,16 @@ def find(arguments, end=b"\n"):
 
 def _names_on_stdin(end):
     # Not sys.stdin: a thread that still waits for it would hold up the end of the program.
-    with open(0, "rb", closefd=False) as file:
-        rest = b""
-        while chunk := file.read1(65536):
-            *names, rest = (rest + chunk).split(end)
-            yield from filter(None, names)
-        if rest:
-            yield rest
+    try:
+        with open(0, "rb", closefd=False) as file:
+            rest = b""
+            while chunk := file.read1(65536):
+                *names, rest = (rest + chunk).split(end)
+                yield from filter(None, names)
+            if rest:
+                yield rest
+    except OSError as error:
+        raise UserError(f"-: cannot read paths from stdin: {error.strerror}") from None
 
 
 def _find_below(path):
