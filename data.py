@@ -1,8 +1,12 @@
 """The data set: finds, splits, caches, streams and augments the photos.
 
+    python data.py                                    what is under tmp/
+    python data.py --suspects RUN --output DIR        photos whose label a model disputes
+
 Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers of classes.
 """
 
+import argparse
 import collections
 import concurrent.futures
 import contextlib
@@ -19,7 +23,8 @@ from tqdm import tqdm
 
 import exclusion
 import photos
-from terminal import UserError, printable, quiet
+from recipe import RECIPES
+from terminal import UserError, printable, quiet, run_program
 
 with quiet():
     import keras
@@ -482,3 +487,38 @@ def augment(images, size, seed, settings):
     rows = tf.abs(position - draws[8][:, None]) < reach
     columns = tf.abs(position - draws[9][:, None]) < reach
     return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 127.5, images)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Shows what is among the photos; changes nothing.")
+    add = parser.add_argument
+    add("--data-dir", default="tmp", metavar="DIR", help="the labelled photos (default: tmp)")
+    add("--cache-dir", default="tmp/cache", metavar="DIR",
+        help="where decoded photos are kept (default: tmp/cache)")
+    add("--exclude", metavar="FILE", help=exclusion.HELP)
+    add("--suspects", metavar="RUN",
+        help="rank the photos of validation and test by how strongly this model disputes the label")
+    add("--output", metavar="DIR", type=Path,
+        help="a new folder for the whole list (CSV) and a contact sheet of the suspects (PNG)")
+    args = parser.parse_args(argv)
+
+    import inspection
+    import runs
+
+    if args.output:
+        runs.check_new(args.output)
+    classifier = None
+    if args.suspects:
+        runs.read_config(args.suspects, "--suspects")
+        classifier = runs.Classifier(args.suspects)
+    size = classifier.image_size if classifier else RECIPES["full"].score_size
+    dataset = load(args.data_dir, size, args.cache_dir, exclusion.read(args.exclude))
+    if classifier and dataset.classes != classifier.classes:
+        raise UserError(f"--suspects: expected a model of {', '.join(dataset.classes)}, "
+                        f"got one of {', '.join(classifier.classes)}")
+    inspection.inspect(dataset, classifier, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

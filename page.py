@@ -9,7 +9,7 @@ import io
 from html import escape
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 import explain
 import photos
@@ -34,7 +34,6 @@ h2 { font-size: 1.25rem; margin: 48px 0 4px; }
 p { margin: 4px 0 16px; max-width: 75ch; color: var(--soft); overflow-wrap: anywhere; }
 .headline { display: flex; flex-wrap: wrap; gap: 8px 40px; margin: 24px 0;
   padding: 20px 24px; background: var(--card); border: 1px solid var(--line); border-radius: 12px; }
-.headline div { min-width: 120px; }
 .headline b { display: block; font-size: 1.5rem; line-height: 1.25; }
 .headline .first b { font-size: 2.75rem; line-height: 1.1; }
 .headline span { color: var(--soft); font-size: .9rem; }
@@ -58,7 +57,7 @@ figcaption b { display: block; color: var(--ink); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 8px 14px; border-bottom: 1px solid var(--line); text-align: right; }
 th { font-weight: 600; } tr:last-child td, tr:last-child th { border-bottom: 0; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th:first-child, td:first-child { text-align: left; }
 .settings td { text-align: left; overflow-wrap: anywhere; }
 """
 
@@ -113,7 +112,7 @@ def _photo(classifier, dataset, member, probabilities):
         image = photos.open_photo(dataset.root / dataset.paths[member], PHOTO_SIDE)
     except photos.PhotoError:  # gone since it was decoded
         image = Image.fromarray(dataset.images[member])
-    image.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
+    image = ImageOps.contain(image, (PHOTO_SIDE, PHOTO_SIDE))
     predicted = int(probabilities.argmax())
     evidence = classifier.outputs(dataset.images[member][None]).get("evidence")
     text = f"for {printable(classifier.classes[predicted])}"

@@ -191,6 +191,7 @@ def _figure(title, x_label, y_label):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), dpi=180, facecolor="white", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     axis = figure.subplots()
     axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color=TITLE)
     axis.set_xlabel(x_label, fontsize=11, color=TEXT)
@@ -265,11 +266,14 @@ def _precision_recall(axis, labels, probabilities, classes):
     return _legend(axis, found)
 
 
-def _legend(axis, found):
+def _legend(axis, found, missing="a class has no photos here"):
     if not found:
-        _say_missing(axis, "a class has no photos here")
+        _say_missing(axis, missing)
         return ""
-    axis.legend(fontsize=10.5, frameon=False, loc="lower right" if len(found) < 4 else "best")
+    # Below the axes, where no curve can run through it.
+    wide = max(len(label) for label in axis.get_legend_handles_labels()[1]) > 24
+    axis.figure.legend(loc="outside lower center", ncols=1 if wide else 2, fontsize=10.5,
+                       frameon=False)
     return "; ".join(found) + "."
 
 
@@ -287,8 +291,7 @@ def _calibration(axis, labels, probabilities, uncalibrated):
                   label=f"{name}, error {error:.2%}")
         found.append(f"expected calibration error {name} {error:.2%}")
     axis.set_xlim(1 / answers.shape[1] - 0.02, 1.02)
-    axis.legend(fontsize=10.5, frameon=False, loc="upper left")
-    return "; ".join(found) + "."
+    return _legend(axis, found)
 
 
 def _histogram(axis, labels, probabilities, classes):
@@ -305,8 +308,7 @@ def _histogram(axis, labels, probabilities, classes):
                   label=_short(name), log=True)
         if members.any():
             found.append(f"median of {name} {np.median(values[members]):.1%}")
-    axis.legend(fontsize=10.5, frameon=False, loc="upper center")
-    return "; ".join(found) + "."
+    return _legend(axis, found)
 
 
 def _threshold(axis, labels, probabilities):
@@ -316,10 +318,9 @@ def _threshold(axis, labels, probabilities):
     axis.step(thresholds, 100 * unsure, where="pre", color=ORANGE, linewidth=2.2,
               label="left unsure")
     axis.set_ylim(-2, 103)
-    axis.legend(fontsize=10.5, frameon=False, loc="center left")
-    half = np.searchsorted(unsure, 0.1, side="right") - 1
-    return (f"{accuracy[0]:.2%} right with every photo answered, {accuracy[half]:.2%} with "
-            f"{unsure[half]:.1%} left unsure.")
+    tenth = np.searchsorted(unsure, 0.1, side="right") - 1
+    return _legend(axis, [f"{accuracy[0]:.2%} right with every photo answered",
+                          f"{accuracy[tenth]:.2%} with {unsure[tenth]:.1%} left unsure"])
 
 
 def _history(axis, rows, key, scale, form, best_of):
@@ -334,8 +335,4 @@ def _history(axis, rows, key, scale, form, best_of):
                       marker="o" if len(values) <= 20 else None, markersize=4)
             found.append(f"{name} ends at {form.format(values[-1])}, best "
                          f"{form.format(values[best])} in epoch {epochs[best]:.0f}")
-    if not found:
-        _say_missing(axis, "not recorded")
-        return ""
-    axis.legend(fontsize=10.5, frameon=False, loc="best")
-    return "; ".join(found) + "."
+    return _legend(axis, found, "not recorded")

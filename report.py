@@ -195,7 +195,7 @@ def format_score(score):
         rows = [[names[i], names[j], f"{mistakes[i, j]:,}"] for i, j in pairs if mistakes[i, j]]
         lines.append("largest confusions" if rows else "no mistakes")
     if rows:
-        lines += _table([header, *rows], left=1 if len(names) <= LARGEST_MATRIX else 2)
+        lines += table([header, *rows], left=1 if len(names) <= LARGEST_MATRIX else 2)
     return "\n".join(lines)
 
 
@@ -210,7 +210,7 @@ def format_comparison(scores, pairs):
         interval = f"{_percent(score['accuracy_low'])} to {_percent(score['accuracy_high'])}"
         rows.append([f"{letter}  {_safe(score['model'])}", _percent(score["accuracy"]), interval,
                      _number(score["log_loss"]), _number(score["roc_auc"])])
-    lines = [*_table(rows, left=1), f"on the same {scores[0]['images']:,} photos", ""]
+    lines = [*table(rows, left=1), f"on the same {scores[0]['images']:,} photos", ""]
     for (a, b), pair in zip(itertools.combinations(letters, 2), pairs, strict=True):
         verdict = "more than chance" if pair["p_value"] < 0.05 else "may be chance"
         lines.append(f"{a} against {b}: only {a} right {pair['only_first_right']:,}, only {b} "
@@ -223,7 +223,7 @@ def _safe(text):
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _table(rows, left):
+def table(rows, left):
     """Returns the rows of strings as aligned lines, the first `left` columns flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) if i < left else cell.rjust(width)
