@@ -26,7 +26,7 @@ SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE = 10, 10, 150  # photos, photos, px
 
 
 def shrink(images, height, width):
-    """Averages uint8 (n, S, S, 3) over rectangles: float32 (n, height, width, 3)."""
+    """Averages (n, S, S, 3) over equal rectangles: float32 (n, height, width, 3)."""
     size = images.shape[1]
 
     def averaging(parts):  # (parts, S), rows that sum to 1
@@ -36,8 +36,9 @@ def shrink(images, height, width):
         return (covered.clip(0) * parts / size).astype(np.float32)
 
     rows = averaging(height) @ images.reshape(len(images), size, -1).astype(np.float32)
-    rows = rows.reshape(len(images), height, size, 3)
-    return averaging(width) @ rows
+    # One matrix for all colours: products with a last axis of three are ten times slower.
+    columns = np.kron(averaging(width).T, np.eye(3, dtype=np.float32))
+    return (rows @ columns).reshape(len(images), height, width, 3)
 
 
 def hashes_and_thumbnails(dataset):
@@ -50,10 +51,11 @@ def hashes_and_thumbnails(dataset):
     """
     hashes, thumbnails = [], []
     for batch in dataset.batches(np.arange(len(dataset.labels)), 256):
-        grey = shrink(batch, 8, 9).mean(-1)
+        small = shrink(batch, 16, 16)
+        grey = shrink(small, 8, 9).mean(-1)
         bits = (grey[:, :, 1:] > grey[:, :, :-1]).reshape(len(batch), 64)
         hashes.append(np.packbits(bits, axis=1).view(np.uint64)[:, 0])
-        thumbnails.append(shrink(batch, 16, 16).round().astype(np.uint8))
+        thumbnails.append(small.round().astype(np.uint8))
     return np.concatenate(hashes), np.concatenate(thumbnails)
 
 
