@@ -257,7 +257,8 @@ def _precision_recall(axis, labels, probabilities, classes):
     found = []
     for color, (name, truth, probability) in zip(
             COLORS, _one_against_the_rest(labels, probabilities, classes), strict=False):
-        precision, recall, _ = precision_recall_curve(truth, probability)
+        precision, recall, _ = precision_recall_curve(truth, probability,
+                                                      drop_intermediate=True)
         average = average_precision_score(truth, probability)
         found.append(f"{name} has an average precision of {average:.4f}")
         axis.plot(recall, precision, color=color, linewidth=2.2,

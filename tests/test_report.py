@@ -206,6 +206,48 @@ def test_fit_temperature_is_bounded():
     assert 9 < report.fit_temperature([[-3.0], [3.0]], [1, 0]) <= 10
 
 
+def test_accuracy_by_threshold_by_hand():
+    # Confidences 0.9 right, 0.8 right, 0.65 wrong, 0.6 right.
+    thresholds, accuracy, unsure = report.accuracy_by_threshold(LABELS, PROBABILITIES)
+    assert thresholds.tolist() == pytest.approx([0.6, 0.65, 0.8, 0.9])
+    assert accuracy.tolist() == pytest.approx([3 / 4, 2 / 3, 1, 1])
+    assert unsure.tolist() == pytest.approx([0, 0.25, 0.5, 0.75])
+    tied = report.accuracy_by_threshold([0, 1, 0], [[0.7, 0.3], [0.7, 0.3], [0.6, 0.4]])
+    assert [part.tolist() for part in tied] == [
+        pytest.approx(values) for values in ([0.6, 0.7], [2 / 3, 1 / 2], [0, 1 / 3])]
+    assert all(len(part) == 0 for part in report.accuracy_by_threshold([], []))
+
+
+@pytest.mark.parametrize(("first", "second", "p_value"), [
+    (0, 0, 1.0),
+    (3, 3, 1.0),
+    (5, 0, 2 / 32),  # all five on one side, or on the other
+    (9, 1, 2 * (1 + 10) / 1024),
+    (1, 9, 2 * (1 + 10) / 1024),
+])
+def test_mcnemar_by_hand(first, second, p_value):
+    labels = np.array([1] * 40)
+    predicted, others = labels.copy(), labels.copy()
+    others[:first] = 0
+    predicted[first : first + second] = 0
+    predicted[-2:] = others[-2:] = 0  # both wrong: no disagreement
+    assert report.mcnemar(labels, predicted, others) == {
+        "only_first_right": first, "only_second_right": second,
+        "p_value": pytest.approx(p_value)}
+
+
+def test_format_comparison_names_the_runs_and_the_verdict():
+    scores = [{"model": name, **report.score(LABELS, PROBABILITIES, CLASSES)}
+              for name in ("runs/a", "runs/\x1blonger")]
+    pair = {"only_first_right": 1_200, "only_second_right": 0, "p_value": 1e-9}
+    lines = report.format_comparison(scores, [pair]).splitlines()
+    assert lines[1].split() == ["A", "runs/a", "75.00%", "30.06%", "to", "95.44%", "0.4723",
+                                "0.7500"]
+    assert lines[2].startswith("B  runs/?longer    75.00%")
+    assert lines[-1] == ("A against B: only A right 1,200, only B right 0, p = 1e-09: "
+                         "more than chance")
+
+
 def test_import_is_light_and_plots_leave_no_state(tmp_path):
     program = ("import sys, plots, report\n"
                "report.probabilities_from_logits([[0.0]]), report.to_json({})\n"
