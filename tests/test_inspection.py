@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 import data
 import exclusion
 import inspection
+import train
 from terminal import UserError
 
 
@@ -116,9 +117,22 @@ def test_excluded_photos_leave_their_split_and_move_no_other(folder, dataset, tm
 
 
 def test_an_exclusion_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match="--exclude: cannot read .*missing.txt: No such file"):
+    with pytest.raises(UserError, match=r"--exclude: cannot read .*missing.txt: No such file"):
         exclusion.read(tmp_path / "missing.txt")
     assert exclusion.read(None) == []
+
+
+def test_a_resumed_run_leaves_the_same_photos_out(folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "train", lambda run, config, settings, dataset: seen.append(
+        [dataset.names[i] for i in dataset.excluded]))
+    listed = tmp_path / "exclude.txt"
+    listed.write_text("cat.7\ntrain/dog.9.png\n")
+    train.main(["--data-dir", str(folder / "photos"), "--cache-dir", str(folder / "cache"),
+                "--image-size", "32", "--exclude", str(listed), "--output", str(tmp_path / "run")])
+    listed.unlink()  # the run keeps the names
+    train.main(["--resume", str(tmp_path / "run")])
+    assert seen == [["cat.7", "dog.9"]] * 2
 
 
 class Oracle:
@@ -140,7 +154,7 @@ def test_suspects_are_the_held_out_photos_whose_label_is_disputed(dataset, tmp_p
     held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
     disputed = {int(held_out[1]), int(held_out[-1]), int(dataset.splits["train"][0])}
     oracle = Oracle(dataset, disputed, tmp_path)
-    members, probabilities = inspection.suspects(oracle, dataset)
+    members, _ = inspection.suspects(oracle, dataset)
     assert sorted(members) == sorted(held_out)
     assert set(members[:2]) == disputed - {int(dataset.splits["train"][0])}
 
