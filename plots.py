@@ -194,8 +194,8 @@ def _figure(title, x_label, y_label):
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     axis = figure.subplots()
     axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color=TITLE)
-    axis.set_xlabel(x_label, fontsize=11, color=TEXT)
-    axis.set_ylabel(y_label, fontsize=11, color=TEXT)
+    axis.set_xlabel(x_label, fontsize=12, color=TEXT)
+    axis.set_ylabel(y_label, fontsize=12, color=TEXT)
     _style(axis)
     return figure, axis
 
@@ -273,7 +273,7 @@ def _legend(axis, found, missing="a class has no photos here"):
         return ""
     # Below the axes, where no curve can run through it.
     wide = max(len(label) for label in axis.get_legend_handles_labels()[1]) > 24
-    axis.figure.legend(loc="outside lower center", ncols=1 if wide else 2, fontsize=10.5,
+    axis.figure.legend(loc="outside lower center", ncols=1 if wide else 2, fontsize=12,
                        frameon=False)
     return "; ".join(found) + "."
 
