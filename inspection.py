@@ -248,7 +248,8 @@ def contact_sheet(dataset, rows, members):
         rank, path, _, label, predicted, probability = row
         name = printable(path)
         text = f"{rank}. {name if len(name) < 20 else '…' + name[-18:]}\n"
-        text += f"{printable(label)[:10]} {float(probability):.1%}? {printable(predicted)[:10]}"
+        text += f"{printable(label)[:10]} {float(probability):.1%}"
+        text += f", {printable(predicted)[:10]}?" if predicted != label else ""
         draw.text((left + 4, top + tile), text, fill="#1f2933", font=font, spacing=2)
     return sheet
 

@@ -94,8 +94,10 @@ def for_prediction(network, image_size):
     linear and may change places. It is missing where the network does not end in these two.
     """
     photos = keras.Input((image_size, image_size, 3), name="photos")
-    outputs = {"logits": network(photos)}
     *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))
     if isinstance(pooling, layers.GlobalAveragePooling2D) and isinstance(dense, layers.Dense):
-        outputs["evidence"] = dense(keras.Model(network.inputs, pooling.input)(photos))
+        features = keras.Model(network.inputs, pooling.input)(photos)  # once, for both outputs
+        outputs = {"logits": dense(pooling(features)), "evidence": dense(features)}
+    else:
+        outputs = {"logits": network(photos)}
     return keras.Model(photos, outputs)

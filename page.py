@@ -146,7 +146,6 @@ def render(metrics, thresholds, plots, groups, config):
         config: settings and versions of the run.
     """
     name = printable(metrics["model"])
-    maps = any(photo.map for *_, shown in groups for photo in shown)
     body = [
         f"<h1>{escape(name)}</h1>",
         f"<p>Scored on the {escape(metrics['split'])} split. {_left_out(metrics)}</p>",
@@ -160,12 +159,12 @@ def render(metrics, thresholds, plots, groups, config):
         "<h2>Classes</h2>", _class_table(metrics),
     ]
     for title, note, shown in groups:
+        if any(photo.map for photo in shown):
+            note += (" Beside each photo, its class activation map: the brighter a region, the more "
+                     "it spoke for the answer.")
         body += [f"<h2>{escape(title)}</h2>", f"<p>{escape(note)}</p>"]
         body += ['<div class="photos">', *map(_card, shown), "</div>"] if shown else [
             "<p>There are none.</p>"]
-    if maps:
-        body.append("<p>Beside each photo, its class activation map: the brighter a region, the "
-                    "more it spoke for the answer.</p>")
     body += ["<h2>The run</h2>", _settings_table(config)]
     return f"""<!doctype html>
 <html lang="en">
@@ -285,7 +284,8 @@ def _settings_table(config):
     rows = []
     for key, value in config.items():
         if isinstance(value, dict):
-            rows += [[f"{key}: {name}", _shown(each)] for name, each in value.items()]
+            prefix = "" if key == "settings" else f"{key}: "
+            rows += [[f"{prefix}{name}", _shown(each)] for name, each in value.items()]
         else:
             rows.append([key, _shown(value)])
     return _table([], rows, "settings")
@@ -295,4 +295,4 @@ def _shown(value):
     if isinstance(value, list):
         more = f" and {len(value) - MOST_ROWS:,} more" if len(value) > MOST_ROWS else ""
         return ", ".join(map(_shown, value[:MOST_ROWS])) + more if value else "none"
-    return printable(str(value))
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

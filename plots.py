@@ -316,9 +316,14 @@ def _threshold(axis, labels, probabilities):
     thresholds, accuracy, unsure = report.accuracy_by_threshold(labels, probabilities)
     axis.step(thresholds, 100 * accuracy, where="pre", color=BLUE, linewidth=2.2,
               label="right, of those answered")
-    axis.step(thresholds, 100 * unsure, where="pre", color=ORANGE, linewidth=2.2,
-              label="left unsure")
-    axis.set_ylim(-2, 103)
+    axis.plot([], [], color=ORANGE, linewidth=2.2, label="left unsure (scale on the right)")
+    axis.tick_params(axis="y", labelcolor=BLUE)
+    other = axis.twinx()  # where nearly all is right, one scale would show a flat line
+    other.step(thresholds, 100 * unsure, where="pre", color=ORANGE, linewidth=2.2)
+    _style(other)
+    other.grid(False)
+    other.tick_params(axis="y", labelcolor=ORANGE)
+    other.set_ylim(-2, 102)
     tenth = np.searchsorted(unsure, 0.1, side="right") - 1
     return _legend(axis, [f"{accuracy[0]:.2%} right with every photo answered",
                           f"{accuracy[tenth]:.2%} with {unsure[tenth]:.1%} left unsure"])
