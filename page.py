@@ -158,10 +158,10 @@ def render(metrics, thresholds, plots, groups, config):
         _threshold_table(*thresholds),
         "<h2>Classes</h2>", _class_table(metrics),
     ]
+    if any(photo.map for *_, shown in groups for photo in shown):
+        body += ["<h2>Photos</h2>", "<p>Beside each photo stands its class activation map: the "
+                 "brighter a region, the more it spoke for the answer.</p>"]
     for title, note, shown in groups:
-        if any(photo.map for photo in shown):
-            note += (" Beside each photo, its class activation map: the brighter a region, the more "
-                     "it spoke for the answer.")
         body += [f"<h2>{escape(title)}</h2>", f"<p>{escape(note)}</p>"]
         body += ['<div class="photos">', *map(_card, shown), "</div>"] if shown else [
             "<p>There are none.</p>"]
