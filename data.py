@@ -1,8 +1,12 @@
 """The data set: finds, splits, caches, streams and augments the photos.
 
+    python data.py                                    what is under tmp/
+    python data.py --suspects RUN --output DIR        photos whose label a model disputes
+
 Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers of classes.
 """
 
+import argparse
 import collections
 import concurrent.futures
 import contextlib
@@ -17,8 +21,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import exclusion
 import photos
-from terminal import UserError, printable, quiet
+from recipe import RECIPES
+from terminal import UserError, printable, quiet, run_program
 
 with quiet():
     import keras
@@ -193,7 +199,9 @@ class Dataset:
     """Decoded photos with their labels and splits.
 
     images: (n, size, size, 3) uint8, memory-mapped; labels: (n,) int; names: (n,) what identifies
-    each photo; splits: index arrays by name; skipped: (path, reason) of what could not be decoded.
+    each photo; splits: index arrays by name, without the photos that are left out; skipped: (path,
+    reason) of what could not be decoded; root: the folder that `paths` are relative to; digests:
+    (n,) of each file's bytes; excluded: the indices of the photos that are left out.
     """
 
     images: np.ndarray
@@ -203,13 +211,18 @@ class Dataset:
     names: list[str]
     splits: dict[str, np.ndarray]
     skipped: list[tuple[str, str]]
+    root: Path
+    digests: list[str]
+    excluded: np.ndarray
 
     def split_sizes(self):
         return {name: len(members) for name, members in self.splits.items()}
 
     def members_of(self, split):
-        """The indices of a split, or of every photo for `all`."""
-        return np.arange(len(self.labels)) if split == "all" else self.splits[split]
+        """The indices of a split, or of all of them for `all`."""
+        if split == "all":
+            return np.sort(np.concatenate(list(self.splits.values())))
+        return self.splits[split]
 
     def batches(self, members, size=64):
         """Yields the images of `members` in order, uint8 (at most `size`, height, width, 3)."""
@@ -217,12 +230,13 @@ class Dataset:
             yield self.images[members[start : start + size]]
 
 
-def load(data_dir, image_size, cache_dir):
+def load(data_dir, image_size, cache_dir, exclude=()):
     """Finds, decodes (once, into a cache on disk) and splits the photos under `data_dir`.
 
     Args:
         image_size: height and width in px of the decoded photos.
         cache_dir: folder for the cache; made where it is missing.
+        exclude: names of photos to leave out, as `exclusion.read` gives them.
     Returns:
         A `Dataset`.
     Raises:
@@ -238,8 +252,10 @@ def load(data_dir, image_size, cache_dir):
     good = [i for i, (*_, error) in enumerate(index) if error is None]
     names = [found.names[i] for i in good]
     labels = found.labels[good]
-    sides = split(names, [index[i][3] for i in good])
-    splits = {name: np.flatnonzero(sides == side) for side, name in enumerate(SPLITS)}
+    digests = [index[i][3] for i in good]
+    sides = split(names, digests)  # of all of them, so that leaving some out moves no other
+    excluded = np.isin(good, exclusion.excluded(found, data_dir, exclude) if exclude else [])
+    splits = {name: np.flatnonzero((sides == side) & ~excluded) for side, name in enumerate(SPLITS)}
     learnt = set(labels[splits["train"]])
     if min(map(len, splits.values())) == 0 or len(learnt) < len(found.classes):
         sizes = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
@@ -255,6 +271,9 @@ def load(data_dir, image_size, cache_dir):
         names=names,
         splits=splits,
         skipped=[(path, error) for path, *_, error in index if error is not None],
+        root=found.root,
+        digests=digests,
+        excluded=np.flatnonzero(excluded),
     )
 
 
@@ -468,3 +487,38 @@ def augment(images, size, seed, settings):
     rows = tf.abs(position - draws[8][:, None]) < reach
     columns = tf.abs(position - draws[9][:, None]) < reach
     return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 127.5, images)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description="Shows what is among the photos; changes nothing.")
+    add = parser.add_argument
+    add("--data-dir", default="tmp", metavar="DIR", help="the labelled photos (default: tmp)")
+    add("--cache-dir", default="tmp/cache", metavar="DIR",
+        help="where decoded photos are kept (default: tmp/cache)")
+    add("--exclude", metavar="FILE", help=exclusion.HELP)
+    add("--suspects", metavar="RUN",
+        help="rank the photos of validation and test by how strongly this model disputes the label")
+    add("--output", metavar="DIR", type=Path,
+        help="a new folder for the whole list (CSV) and a contact sheet of the suspects (PNG)")
+    args = parser.parse_args(argv)
+
+    import inspection
+    import runs
+
+    if args.output:
+        runs.check_new(args.output)
+    classifier = None
+    if args.suspects:
+        runs.read_config(args.suspects, "--suspects")
+        classifier = runs.Classifier(args.suspects)
+    size = classifier.image_size if classifier else RECIPES["full"].score_size
+    dataset = load(args.data_dir, size, args.cache_dir, exclusion.read(args.exclude))
+    if classifier and dataset.classes != classifier.classes:
+        raise UserError(f"--suspects: expected a model of {', '.join(dataset.classes)}, "
+                        f"got one of {', '.join(classifier.classes)}")
+    inspection.inspect(dataset, classifier, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)

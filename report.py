@@ -1,14 +1,14 @@
-"""From labels and probabilities to metrics, tables and plots.
+"""From labels and probabilities to metrics and tables.
 
 Labels are integers of shape (n,), each an index into `classes`. Probabilities are floats of shape
 (n, n_classes) whose rows sum to 1; with two classes, column 1 is the probability of class 1.
 The predicted class is the one of the highest probability, the first of them in a tie.
 """
 
+import itertools
 import json
 import math
-import os
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 
@@ -16,6 +16,7 @@ SMALLEST_PROBABILITY = 1e-7  # what float32 still tells from 1; keeps the log lo
 TEMPERATURE_BOUNDS = (0.1, 10.0)
 LARGEST_MATRIX = 8  # classes; more do not fit on a terminal
 CONFUSIONS_SHOWN = 10
+BINS = 15  # of confidence, for the calibration error
 
 
 def wilson(correct, total, z=1.959964):
@@ -92,7 +93,7 @@ def score(labels, probabilities, classes):
     }
 
 
-def expected_calibration_error(labels, probabilities, bins=15):
+def expected_calibration_error(labels, probabilities, bins=BINS):
     """Returns the expected calibration error, in [0, 1], or None of no images.
 
     The mean gap between confidence (highest probability) and accuracy over `bins` equally wide
@@ -132,6 +133,39 @@ def _checked(labels, probabilities, n_classes):
     return labels.astype(int), probabilities / total
 
 
+def accuracy_by_threshold(labels, probabilities):
+    """Returns what it costs to be more often right, arrays (thresholds, accuracy, unsure).
+
+    With a threshold on the highest probability, photos below it stay unsure: the share `unsure` of
+    all; `accuracy` is that of the others. The thresholds are all that make a difference, rising.
+    Raises ValueError as `score` does.
+    """
+    labels, probabilities = _checked(labels, probabilities, None)
+    confidence = probabilities.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    answered = np.arange(1, len(labels) + 1)
+    accuracy = (probabilities.argmax(1) == labels)[order].cumsum() / answered
+    # Photos of one confidence pass a threshold together.
+    steps = np.flatnonzero(np.diff(confidence[order], append=-1.0))[::-1]
+    return confidence[order][steps], accuracy[steps], 1 - answered[steps] / max(1, len(labels))
+
+
+def mcnemar(labels, predicted, others):
+    """Compares two predictions of the same photos, (n,) each, by those that only one gets right.
+
+    Returns a dict: only_first_right, only_second_right, and p_value, the probability that chance
+    alone divides them as unevenly (exact binomial test, two-sided; 1.0 where they never disagree).
+    Method: Q. McNemar, "Note on the sampling error of the difference between correlated
+    proportions or percentages", 1947.
+    """
+    from scipy.stats import binomtest
+
+    right, others_right = np.equal(predicted, labels), np.equal(others, labels)
+    first, second = int((right & ~others_right).sum()), int((others_right & ~right).sum())
+    p_value = float(binomtest(first, first + second).pvalue) if first + second else 1.0
+    return {"only_first_right": first, "only_second_right": second, "p_value": p_value}
+
+
 def format_score(score):
     """Returns the dict of `score` as a table for the terminal, of several lines.
 
@@ -147,8 +181,7 @@ def format_score(score):
         f"ROC AUC   {_number(score['roc_auc']):>7}",
         "",
     ]
-    # A class is named after a folder, whose name may hold codes that steer a terminal.
-    names = ["".join(c if c.isprintable() else "?" for c in name) for name in score["classes"]]
+    names = [_safe(name) for name in score["classes"]]
     matrix = np.array(score["confusion_matrix"])
     if len(names) <= LARGEST_MATRIX:
         header = ["true \\ predicted", *(name[:12] for name in names), "correct"]
@@ -162,11 +195,35 @@ def format_score(score):
         rows = [[names[i], names[j], f"{mistakes[i, j]:,}"] for i, j in pairs if mistakes[i, j]]
         lines.append("largest confusions" if rows else "no mistakes")
     if rows:
-        lines += _table([header, *rows], left=1 if len(names) <= LARGEST_MATRIX else 2)
+        lines += table([header, *rows], left=1 if len(names) <= LARGEST_MATRIX else 2)
     return "\n".join(lines)
 
 
-def _table(rows, left):
+def format_comparison(scores, pairs):
+    """Returns dicts of `score`, each with its `model`, and of `mcnemar` as text of several lines.
+
+    pairs: those of each two runs, in the order of `itertools.combinations`.
+    """
+    letters = [chr(ord("A") + i) for i in range(len(scores))]  # for the runs, whose paths are long
+    rows = [["run", "accuracy", "95% interval", "log loss", "ROC AUC"]]
+    for letter, score in zip(letters, scores, strict=True):
+        interval = f"{_percent(score['accuracy_low'])} to {_percent(score['accuracy_high'])}"
+        rows.append([f"{letter}  {_safe(score['model'])}", _percent(score["accuracy"]), interval,
+                     _number(score["log_loss"]), _number(score["roc_auc"])])
+    lines = [*table(rows, left=1), f"on the same {scores[0]['images']:,} photos", ""]
+    for (a, b), pair in zip(itertools.combinations(letters, 2), pairs, strict=True):
+        verdict = "more than chance" if pair["p_value"] < 0.05 else "may be chance"
+        lines.append(f"{a} against {b}: only {a} right {pair['only_first_right']:,}, only {b} "
+                     f"right {pair['only_second_right']:,}, p = {pair['p_value']:.2g}: {verdict}")
+    return "\n".join(lines)
+
+
+def _safe(text):
+    # A class is named after a folder, whose name may hold codes that steer a terminal.
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def table(rows, left):
     """Returns the rows of strings as aligned lines, the first `left` columns flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) if i < left else cell.rjust(width)
@@ -271,93 +328,3 @@ def fit_clip(probabilities, labels):
     clips = np.geomspace(SMALLEST_PROBABILITY, 0.2, 400)
     losses = [-np.log(np.clip(right, clip, 1 - clip)).mean() for clip in clips]
     return float(clips[np.argmin(losses)])
-
-
-def plot_history(rows, path):
-    """Draws the history of a training run as one PNG at `path`, whole or not at all.
-
-    `rows`: a dict an epoch, of numbers or their text, with the keys epoch (default: counted from
-    1), loss, val_loss (nats), accuracy, val_accuracy (0 to 1), learning_rate and image_size
-    (pixels). Any may be missing, empty or NaN. Raises OSError where `path` cannot be written.
-    """
-    from matplotlib.figure import Figure  # not pyplot, whose state is shared between threads
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(12, 7), dpi=120, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1, wspace=0.03, hspace=0.04)
-    axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
-    (accuracy, loss), (learning_rate, image_size) = axes
-    _plot_metric(accuracy, rows, "accuracy", "Accuracy", "accuracy (%)", 100, "{:.2f}%", np.argmax)
-    _plot_metric(loss, rows, "loss", "Loss", "loss (nats per photo)", 1, "{:.4f}", np.argmin)
-    _plot_steps(learning_rate, rows, "learning_rate", "Learning rate", "step size")
-    _plot_steps(image_size, rows, "image_size", "Image size", "side (pixels)")
-    for axis in axes.flat:
-        axis.grid(color="#e4e7eb")
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#9aa5b1")
-        axis.tick_params(labelsize=11, color="#9aa5b1", labelcolor="#3e4c59")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1,
-                                               steps=(1, 2, 5, 10)))
-        if not axis.lines:
-            axis.text(0.5, 0.5, "not recorded", transform=axis.transAxes, ha="center", va="center",
-                      fontsize=12, color="#7b8794")
-            axis.set_yticks([])
-    for axis in axes[1]:
-        axis.set_xlabel("epoch", fontsize=12, color="#3e4c59")
-    figure.align_ylabels()
-
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        figure.savefig(temporary, format="png", backend="agg")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _series(rows, key):
-    """Returns the epochs (m,) and values (m,) of the rows that have a finite value of `key`."""
-    epochs = [row.get("epoch", i) for i, row in enumerate(rows, start=1)]
-    values = [row.get(key) for row in rows]
-    pairs = np.array([(epoch, np.nan if value in (None, "") else value)
-                      for epoch, value in zip(epochs, values, strict=True)], float).reshape(-1, 2)
-    return pairs[np.isfinite(pairs).all(1)].T
-
-
-def _plot_metric(axis, rows, key, title, label, scale, form, best_of):
-    """Draws the training and the validation curve; the best validation value has a dot."""
-    axis.set_title(title, loc="left", fontsize=16, fontweight="bold", color="#1f2933", pad=30)
-    axis.set_ylabel(label, fontsize=12, color="#3e4c59")
-    for name, column, color, width in (("training", key, "#e07b39", 1.8),
-                                       ("validation", f"val_{key}", "#1f5fa8", 2.4)):
-        epochs, values = _series(rows, column)
-        values = values * scale
-        if not len(values):
-            continue
-        # A line through few points is hard to read, and through one invisible.
-        marker = "o" if len(values) <= 20 else None
-        axis.plot(epochs, values, label=name, color=color, linewidth=width, marker=marker,
-                  markersize=4)
-        if name == "validation":
-            best = best_of(values)
-            axis.plot(epochs[best], values[best], "o", color=color, markersize=10,
-                      markeredgecolor="white", markeredgewidth=2, label="best validation")
-            text = (f"validation: best {form.format(values[best])} (epoch {epochs[best]:.0f}), "
-                    f"last {form.format(values[-1])}")
-            # Above the axes, where no curve can run through it.
-            axis.annotate(text, (0, 1), (0, 10), xycoords="axes fraction",
-                          textcoords="offset points", fontsize=12, color=color)
-    if axis.lines:
-        axis.legend(fontsize=12, frameon=False, loc="best")
-
-
-def _plot_steps(axis, rows, key, title, label):
-    """Draws one value an epoch as steps, from zero."""
-    axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color="#1f2933")
-    axis.set_ylabel(label, fontsize=12, color="#3e4c59")
-    epochs, values = _series(rows, key)
-    if len(values):
-        axis.plot(epochs, values, drawstyle="steps-mid", color="#52606d", linewidth=1.8,
-                  marker="o" if len(values) <= 20 else None, markersize=4)
-        axis.set_ylim(0, max(values.max() * 1.15, 1e-12))

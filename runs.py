@@ -5,7 +5,7 @@
     history.csv     a row per epoch, which curves.png draws
     model.keras     the averaged weights after the last epoch, in float32
     model.tflite    the same network as LiteRT, with which predict.py starts at once; see export.py
-    trained_on.npy  which photos the network was trained on, as `photos.name_hashes`
+    trained_on.npy  which photos the network was trained on, as `data.name_hashes`
     metrics.json    the scores on validation and test; written last, it marks a finished run
     checkpoint.npz  while training: all that a resumed run needs
 
@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -54,6 +55,26 @@ def whole_file(path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """Gives a temporary folder, which becomes `path` if the block ends well; see `check_new`."""
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        raise UserError(f"--output: cannot write {printable(path)}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(path):
+    """Raises `UserError` where the folder that --output names exists."""
+    if os.path.lexists(path):
+        raise UserError(f"--output: expected a new folder, got {printable(path)}, which exists")
 
 
 def write_json(path, content):
@@ -102,15 +123,15 @@ def write_trained_on(run, dataset):
         np.save(temporary, data.name_hashes(names))
 
 
-def count_trained_on(run, dataset, members):
-    """How many of these photos the network was trained on; None where the run does not say."""
+def trained_on(run, dataset, members):
+    """(m,) bool, whether the network was trained on each; None where the run does not say."""
     import data
 
     try:
         known = np.load(Path(run) / "trained_on.npy", allow_pickle=False)
     except (OSError, ValueError):
         return None
-    return int(np.isin(data.name_hashes([dataset.names[i] for i in members]), known).sum())
+    return np.isin(data.name_hashes([dataset.names[i] for i in members]), known)
 
 
 def finish(run, metrics):
@@ -147,6 +168,15 @@ def chosen(model):
         raise UserError("--model: expected the run directory of a trained network, which "
                         "python train.py writes; there is none at weights/ to do without it")
     return Path(model or WEIGHTS)
+
+
+def read_history(run):
+    """The rows of `history.csv`, of text; none where there is no such file."""
+    try:
+        with open(run / "history.csv", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []
 
 
 def load_network(path):
@@ -263,7 +293,7 @@ class Classifier:
     def calibrate(self, dataset, split="validation"):
         """Fits temperature and clip on photos that training did not see; keeps them in the run."""
         members = dataset.members_of(split)
-        logits = np.concatenate([self.logits(batch) for batch in dataset.batches(members)])
+        logits = self.logits_of(dataset, members)
         self.temperature = report.fit_temperature(logits, dataset.labels[members])
         self.config["temperature"] = self.temperature
         if len(self.classes) == 2:
@@ -271,11 +301,16 @@ class Classifier:
             self.config["clip"] = report.fit_clip(probabilities[:, 1], dataset.labels[members])
         write_json(self.run / "config.json", self.config)
 
-    def score(self, dataset, split, on_progress=lambda done, total: None):
-        """The dict of `report.score` of a split; `on_progress` hears (done, total)."""
-        members = dataset.members_of(split)
-        probabilities = []
+    def logits_of(self, dataset, members, on_progress=lambda done, total: None):
+        """The logits of photos of a data set; `on_progress` hears (done, total)."""
+        logits = []
         for batch in dataset.batches(members):
-            probabilities.append(self.probabilities(batch))
-            on_progress(sum(map(len, probabilities)), len(members))
-        return report.score(dataset.labels[members], np.concatenate(probabilities), self.classes)
+            logits.append(self.logits(batch))
+            on_progress(sum(map(len, logits)), len(members))
+        return np.concatenate(logits)
+
+    def score(self, dataset, split):
+        """The dict of `report.score` of a split."""
+        members = dataset.members_of(split)
+        probabilities = self.probabilities_of(self.logits_of(dataset, members))
+        return report.score(dataset.labels[members], probabilities, self.classes)

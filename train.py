@@ -13,7 +13,9 @@ from pathlib import Path
 
 import demo
 import download
+import exclusion
 import export
+import plots
 import report
 import runs
 import terminal
@@ -35,6 +37,7 @@ def parse_arguments(argv=None):
     add = parser.add_argument
     add("--data-dir", metavar="DIR", help="the labelled photos (default: tmp)")
     add("--cache-dir", metavar="DIR", help="where decoded photos are kept (default: tmp/cache)")
+    add("--exclude", metavar="FILE", help=exclusion.HELP)
     add("--recipe", choices=("full", "fast"),
         help="full: the best accuracy (default); fast: 94%% in the least time")
     add("--arch", choices=ARCHITECTURES, help=f"the network in model.py (default: {full.arch})")
@@ -84,7 +87,8 @@ def main(argv=None):
         raise UserError(f"--output: expected a new folder, got {run}, which exists")
     data_dir = draw_demo() if args.demo else args.data_dir or "tmp"
     cache_dir = args.cache_dir or "tmp/cache"
-    dataset = load_photos(data_dir, cache_dir, settings)
+    exclude = exclusion.read(args.exclude)
+    dataset = load_photos(data_dir, cache_dir, settings, exclude)
     import training
 
     settings = fit_to_size(settings, len(dataset.splits["train"]), args.batch_size)
@@ -98,6 +102,7 @@ def main(argv=None):
         "score_size": settings.score_size,
         "splits": dataset.split_sizes(),
         "skipped": len(dataset.skipped),
+        "exclude": exclude,
         "versions": versions(),
     }
     runs.create(run, config)
@@ -110,7 +115,8 @@ def resume(run):
         say(f"{run} is finished. Next:  python evaluate.py --model {run}")
         return 0
     settings = Settings(**config["settings"])
-    dataset = load_photos(config["data_dir"], config["cache_dir"], settings)
+    exclude = config.get("exclude", [])
+    dataset = load_photos(config["data_dir"], config["cache_dir"], settings, exclude)
     if dataset.split_sizes() != config["splits"]:
         raise UserError(f"--resume: expected the photos that the run began with, "
                         f"{config['splits']}, got {dataset.split_sizes()}")
@@ -128,7 +134,7 @@ def draw_demo():
     return folder
 
 
-def load_photos(data_dir, cache_dir, settings):
+def load_photos(data_dir, cache_dir, settings, exclude):
     """Decodes the photos under `data_dir`; downloads the public copy where tmp/ holds none."""
     import data  # TensorFlow, and Keras below, only when needed: --help and mistakes answer at once
 
@@ -136,7 +142,7 @@ def load_photos(data_dir, cache_dir, settings):
         Path("tmp").mkdir(exist_ok=True)
         if data.find("tmp", cache_dir) is None:
             download_photos()
-    dataset = data.load(data_dir, settings.score_size, cache_dir)
+    dataset = data.load(data_dir, settings.score_size, cache_dir, exclude)
     for path, reason in dataset.skipped[:10]:
         say(f"skipped {printable(path)}: {reason}")
     if len(dataset.skipped) > 10:
@@ -163,7 +169,8 @@ def train(run, config, settings, dataset):
     if device.startswith("cpu"):
         say("         A GPU is many times faster: see “On a GPU” in README.md.")
     say(f"Photos   {', '.join(f'{name} {n:,}' for name, n in dataset.split_sizes().items())}"
-        f", skipped {len(dataset.skipped)}; classes {', '.join(dataset.classes)}")
+        f", skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
+        f"classes {', '.join(dataset.classes)}")
     say(f"Network  {settings.arch}, {parameters:,} parameters")
     say(f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
         f"scored at {settings.score_size} px")
@@ -182,7 +189,7 @@ def train(run, config, settings, dataset):
         say(f"\nStopped. Go on with:  python train.py --resume {run}")
         raise
     seconds = sum(row["seconds"] for row in rows)
-    report.plot_history(rows, run / "curves.png")
+    plots.plot_history(rows, run / "curves.png")
     runs.save_network(run, network)
     runs.write_trained_on(run, dataset)
     classifier = runs.Classifier(run)

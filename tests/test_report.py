@@ -1,4 +1,4 @@
-"""Metrics on small made-up predictions whose answers are known, and the plot of a training run."""
+"""Metrics on small made-up predictions whose answers are known."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import report
 
@@ -207,57 +206,53 @@ def test_fit_temperature_is_bounded():
     assert 9 < report.fit_temperature([[-3.0], [3.0]], [1, 0]) <= 10
 
 
-def history(epochs):
-    """Rows as in history.csv, of a run that learns."""
-    return [{"epoch": epoch, "loss": 0.7 / epoch, "accuracy": 1 - 0.4 / epoch,
-             "val_loss": 0.8 / epoch, "val_accuracy": 1 - 0.5 / epoch,
-             "learning_rate": 1e-3 / epoch, "image_size": 64 if epoch < 5 else 96, "seconds": 1.5}
-            for epoch in range(1, epochs + 1)]
+def test_accuracy_by_threshold_by_hand():
+    # Confidences 0.9 right, 0.8 right, 0.65 wrong, 0.6 right.
+    thresholds, accuracy, unsure = report.accuracy_by_threshold(LABELS, PROBABILITIES)
+    assert thresholds.tolist() == pytest.approx([0.6, 0.65, 0.8, 0.9])
+    assert accuracy.tolist() == pytest.approx([3 / 4, 2 / 3, 1, 1])
+    assert unsure.tolist() == pytest.approx([0, 0.25, 0.5, 0.75])
+    tied = report.accuracy_by_threshold([0, 1, 0], [[0.7, 0.3], [0.7, 0.3], [0.6, 0.4]])
+    assert [part.tolist() for part in tied] == [
+        pytest.approx(values) for values in ([0.6, 0.7], [2 / 3, 1 / 2], [0, 1 / 3])]
+    assert all(len(part) == 0 for part in report.accuracy_by_threshold([], []))
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("rows", [
-    history(30),
-    history(1),
-    [{key: str(value) for key, value in row.items()} for row in history(3)],
-    [{**row, "val_loss": math.nan, "val_accuracy": "", "image_size": None} for row in history(3)],
-    [{"loss": 0.5}, {"loss": math.inf}, {}],
-    [],
-], ids=["long", "one epoch", "text", "nan", "missing", "empty"])
-def test_plot_history_writes_a_png(tmp_path, rows):
-    report.plot_history(rows, tmp_path / "curves.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
-    with Image.open(tmp_path / "curves.png") as image:
-        image.load()
-        assert image.format == "PNG"
-        assert image.width > 1000
-        colors = {color for _, color in image.convert("RGB").getcolors(image.width * image.height)}
-    has_validation = any(row.get("val_loss") not in (None, "") and
-                         math.isfinite(float(row["val_loss"])) for row in rows)
-    assert ((0x1F, 0x5F, 0xA8) in colors) == has_validation
+@pytest.mark.parametrize(("first", "second", "p_value"), [
+    (0, 0, 1.0),
+    (3, 3, 1.0),
+    (5, 0, 2 / 32),  # all five on one side, or on the other
+    (9, 1, 2 * (1 + 10) / 1024),
+    (1, 9, 2 * (1 + 10) / 1024),
+])
+def test_mcnemar_by_hand(first, second, p_value):
+    labels = np.array([1] * 40)
+    predicted, others = labels.copy(), labels.copy()
+    others[:first] = 0
+    predicted[first : first + second] = 0
+    predicted[-2:] = others[-2:] = 0  # both wrong: no disagreement
+    assert report.mcnemar(labels, predicted, others) == {
+        "only_first_right": first, "only_second_right": second,
+        "p_value": pytest.approx(p_value)}
 
 
-def test_plot_history_that_fails_leaves_the_last_plot(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    def disk_full(self, path, **kwargs):
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    path = tmp_path / "curves.png"
-    path.write_bytes(b"the last one")
-    monkeypatch.setattr(Figure, "savefig", disk_full)
-    with pytest.raises(OSError, match="space"):
-        report.plot_history(history(2), path)
-    assert path.read_bytes() == b"the last one"
-    assert list(tmp_path.iterdir()) == [path]
+def test_format_comparison_names_the_runs_and_the_verdict():
+    scores = [{"model": name, **report.score(LABELS, PROBABILITIES, CLASSES)}
+              for name in ("runs/a", "runs/\x1blonger")]
+    pair = {"only_first_right": 1_200, "only_second_right": 0, "p_value": 1e-9}
+    lines = report.format_comparison(scores, [pair]).splitlines()
+    assert lines[1].split() == ["A", "runs/a", "75.00%", "30.06%", "to", "95.44%", "0.4723",
+                                "0.7500"]
+    assert lines[2].startswith("B  runs/?longer    75.00%")
+    assert lines[-1] == ("A against B: only A right 1,200, only B right 0, p = 1e-09: "
+                         "more than chance")
 
 
 def test_import_is_light_and_plots_leave_no_state(tmp_path):
-    program = ("import sys, report\n"
+    program = ("import sys, plots, report\n"
                "report.probabilities_from_logits([[0.0]]), report.to_json({})\n"
                "assert not {'sklearn', 'scipy', 'matplotlib'} & set(sys.modules)\n"
-               "report.plot_history([], sys.argv[1])\n"
+               "plots.plot_history([], sys.argv[1])\n"
                "assert 'matplotlib.pyplot' not in sys.modules\n")
     subprocess.run([sys.executable, "-c", program, tmp_path / "curves.png"], check=True,
                    cwd=Path(report.__file__).parent)
