@@ -167,6 +167,8 @@ def chosen(model):
     if model is None and not WEIGHTS.is_dir():
         raise UserError("--model: expected the run directory of a trained network, which "
                         "python train.py writes; there is none at weights/ to do without it")
+    if model is None and WEIGHTS.is_relative_to(Path.cwd()):
+        return WEIGHTS.relative_to(Path.cwd())
     return Path(model or WEIGHTS)
 
 
