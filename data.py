@@ -94,7 +94,8 @@ def _find(root, cache_dir):
         return [path for path in folders(parent) if path.name.lower() not in NOT_CLASSES]
 
     for base in [root, *class_folders(root)]:
-        for folder in (base / "train", base):
+        # Photos named cat.N in a folder below are those of a class folder, such as cats/cat.0.jpg.
+        for folder in (base / "train", base) if base is root else (base / "train",):
             if found := _find_flat(folder):
                 return found
         if found := _find_folders(base / "PetImages", class_folders(base / "PetImages")):

@@ -44,20 +44,20 @@ def users_environment(**more):
 
 @pytest.fixture(scope="session")
 def photos_dir(tmp_path_factory):
-    """203 cats and 203 dogs in Kaggle's layout, and a web page named .jpg among them."""
+    """103 cats and 103 dogs in Kaggle's layout, and a web page named .jpg among them."""
     root = tmp_path_factory.mktemp("photos")
-    draw_photos(root / "train", 203)
+    draw_photos(root / "train", 103)
     (root / "train" / "cat.9000.jpg").write_text("<html>not found</html>")
     return root
 
 
 @pytest.fixture(scope="session")
 def trained(photos_dir, tmp_path_factory):
-    """(run directory, finished process of train.py): 200 photos a class, 48 px, 12 epochs."""
+    """(run directory, finished process of train.py), of three epochs at 48 px."""
     folder = tmp_path_factory.mktemp("runs")
     process = run_script(
         "train.py", "--data-dir", photos_dir, "--cache-dir", folder / "cache",
-        "--image-size", 48, "--epochs", 12, "--output", folder / "run",
+        "--image-size", 48, "--epochs", 3, "--output", folder / "run",
     )
     return folder / "run", process
 

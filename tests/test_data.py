@@ -31,7 +31,8 @@ def split_by_name(found, digests=None):
 
 @pytest.mark.parametrize("layout", [
     "train/{lower}.{n}.jpg", "PetImages/{upper}/{n}.jpg", "train/{lower}s/{lower}.{n}.jpg",
-    "{lower}s/{n}.jpg", "{upper}/{n}.jpg", "{lower}.{n}.jpg", "dogs-vs-cats/train/{lower}.{n}.jpg",
+    "{lower}s/{n}.jpg", "{upper}/{n}.jpg", "{lower}s/{lower}.{n}.jpg", "{lower}.{n}.jpg",
+    "dogs-vs-cats/train/{lower}.{n}.jpg",
 ])
 def test_every_layout_names_the_same_photos_and_splits_them_alike(tmp_path, layout):
     for n in range(40):
@@ -228,7 +229,7 @@ def test_training_images_have_the_size_of_their_epoch_and_stay_in_range(folder):
     batches = list(data.training_batches(dataset, SETTINGS).as_numpy_iterator())
     steps = len(batches) // 3
     assert [images.shape[1:] for images, _ in batches[::steps]] == [
-        (32, 32, 3), (48, 48, 3), (64, 64, 3)]
+        (48, 48, 3), (48, 48, 3), (64, 64, 3)]
     for images, targets in batches:
         assert images.dtype == np.float32 and targets.shape == (16, 1)
         assert images.min() >= 0 and images.max() <= 255
