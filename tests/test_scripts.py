@@ -138,7 +138,8 @@ def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
 def test_classes_other_than_the_models_are_refused(trained, tmp_path):
     run, _ = trained
     for name in ("ant", "bee"):
-        draw_photos(tmp_path / "data" / name, 15)
+        for path in draw_photos(tmp_path / "data" / name, 15).iterdir():
+            path.rename(path.with_name(f"a-{path.name}"))  # cat.0.png would be Kaggle's
     process = run_script("evaluate.py", "--model", run, "--data-dir", tmp_path / "data",
                          "--cache-dir", tmp_path / "cache")
     assert process.returncode == 2
