@@ -19,6 +19,8 @@ import json
 import os
 import shutil
 import uuid
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,10 @@ def read_checkpoint(run):
             return json.loads(str(file["state"])), arrays
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        path = printable(run / "checkpoint.npz")
+        raise UserError(f"--resume: cannot read {path}: {error}; without that file the run "
+                        "starts from its first epoch") from None
 
 
 def save_network(run, network):
@@ -151,7 +157,7 @@ def read_config(run, flag="--model"):
     """The content of `config.json`; `UserError` where `run` is no run directory."""
     path = Path(run) / "config.json"
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{flag}: expected a run directory with a config.json, got {printable(run)}"
@@ -160,6 +166,20 @@ def read_config(run, flag="--model"):
         raise UserError(f"{flag}: cannot read {printable(path)}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{flag}: {printable(path)} is not JSON: {error}") from None
+    try:
+        names, size, temperature = (
+            config["classes"], config["score_size"], config.get("temperature", 1.0))
+        whole = (isinstance(config["settings"], dict)
+                 and isinstance(names, list) and len(names) > 1
+                 and all(isinstance(name, str) for name in names)
+                 and isinstance(size, int) and 0 < size <= 4096
+                 and isinstance(temperature, int | float) and 0 < temperature < 1000)
+    except (TypeError, KeyError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{flag}: {printable(path)} is not what train.py writes: expected classes, "
+                        "score_size, settings and temperature")
+    return config
 
 
 def chosen(model):

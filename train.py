@@ -114,7 +114,10 @@ def resume(run):
     if runs.is_finished(run):
         say(f"{run} is finished. Next:  python evaluate.py --model {run}")
         return 0
-    settings = Settings(**config["settings"])
+    try:
+        settings = Settings(**config["settings"])
+    except TypeError as error:
+        raise UserError(f"--resume: {printable(run)} is of another version: {error}") from None
     exclude = config.get("exclude", [])
     dataset = load_photos(config["data_dir"], config["cache_dir"], settings, exclude)
     if dataset.split_sizes() != config["splits"]:
