@@ -205,7 +205,7 @@ def train(run, config, settings, dataset):
     runs.finish(run, {"training_seconds": round(seconds, 1), "device": device, **metrics})
 
     say(f"\nTrained for {clock(seconds)}. On the test split, which training never saw:\n")
-    print(report.format_score(metrics["test"]))
+    print(report.format_score(metrics["test"]), flush=True)
     if settings.recipe == "demo":
         say("\nThese are drawings: the figure says nothing about photos.")
     say(f"\nNext:  python evaluate.py --model {run} --data-dir {config['data_dir']}\n"
