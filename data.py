@@ -24,7 +24,7 @@ from tqdm import tqdm
 import exclusion
 import photos
 from recipe import RECIPES
-from terminal import UserError, printable, quiet, run_program
+from terminal import UserError, printable, quiet, run_program, say
 
 with quiet():
     import keras
@@ -100,10 +100,13 @@ def _find(root, cache_dir):
                 return found
         if found := _find_folders(base / "PetImages", class_folders(base / "PetImages")):
             return found
-    for base in (root / "train", root):
-        if found := _find_folders(base, class_folders(base)):
-            return found
-    return None
+    if found := _find_folders(root / "train", class_folders(root / "train")):
+        return found
+    found = _find_folders(root, class_folders(root))
+    for folder in folders(root) if found else ():
+        if folder.name.lower() in ("train", "val", "validation") and any(photos.find_files(folder)):
+            say(f"{printable(folder)} is not taken for a class: that name means a split")
+    return found
 
 
 def _find_flat(folder):
@@ -145,7 +148,9 @@ def _found(root, paths, members, names):
 def class_name(folder_name):
     """The class that a folder stands for: its name, but `cat` for Cats and `dog` for dogs."""
     lower = folder_name.lower()
-    return lower.removesuffix("s") if lower in ("cat", "cats", "dog", "dogs") else folder_name
+    if lower in ("cat", "cats", "dog", "dogs"):
+        return lower.removesuffix("s")
+    return printable(folder_name)  # it is shown, drawn, and kept as JSON
 
 
 def identity(member, path):
@@ -296,7 +301,8 @@ def cached_images(found, size, cache_dir):
     stats = [_stat(found.root / name) for name in found.paths]
     index = _read_index(path)
     now = [[name, *stat] for name, stat in zip(found.paths, stats, strict=True)]
-    if index is None or [entry[:3] for entry in index] != now:
+    stale = index is None or [entry[:3] for entry in index] != now
+    if stale or _can_now_be_read(index, found.root):
         index = _write_cache(path, found.root, now, size)
     good = sum(entry[4] is None for entry in index)
     if good == 0:
@@ -306,6 +312,11 @@ def cached_images(found, size, cache_dir):
             f"the first, {printable(path)}: {reason}"
         )
     return np.memmap(path, np.uint8, "r", shape=(good, size, size, 3)), index
+
+
+def _can_now_be_read(index, root):
+    """Whether a photo that was skipped is fine by now: a permission or a disk may be mended."""
+    return any(_decode(root / name, 8)[2] is None for name, *_, error in index if error is not None)
 
 
 def _stat(path):

@@ -74,9 +74,13 @@ def whole_folder(path):
 
 
 def check_new(path):
-    """Raises `UserError` where the folder that --output names exists."""
+    """Raises `UserError` where the folder that --output names exists or cannot be made."""
     if os.path.lexists(path):
         raise UserError(f"--output: expected a new folder, got {printable(path)}, which exists")
+    parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--output: expected a folder that can be written to, "
+                        f"got {printable(path)} in {printable(parent)}")
 
 
 def write_json(path, content):
@@ -135,7 +139,7 @@ def trained_on(run, dataset, members):
 
     try:
         known = np.load(Path(run) / "trained_on.npy", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     return np.isin(data.name_hashes([dataset.names[i] for i in members]), known)
 
@@ -197,7 +201,7 @@ def read_history(run):
     try:
         with open(run / "history.csv", newline="") as file:
             return list(csv.DictReader(file))
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 
@@ -206,6 +210,8 @@ def load_network(path):
     if not path.is_file():
         raise UserError(f"--model: expected a finished run, got {printable(path.parent)} "
                         f"without a {path.name}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--model: cannot load {printable(path)}: not a whole .keras file")
     with quiet():
         import keras
 
@@ -247,7 +253,8 @@ def litert_runtime(path):
             return lambda photos: runner(photos=photos)
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--model: cannot load {printable(path)}: {reason}") from None
+            raise UserError(f"--model: cannot load {printable(path)}: {reason}; without that file, "
+                            "predict.py uses model.keras") from None
 
 
 class Classifier:
@@ -293,6 +300,10 @@ class Classifier:
         """
         images = np.asarray(images, np.float32)
         outputs = self._outputs(images)
+        expected, got = len(self.classes), outputs["logits"].shape[-1]
+        if got != (1 if expected == 2 else expected):
+            raise UserError(f"--model: expected a network of {expected} classes, as config.json "
+                            f"says, got one of {got} outputs in {printable(self.run)}")
         if not self.mirror:
             return outputs
         mirrored = self._outputs(images[:, :, ::-1])

@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
+import shlex
 from pathlib import Path
 
 import demo
@@ -83,8 +84,7 @@ def main(argv=None):
     if args.resume:
         return resume(Path(args.resume))
     run = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
-    if run.exists():
-        raise UserError(f"--output: expected a new folder, got {run}, which exists")
+    runs.check_new(run)
     data_dir = draw_demo() if args.demo else args.data_dir or "tmp"
     cache_dir = args.cache_dir or "tmp/cache"
     exclude = exclusion.read(args.exclude)
@@ -177,7 +177,7 @@ def train(run, config, settings, dataset):
     say(f"Network  {settings.arch}, {parameters:,} parameters")
     say(f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
         f"scored at {settings.score_size} px")
-    say(f"Run      {run}")
+    say(f"Run      {printable(run)}")
 
     try:
         network, rows = training.fit(
@@ -189,7 +189,7 @@ def train(run, config, settings, dataset):
             on_resume=lambda done: say(f"Going on at epoch {done + 1} of {settings.epochs}"),
         )
     except KeyboardInterrupt:
-        say(f"\nStopped. Go on with:  python train.py --resume {run}")
+        say(f"\nStopped. Go on with:  python train.py --resume {quoted(run)}")
         raise
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, run / "curves.png")
@@ -208,8 +208,9 @@ def train(run, config, settings, dataset):
     print(report.format_score(metrics["test"]), flush=True)
     if settings.recipe == "demo":
         say("\nThese are drawings: the figure says nothing about photos.")
-    say(f"\nNext:  python evaluate.py --model {run} --data-dir {config['data_dir']}\n"
-        f"       python predict.py --model {run} photo.jpg")
+    model, photos = quoted(run), quoted(config["data_dir"])
+    say(f"\nNext:  python evaluate.py --model {model} --data-dir {photos}\n"
+        f"       python predict.py --model {model} photo.jpg")
     return 0
 
 
@@ -223,6 +224,11 @@ def epoch_line(row, settings):
         f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
         f"{row['seconds']:6.1f} s  left {clock(left)}"
     )
+
+
+def quoted(path):
+    """A path as it is typed at a shell."""
+    return shlex.quote(printable(path))
 
 
 def clock(seconds):

@@ -18,7 +18,10 @@ import runs
 
 def find_device():
     """The device that Keras computes on, such as `cpu:0` or `gpu:0`, and how many there are."""
-    gpus = keras.distribution.list_devices("gpu")
+    try:
+        gpus = keras.distribution.list_devices("gpu")
+    except RuntimeError:  # JAX's answer where there is none
+        gpus = []
     return (gpus[0], len(gpus)) if gpus else ("cpu:0", 1)
 
 

@@ -177,6 +177,28 @@ def test_a_torn_cache_is_not_taken_for_a_whole_one(folder):
         assert cache.read_bytes() == content
 
 
+def test_a_photo_that_can_be_read_by_now_is_no_longer_skipped(folder, monkeypatch):
+    decode = data._decode
+
+    def refuse(path, size):
+        if path.name == "cat.3.png":
+            return None, None, "permission denied"
+        return decode(path, size)
+
+    monkeypatch.setattr(data, "_decode", refuse)
+    assert len(data.load(folder, 8, folder / "cache").skipped) == 1
+    monkeypatch.setattr(data, "_decode", decode)
+    assert len(data.load(folder, 8, folder / "cache").skipped) == 0
+
+
+def test_a_class_named_in_bytes_that_are_no_text_gets_a_name_that_can_be_shown(tmp_path):
+    for name in (b"b\xe9e", b"ant"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        Image.new("RGB", (8, 8)).save(os.path.join(os.fsdecode(folder), "1.png"))
+    assert data.find(tmp_path).classes == ["ant", "b\\xe9e"]
+
+
 def test_an_interrupted_decoding_leaves_no_cache(folder, monkeypatch):
     def interrupt(path, size):
         raise KeyboardInterrupt

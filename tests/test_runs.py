@@ -56,3 +56,11 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     with runs.whole_file(tmp_path / "file") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "file").read_text() == "new"
+
+
+def test_an_output_that_exists_or_lies_below_a_file_is_refused_before_any_work(tmp_path):
+    runs.check_new(tmp_path / "new" / "deep")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="--output: expected"):
+            runs.check_new(path)

@@ -3,9 +3,12 @@
 import csv
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
-from conftest import draw_photos, run_script
+from conftest import ROOT, draw_photos, run_script
 from PIL import Image
 
 
@@ -137,6 +140,30 @@ def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
     assert process.returncode == 2
     without_litert, line = process.stderr.splitlines()
     assert "using Keras" in without_litert and "--model: cannot load" in line
+
+
+def test_a_network_that_does_not_fit_its_classes_is_refused(trained, tmp_path):
+    run, _ = trained
+    shutil.copytree(run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["classes"] = ["ant", "bee", "fly"]
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    photo = draw_photos(tmp_path, 1) / "cat.0.png"
+    process = run_script("predict.py", "--model", tmp_path / "run", photo)
+    assert process.returncode == 2 and process.stdout == ""
+    assert "expected a network of 3 classes" in process.stderr
+
+
+def test_a_full_disk_ends_in_one_line(trained, photos_dir):
+    run, _ = trained
+    photo = photos_dir / "train" / "cat.0.png"
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, ROOT / "predict.py", "--model", run, photo], stdout=full,
+            stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 2
+    assert "cannot write: No space left on device" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_classes_other_than_the_models_are_refused(trained, tmp_path):
