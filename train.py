@@ -40,7 +40,7 @@ def parse_arguments(argv=None):
     add("--cache-dir", metavar="DIR", help="where decoded photos are kept (default: tmp/cache)")
     add("--exclude", metavar="FILE", help=exclusion.HELP)
     add("--recipe", choices=("full", "fast"),
-        help="full: the best accuracy (default); fast: 94%% in the least time")
+        help="full: the best accuracy (default); fast: 94%% and more in the least time")
     add("--arch", choices=ARCHITECTURES, help=f"the network in model.py (default: {full.arch})")
     add("--epochs", type=whole_number(1, 10_000), metavar="N",
         help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})")
