@@ -173,8 +173,7 @@ def read_config(run, flag="--model"):
     try:
         names, size, temperature = (
             config["classes"], config["score_size"], config.get("temperature", 1.0))
-        whole = (isinstance(config["settings"], dict)
-                 and isinstance(names, list) and len(names) > 1
+        whole = (isinstance(names, list) and len(names) > 1
                  and all(isinstance(name, str) for name in names)
                  and isinstance(size, int) and 0 < size <= 4096
                  and isinstance(temperature, int | float) and 0 < temperature < 1000)
@@ -182,7 +181,7 @@ def read_config(run, flag="--model"):
         whole = False
     if not whole:
         raise UserError(f"{flag}: {printable(path)} is not what train.py writes: expected classes, "
-                        "score_size, settings and temperature")
+                        "score_size and temperature")
     return config
 
 

@@ -116,8 +116,9 @@ def resume(run):
         return 0
     try:
         settings = Settings(**config["settings"])
-    except TypeError as error:
-        raise UserError(f"--resume: {printable(run)} is of another version: {error}") from None
+    except (TypeError, KeyError) as error:
+        raise UserError(f"--resume: expected settings of this version in {printable(run)}, "
+                        f"got {error}") from None
     exclude = config.get("exclude", [])
     dataset = load_photos(config["data_dir"], config["cache_dir"], settings, exclude)
     if dataset.split_sizes() != config["splits"]:

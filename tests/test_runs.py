@@ -8,7 +8,7 @@ import pytest
 import runs
 from terminal import UserError
 
-CONFIG = {"classes": ["cat", "dog"], "score_size": 64, "settings": {}, "temperature": 1.0}
+CONFIG = {"classes": ["cat", "dog"], "score_size": 64, "temperature": 1.0}
 
 
 def test_a_config_is_read_as_it_was_written(tmp_path):
@@ -20,10 +20,10 @@ def test_a_config_is_read_as_it_was_written(tmp_path):
     "", "{", "[]", "null", "7", *(
         json.dumps({**CONFIG, **change}) for change in (
             {"classes": "cat"}, {"classes": ["cat"]}, {"classes": [1, 2]}, {"score_size": "64"},
-            {"score_size": 0}, {"score_size": 10**9}, {"settings": None}, {"temperature": 0},
+            {"score_size": 0}, {"score_size": 10**9}, {"temperature": 0},
             {"temperature": "1"})),
     *(json.dumps({k: v for k, v in CONFIG.items() if k != key})
-      for key in ("classes", "score_size", "settings")),
+      for key in ("classes", "score_size")),
 ])
 def test_a_config_that_train_did_not_write_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
