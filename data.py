@@ -1,4 +1,4 @@
-"""The data set: finds, splits, caches, streams and augments the photos.
+"""The data set: splits, streams and augments the photos.
 
     python data.py                                    what is under tmp/
     python data.py --suspects RUN --output DIR        photos whose label a model disputes
@@ -7,24 +7,19 @@ Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers o
 """
 
 import argparse
-import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import hashlib
-import json
 import os
-import re
-import uuid
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+import cache
 import exclusion
-import photos
+import files
+import layouts
 from recipe import RECIPES
-from terminal import UserError, printable, quiet, run_program, say
+from terminal import UserError, printable, quiet, run_program
 
 with quiet():
     import keras
@@ -35,138 +30,6 @@ if keras.backend.backend() != "tensorflow":
 
 SPLITS = ("train", "validation", "test")
 SHARES = (0.8, 0.1, 0.1)
-
-
-# --- Find -----------------------------------------------------------------------------------------
-
-KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
-NUMBER_NAME = re.compile(r"(?:(cat|dog)\.)?(\d+)\.\w+", re.IGNORECASE)
-NOT_CLASSES = {"demo", "cache", "train", "test", "test1", "validation", "val", "petimages"}
-
-
-@dataclasses.dataclass
-class Found:
-    """The labelled photos under a folder.
-
-    root: the folder that `paths` are relative to; labels: (n,) int, index into `classes`;
-    names: what identifies each photo whatever the layout, such as `cat.7`.
-    """
-
-    root: Path
-    classes: list[str]
-    paths: list[str]
-    labels: np.ndarray
-    names: list[str]
-
-
-def find(data_dir, cache_dir=None):
-    """Finds the labelled photos under `data_dir`; the first of these layouts that fits wins.
-
-    Kaggle's `train/cat.0.jpg`, Microsoft's `PetImages/Cat/0.jpg` (both also one folder further
-    down), then one folder a class: `train/cats/...` or `cats/...`.
-
-    Returns:
-        A `Found`, or None where there is no labelled photo.
-    Raises:
-        UserError: `data_dir` is no folder, or holds photos of one class only.
-    """
-    if not os.path.isdir(data_dir):
-        raise UserError(f"--data-dir: expected a folder, got {printable(data_dir)}")
-    try:
-        return _find(Path(data_dir), cache_dir)
-    except OSError as error:
-        raise UserError(
-            f"--data-dir: cannot read {printable(error.filename)}: {error.strerror}"
-        ) from None
-
-
-def _find(root, cache_dir):
-    ignored = {Path(cache_dir).resolve()} if cache_dir else set()
-
-    def folders(parent):
-        if not parent.is_dir():
-            return []
-        entries = sorted(entry.path for entry in os.scandir(parent) if entry.is_dir())
-        paths = [Path(path) for path in entries if not Path(path).name.startswith(".")]
-        return [path for path in paths if path.resolve() not in ignored]
-
-    def class_folders(parent):
-        return [path for path in folders(parent) if path.name.lower() not in NOT_CLASSES]
-
-    for base in [root, *class_folders(root)]:
-        # Photos named cat.N in a folder below are those of a class folder, such as cats/cat.0.jpg.
-        for folder in (base / "train", base) if base is root else (base / "train",):
-            if found := _find_flat(folder):
-                return found
-        if found := _find_folders(base / "PetImages", class_folders(base / "PetImages")):
-            return found
-    if found := _find_folders(root / "train", class_folders(root / "train")):
-        return found
-    found = _find_folders(root, class_folders(root))
-    for folder in folders(root) if found else ():
-        if folder.name.lower() in ("train", "val", "validation") and any(photos.find_files(folder)):
-            say(f"{printable(folder)} is not taken for a class: that name means a split")
-    return found
-
-
-def _find_flat(folder):
-    if not folder.is_dir():
-        return None
-    paths = sorted(entry.name for entry in os.scandir(folder) if KAGGLE_NAME.fullmatch(entry.name))
-    if not paths:
-        return None
-    matches = [KAGGLE_NAME.fullmatch(path) for path in paths]
-    members = [match[1].lower() for match in matches]
-    names = [f"{match[1].lower()}.{int(match[2])}" for match in matches]
-    return _found(folder, paths, members, names)
-
-
-def _find_folders(root, folders):
-    paths, members, names = [], [], []
-    for folder in folders:
-        member = class_name(folder.name)
-        for path in photos.find_files(folder):
-            below = Path(path).relative_to(folder).as_posix()
-            paths.append(f"{folder.name}/{below}")
-            members.append(member)
-            names.append(identity(member, below))
-    return _found(root, paths, members, names) if paths else None
-
-
-def _found(root, paths, members, names):
-    classes = sorted(set(members))
-    if len(classes) < 2:
-        raise UserError(
-            f"--data-dir: expected photos of two classes or more, got only {classes[0]!r} "
-            f"in {printable(root)}"
-        )
-    number = {name: index for index, name in enumerate(classes)}
-    labels = np.array([number[member] for member in members], np.int32)
-    return Found(Path(root), classes, paths, labels, names)
-
-
-def class_name(folder_name):
-    """The class that a folder stands for: its name, but `cat` for Cats and `dog` for dogs."""
-    lower = folder_name.lower()
-    if lower in ("cat", "cats", "dog", "dogs"):
-        return lower.removesuffix("s")
-    return printable(folder_name)  # it is shown, drawn, and kept as JSON
-
-
-def identity(member, path):
-    """What identifies a photo in every layout.
-
-    Args:
-        member: name of its class.
-        path: its path below the class folder, with forward slashes.
-    Returns:
-        Class and number where the name is one of Kaggle's or Microsoft's (`cat.7`: the two number
-        the photos alike), else class and path.
-    """
-    match = NUMBER_NAME.fullmatch(path)
-    if match and member in ("cat", "dog") and (match[1] or member).lower() == member:
-        return f"{member}.{int(match[2])}"
-    return f"{member}/{path}"
 
 
 # --- Split ----------------------------------------------------------------------------------------
@@ -197,7 +60,7 @@ def split(names, digests):
     return np.searchsorted(np.cumsum(SHARES)[:2], hashes / 2.0**64, side="right")
 
 
-# --- Cache ----------------------------------------------------------------------------------------
+# --- Load ----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -248,13 +111,13 @@ def load(data_dir, image_size, cache_dir, exclude=()):
     Raises:
         UserError: unusable folder, no photo, a single class, too few photos to fill every split.
     """
-    found = find(data_dir, cache_dir)
+    found = layouts.find(data_dir, cache_dir)
     if found is None:
         raise UserError(
             f"--data-dir: expected labelled photos (train/cat.0.jpg, PetImages/Cat/0.jpg or a "
             f"folder for each class), found none under {printable(data_dir)}"
         )
-    images, index = cached_images(found, image_size, Path(cache_dir))
+    images, index = cache.images(found, image_size, Path(cache_dir))
     good = [i for i, (*_, error) in enumerate(index) if error is None]
     names = [found.names[i] for i in good]
     labels = found.labels[good]
@@ -281,116 +144,6 @@ def load(data_dir, image_size, cache_dir, exclude=()):
         digests=digests,
         excluded=np.flatnonzero(excluded),
     )
-
-
-MAGIC = b"photos\x00\x01"  # the last digit changes whenever decoding does
-
-
-def cached_images(found, size, cache_dir):
-    """The decoded photos, from the cache where it holds just these files.
-
-    One file holds it all, so that it appears under its name only when whole: the images one after
-    another, then the index as JSON, its length and a mark.
-
-    Returns:
-        images: (good, size, size, 3) uint8, memory-mapped, the photos that could be decoded.
-        index: a list [path, bytes, modified in ns, digest, error] for every photo found.
-    """
-    key = hashlib.sha256(os.fsencode(found.root.resolve())).hexdigest()[:12]
-    path = cache_dir / f"{key}-{size}.photos"
-    stats = [_stat(found.root / name) for name in found.paths]
-    index = _read_index(path)
-    now = [[name, *stat] for name, stat in zip(found.paths, stats, strict=True)]
-    stale = index is None or [entry[:3] for entry in index] != now
-    if stale or _can_now_be_read(index, found.root):
-        index = _write_cache(path, found.root, now, size)
-    good = sum(entry[4] is None for entry in index)
-    if good == 0:
-        path, reason = index[0][0], index[0][4]
-        raise UserError(
-            f"--data-dir: expected photos, got {len(index)} files that cannot be decoded; "
-            f"the first, {printable(path)}: {reason}"
-        )
-    return np.memmap(path, np.uint8, "r", shape=(good, size, size, 3)), index
-
-
-def _can_now_be_read(index, root):
-    """Whether a photo that was skipped is fine by now: a permission or a disk may be mended."""
-    return any(_decode(root / name, 8)[2] is None for name, *_, error in index if error is not None)
-
-
-def _stat(path):
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _read_index(path):
-    try:
-        with open(path, "rb") as file:
-            file.seek(-16, os.SEEK_END)
-            tail = file.read(16)
-            if tail[8:] != MAGIC:
-                return None
-            length = int.from_bytes(tail[:8], "big")
-            file.seek(-16 - length, os.SEEK_END)
-            return json.loads(file.read(length))
-    except (OSError, ValueError):
-        return None
-
-
-def _write_cache(path, root, entries, size):
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    bar = tqdm(total=len(entries), unit=" photos", desc="decoding", disable=None, leave=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file, bar:
-            index = []
-            for entry, (image, digest, error) in _decode_all(root, entries, size):
-                if error is None:
-                    file.write(image)
-                index.append([*entry, digest, error])
-                bar.update()
-            tail = json.dumps(index).encode()
-            file.write(tail + len(tail).to_bytes(8, "big") + MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"--cache-dir: cannot write {printable(path)}: {reason}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-    return index
-
-
-def _decode_all(root, entries, size):
-    """Yields (entry, (pixels, digest, error)) in order; Pillow decodes outside Python's lock."""
-
-    def decode(chunk):
-        return [(entry, _decode(root / entry[0], size)) for entry in chunk]
-
-    chunks = (entries[i : i + 64] for i in range(0, len(entries), 64))
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = collections.deque()  # few, so that memory stays flat
-        for chunk in chunks:
-            waiting.append(pool.submit(decode, chunk))
-            if len(waiting) > 2 * pool._max_workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def _decode(path, size):
-    try:
-        content = photos.read_bytes(path)
-        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        return photos.load_photo(content, size).tobytes(), digest, None
-    except photos.PhotoError as error:
-        return None, None, str(error)
 
 
 # --- Stream ---------------------------------------------------------------------------------------
@@ -518,7 +271,7 @@ def main(argv=None):
     import runs
 
     if args.output:
-        runs.check_new(args.output)
+        files.check_new(args.output)
     classifier = None
     if args.suspects:
         runs.read_config(args.suspects, "--suspects")

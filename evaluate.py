@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import exclusion
+import files
 import report
 import runs
 import terminal
@@ -67,7 +68,7 @@ def main(argv=None):
     for model in models:  # mistakes are answered before TensorFlow is loaded
         runs.read_config(model)
     if args.output:
-        runs.check_new(args.output)
+        files.check_new(args.output)
     exclude = exclusion.read(args.exclude)
     scored = [score(model, args, exclude) for model in models]
     if len(scored) > 1:
@@ -100,7 +101,7 @@ def score(model, args, exclude):
     started = time.perf_counter()
     logits = classifier.logits_of(dataset, members, terminal.progress("scoring", " photos"))
     rate = len(members) / (time.perf_counter() - started)
-    probabilities = classifier.probabilities_of(logits)
+    probabilities = classifier.probabilities(logits)
     uncalibrated = report.probabilities_from_logits(logits)
     trained_on = runs.trained_on(model, dataset, members)
     metrics = report.score(labels, probabilities, classifier.classes)
@@ -152,7 +153,7 @@ def write(scored, folder):
     import plots
 
     config = scored.classifier.config
-    with runs.whole_folder(folder) as temporary:
+    with files.whole_folder(folder) as temporary:
         runs.write_json(temporary / "metrics.json", scored.metrics)
         write_predictions(temporary / "predictions.csv", scored)
         drawn = plots.plot_evaluation(

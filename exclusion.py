@@ -21,7 +21,7 @@ def read(path):
 
 
 def excluded(found, data_dir, names):
-    """The numbers of the photos in a `data.Found` that `names` name; says which name none.
+    """The numbers of the photos in a `layouts.Found` that `names` name; says which name none.
 
     A photo goes by what identifies it (`cat.4085`), by its path below the folder that holds the
     classes (`Cat/4085.jpg`, as predictions.csv has it), and by its path below `data_dir`.

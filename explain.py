@@ -8,6 +8,7 @@ import os
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+import files
 import photos
 import runs
 from terminal import UserError, printable
@@ -39,7 +40,7 @@ class Folder:
             count += 1
             name = f"{stem}-{count}"
         self.used.add(name.casefold())
-        with runs.whole_file(self.folder / f"{name}{self.ending}") as temporary:
+        with files.whole_file(self.folder / f"{name}{self.ending}") as temporary:
             image.save(temporary, quality=92)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+import files
 import photos
 import runs
 import terminal
@@ -42,7 +43,7 @@ def export(run, images):
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",  # a GPU is not needed, rounds more, and may be full
     }
-    with runs.whole_file(Path(run) / "model.tflite") as temporary:
+    with files.whole_file(Path(run) / "model.tflite") as temporary:
         child = subprocess.run(
             [sys.executable, "-c", "import sys, export; export.convert(*sys.argv[1:])",
              Path(run).resolve(), temporary.resolve()],

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import data
+import files
 import photos
 import report
 import runs
@@ -212,7 +213,7 @@ def suspects(classifier, dataset):
     if not len(members):
         raise UserError("--suspects: expected photos that the model was not trained on, got none")
     logits = classifier.logits_of(dataset, members, progress("scoring", " photos"))
-    probabilities = classifier.probabilities_of(logits)
+    probabilities = classifier.probabilities(logits)
     order = np.argsort(probabilities[np.arange(len(members)), dataset.labels[members]],
                        kind="stable")
     return members[order], probabilities[order]
@@ -271,7 +272,7 @@ def inspect(dataset, classifier=None, output=None):
                                       for row in rows[: 1 + 2 * LINES]], left=5)))
         sheet = contact_sheet(dataset, rows, members) if output else None
     if output:
-        with runs.whole_folder(output) as temporary:
+        with files.whole_folder(output) as temporary:
             with open(temporary / name, "w", newline="", encoding="utf-8",
                       errors="surrogateescape") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)

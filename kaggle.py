@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+import files
 import photos
-import runs
 from terminal import UserError, printable, say
 
 NUMBERED = re.compile(r"(\d+)\.\w+", re.ASCII)
@@ -46,7 +46,7 @@ def write(path, dogs, metric, clip):
         metric: what the edition scores: `accuracy` takes 0 or 1, `log-loss` the probability.
         clip: distance from 0 and 1 that probabilities keep.
     """
-    with runs.whole_file(Path(path)) as temporary, open(temporary, "w") as file:
+    with files.whole_file(Path(path)) as temporary, open(temporary, "w") as file:
         file.write("id,label\n")
         for number, dog in sorted(dogs.items()):
             if dog is None:

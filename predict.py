@@ -91,7 +91,7 @@ def predict(classifier, paths):
         images = [image for _, image in batch if not isinstance(image, PhotoError)]
         if images:
             outputs = classifier.outputs(np.stack(images))
-            probabilities = iter(classifier.probabilities_of(outputs["logits"]))
+            probabilities = iter(classifier.probabilities(outputs["logits"]))
             evidence = iter(outputs.get("evidence", [None] * len(images)))
         for path, image in batch:
             if isinstance(image, PhotoError):

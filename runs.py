@@ -12,19 +12,17 @@
 Every file is written under a temporary name and renamed: it is there whole or not at all.
 """
 
-import contextlib
 import csv
 import io
 import json
 import os
-import shutil
-import uuid
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+import files
 import report
 from terminal import UserError, printable, quiet, say
 
@@ -42,49 +40,8 @@ def create(run, config):
     write_json(run / "config.json", config)
 
 
-@contextlib.contextmanager
-def whole_file(path):
-    """Gives a temporary path; the file written there becomes `path` if the block ends well."""
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {printable(path)}: {reason}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-@contextlib.contextmanager
-def whole_folder(path):
-    """Gives a temporary folder, which becomes `path` if the block ends well; see `check_new`."""
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(path)
-    except OSError as error:
-        raise UserError(f"--output: cannot write {printable(path)}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_new(path):
-    """Raises `UserError` where the folder that --output names exists or cannot be made."""
-    if os.path.lexists(path):
-        raise UserError(f"--output: expected a new folder, got {printable(path)}, which exists")
-    parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"--output: expected a folder that can be written to, "
-                        f"got {printable(path)} in {printable(parent)}")
-
-
 def write_json(path, content):
-    with whole_file(path) as temporary:
+    with files.whole_file(path) as temporary:
         temporary.write_text(json.dumps(json.loads(report.to_json(content)), indent=2) + "\n")
 
 
@@ -93,14 +50,14 @@ def write_history(run, rows):
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with whole_file(run / "history.csv") as temporary:
+    with files.whole_file(run / "history.csv") as temporary:
         temporary.write_text(text.getvalue())
 
 
 def write_checkpoint(run, state, arrays):
     """Keeps a `state` that JSON can hold and a list of arrays, in one file."""
     named = {f"array{i}": array for i, array in enumerate(arrays)}
-    with whole_file(run / "checkpoint.npz") as temporary:
+    with files.whole_file(run / "checkpoint.npz") as temporary:
         np.savez(temporary, state=np.array(json.dumps(state)), **named)
 
 
@@ -120,7 +77,7 @@ def read_checkpoint(run):
 
 def save_network(run, network):
     """Writes `model.keras`: architecture and weights, without the optimizer's state."""
-    with whole_file(run / "model.keras") as temporary:
+    with files.whole_file(run / "model.keras") as temporary:
         network.save(temporary)
 
 
@@ -129,7 +86,7 @@ def write_trained_on(run, dataset):
     import data
 
     names = [dataset.names[i] for i in dataset.splits["train"]]
-    with whole_file(run / "trained_on.npy") as temporary:
+    with files.whole_file(run / "trained_on.npy") as temporary:
         np.save(temporary, data.name_hashes(names))
 
 
@@ -314,24 +271,9 @@ class Classifier:
         """The logits of `outputs` alone."""
         return self.outputs(images)["logits"]
 
-    def probabilities(self, images):
+    def probabilities(self, logits):
         """float (n, classes), rows sum to 1, calibrated by the run's temperature."""
-        return self.probabilities_of(self.logits(images))
-
-    def probabilities_of(self, logits):
-        """`probabilities` of logits that are known."""
         return report.probabilities_from_logits(logits, self.temperature)
-
-    def calibrate(self, dataset, split="validation"):
-        """Fits temperature and clip on photos that training did not see; keeps them in the run."""
-        members = dataset.members_of(split)
-        logits = self.logits_of(dataset, members)
-        self.temperature = report.fit_temperature(logits, dataset.labels[members])
-        self.config["temperature"] = self.temperature
-        if len(self.classes) == 2:
-            probabilities = report.probabilities_from_logits(logits, self.temperature)
-            self.config["clip"] = report.fit_clip(probabilities[:, 1], dataset.labels[members])
-        write_json(self.run / "config.json", self.config)
 
     def logits_of(self, dataset, members, on_progress=lambda done, total: None):
         """The logits of photos of a data set; `on_progress` hears (done, total)."""
@@ -341,8 +283,10 @@ class Classifier:
             on_progress(sum(map(len, logits)), len(members))
         return np.concatenate(logits)
 
-    def score(self, dataset, split):
-        """The dict of `report.score` of a split."""
-        members = dataset.members_of(split)
-        probabilities = self.probabilities_of(self.logits_of(dataset, members))
-        return report.score(dataset.labels[members], probabilities, self.classes)
+    def calibrate(self, logits, labels):
+        """Fits temperature and clip on photos that training did not see; keeps them in the run."""
+        self.temperature = report.fit_temperature(logits, labels)
+        self.config["temperature"] = self.temperature
+        if len(self.classes) == 2:
+            self.config["clip"] = report.fit_clip(self.probabilities(logits)[:, 1], labels)
+        write_json(self.run / "config.json", self.config)

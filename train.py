@@ -16,6 +16,8 @@ import demo
 import download
 import exclusion
 import export
+import files
+import layouts
 import plots
 import report
 import runs
@@ -84,7 +86,7 @@ def main(argv=None):
     if args.resume:
         return resume(Path(args.resume))
     run = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
-    runs.check_new(run)
+    files.check_new(run)
     data_dir = draw_demo() if args.demo else args.data_dir or "tmp"
     cache_dir = args.cache_dir or "tmp/cache"
     exclude = exclusion.read(args.exclude)
@@ -144,7 +146,7 @@ def load_photos(data_dir, cache_dir, settings, exclude):
 
     if data_dir == "tmp":
         Path("tmp").mkdir(exist_ok=True)
-        if data.find("tmp", cache_dir) is None:
+        if layouts.find("tmp", cache_dir) is None:
             download_photos()
     dataset = data.load(data_dir, settings.score_size, cache_dir, exclude)
     for path, reason in dataset.skipped[:10]:
@@ -197,12 +199,17 @@ def train(run, config, settings, dataset):
     runs.save_network(run, network)
     runs.write_trained_on(run, dataset)
     classifier = runs.Classifier(run)
-    classifier.calibrate(dataset)
+    labels = {split: dataset.labels[dataset.splits[split]] for split in ("validation", "test")}
+    logits = {split: classifier.logits_of(dataset, dataset.splits[split]) for split in labels}
+    classifier.calibrate(logits["validation"], labels["validation"])
     try:
         export.export(run, next(dataset.batches(dataset.members_of("validation"))))
     except UserError as error:
         say(f"No model.tflite, so that predict.py will start slowly: {error}")
-    metrics = {split: classifier.score(dataset, split) for split in ("validation", "test")}
+    metrics = {
+        split: report.score(labels[split], classifier.probabilities(logits[split]), dataset.classes)
+        for split in labels
+    }
     runs.finish(run, {"training_seconds": round(seconds, 1), "device": device, **metrics})
 
     say(f"\nTrained for {clock(seconds)}. On the test split, which training never saw:\n")

@@ -22,6 +22,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import files  # noqa: E402
 import photos  # noqa: E402  found through the line above
 import report  # noqa: E402
 import runs  # noqa: E402
@@ -120,7 +121,7 @@ def bulk(run, paths):
         started = time.perf_counter()
         for start in itertools.cycle(range(0, len(images), stream.BATCH)):
             batch = images[start : start + stream.BATCH]
-            classifier.probabilities(batch)
+            classifier.logits(batch)
             count += len(batch)
             if count >= len(paths) or time.perf_counter() - started > 60:
                 break
@@ -184,7 +185,7 @@ def main(argv=None):
     }
     print(table(result))
     if args.output:
-        with runs.whole_file(Path(args.output)) as temporary:
+        with files.whole_file(Path(args.output)) as temporary:
             temporary.write_text(json.dumps(json.loads(report.to_json(result)), indent=2) + "\n")
     return 0
 

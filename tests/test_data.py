@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import cache
 import data
+import layouts
 from recipe import Settings
 from terminal import UserError
 
@@ -38,7 +40,7 @@ def test_every_layout_names_the_same_photos_and_splits_them_alike(tmp_path, layo
     for n in range(40):
         for lower in ("cat", "dog"):
             save(tmp_path / layout.format(lower=lower, upper=lower.title(), n=n))
-    found = data.find(tmp_path)
+    found = layouts.find(tmp_path)
     assert found.classes == ["cat", "dog"]
     assert sorted(found.names) == sorted(f"{c}.{n}" for c in ("cat", "dog") for n in range(40))
     assert [found.classes[i] for i in found.labels] == [name.split(".")[0] for name in found.names]
@@ -50,36 +52,36 @@ def test_every_layout_names_the_same_photos_and_splits_them_alike(tmp_path, layo
 def test_kaggle_layout_wins_over_microsofts_and_that_over_class_folders(tmp_path):
     for c in ("a", "b"):
         save(tmp_path / c / "1.jpg")
-    assert data.find(tmp_path).classes == ["a", "b"]
+    assert layouts.find(tmp_path).classes == ["a", "b"]
     save(tmp_path / "PetImages/Cat/1.jpg"), save(tmp_path / "PetImages/Dog/1.jpg")
-    assert data.find(tmp_path).root == tmp_path / "PetImages"
+    assert layouts.find(tmp_path).root == tmp_path / "PetImages"
     save(tmp_path / "train/cat.1.jpg"), save(tmp_path / "train/dog.1.jpg")
-    assert data.find(tmp_path).root == tmp_path / "train"
+    assert layouts.find(tmp_path).root == tmp_path / "train"
 
 
 def test_unlabelled_photos_demo_and_cache_are_not_classes(tmp_path):
     for c in ("apple", "pear", "test1", "test", "demo", "my-cache", ".hidden"):
         save(tmp_path / c / "1.jpg")
-    assert data.find(tmp_path, tmp_path / "my-cache").classes == ["apple", "pear"]
+    assert layouts.find(tmp_path, tmp_path / "my-cache").classes == ["apple", "pear"]
 
 
 def test_other_classes_sort_by_name_and_their_photos_are_named_by_path(tmp_path):
     for c in ("zebra", "ant", "Bee"):
         save(tmp_path / "train" / c / "deep" / "7.jpg")
-    found = data.find(tmp_path)
+    found = layouts.find(tmp_path)
     assert found.classes == ["Bee", "ant", "zebra"]
     assert found.names == ["Bee/deep/7.jpg", "ant/deep/7.jpg", "zebra/deep/7.jpg"]
 
 
 def test_a_missing_folder_an_empty_one_and_a_single_class_are_told_apart(tmp_path):
     with pytest.raises(UserError, match=r"--data-dir: expected a folder, got .*nowhere"):
-        data.find(tmp_path / "nowhere")
-    assert data.find(tmp_path) is None
+        layouts.find(tmp_path / "nowhere")
+    assert layouts.find(tmp_path) is None
     with pytest.raises(UserError, match="expected labelled photos"):
         data.load(tmp_path, 8, tmp_path / "cache")
     save(tmp_path / "train/cat.1.jpg")
     with pytest.raises(UserError, match="two classes or more, got only 'cat'"):
-        data.find(tmp_path)
+        layouts.find(tmp_path)
 
 
 # --- Split ----------------------------------------------------------------------------------------
@@ -151,8 +153,8 @@ def test_splits_are_disjoint_and_cover_every_photo(folder):
 def test_cache_is_used_again_and_rebuilt_when_a_file_changes(folder, monkeypatch):
     first = data.load(folder, 8, folder / "cache")
     decoded = []
-    decode = data._decode
-    monkeypatch.setattr(data, "_decode", lambda *args: decoded.append(args) or decode(*args))
+    decode = cache._decode
+    monkeypatch.setattr(cache, "_decode", lambda *args: decoded.append(args) or decode(*args))
     again = data.load(folder, 8, folder / "cache")
     assert decoded == []
     np.testing.assert_array_equal(first.images, again.images)
@@ -178,16 +180,16 @@ def test_a_torn_cache_is_not_taken_for_a_whole_one(folder):
 
 
 def test_a_photo_that_can_be_read_by_now_is_no_longer_skipped(folder, monkeypatch):
-    decode = data._decode
+    decode = cache._decode
 
     def refuse(path, size):
         if path.name == "cat.3.png":
             return None, None, "permission denied"
         return decode(path, size)
 
-    monkeypatch.setattr(data, "_decode", refuse)
+    monkeypatch.setattr(cache, "_decode", refuse)
     assert len(data.load(folder, 8, folder / "cache").skipped) == 1
-    monkeypatch.setattr(data, "_decode", decode)
+    monkeypatch.setattr(cache, "_decode", decode)
     assert len(data.load(folder, 8, folder / "cache").skipped) == 0
 
 
@@ -196,14 +198,14 @@ def test_a_class_named_in_bytes_that_are_no_text_gets_a_name_that_can_be_shown(t
         folder = os.path.join(os.fsencode(tmp_path), name)
         os.mkdir(folder)
         Image.new("RGB", (8, 8)).save(os.path.join(os.fsdecode(folder), "1.png"))
-    assert data.find(tmp_path).classes == ["ant", "b\\xe9e"]
+    assert layouts.find(tmp_path).classes == ["ant", "b\\xe9e"]
 
 
 def test_an_interrupted_decoding_leaves_no_cache(folder, monkeypatch):
     def interrupt(path, size):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "_decode", interrupt)
+    monkeypatch.setattr(cache, "_decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         data.load(folder, 8, folder / "cache")
     assert list((folder / "cache").iterdir()) == []

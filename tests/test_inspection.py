@@ -145,7 +145,7 @@ class Oracle:
         return np.array([[4.0 - 8 * (i in self.disputed)] for i in members]) * (
             2 * dataset.labels[members, None] - 1)
 
-    def probabilities_of(self, logits):
+    def probabilities(self, logits):
         p = 1 / (1 + np.exp(-logits))
         return np.concatenate([1 - p, p], 1)
 

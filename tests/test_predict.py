@@ -70,8 +70,8 @@ def test_training_leaves_a_litert_file_that_answers_as_keras_does(trained, drawn
     for name, values in quick.outputs(images).items():
         np.testing.assert_allclose(values, expected[name], atol=1e-4)
     np.testing.assert_allclose(expected["evidence"].mean((1, 2)), expected["logits"], atol=1e-4)
-    one = quick.probabilities(images[:1])  # whatever batch a photo is in
-    np.testing.assert_allclose(one, quick.probabilities(images)[:1], atol=1e-5)
+    one = quick.probabilities(quick.logits(images[:1]))  # whatever batch a photo is in
+    np.testing.assert_allclose(one, quick.probabilities(quick.logits(images))[:1], atol=1e-5)
 
 
 def test_a_photo_and_its_mirror_image_get_one_answer_unless_told_otherwise(trained, drawn):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import files
 import runs
 from terminal import UserError
 
@@ -48,19 +49,19 @@ def test_a_checkpoint_comes_back_as_it_was_written_and_a_torn_one_is_refused(tmp
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "file").write_text("old")
-    with pytest.raises(KeyboardInterrupt), runs.whole_file(tmp_path / "file") as temporary:
+    with pytest.raises(KeyboardInterrupt), files.whole_file(tmp_path / "file") as temporary:
         temporary.write_text("ne")
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
-    with runs.whole_file(tmp_path / "file") as temporary:
+    with files.whole_file(tmp_path / "file") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "file").read_text() == "new"
 
 
 def test_an_output_that_exists_or_lies_below_a_file_is_refused_before_any_work(tmp_path):
-    runs.check_new(tmp_path / "new" / "deep")
+    files.check_new(tmp_path / "new" / "deep")
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UserError, match="--output: expected"):
-            runs.check_new(path)
+            files.check_new(path)
