@@ -159,8 +159,14 @@ def _find_splits(root, folders):
         if missing := classes - set(listed[1]):
             say(f"{printable(folder)} has no photos of {some_names(sorted(missing))}")
         given[split] = (folder, *listed)
-    if len(given) == 1:
-        return _found(*given["train"])
+    return _found(*given["train"]) if len(given) == 1 else _join_splits(root, given)
+
+
+def _join_splits(root, given):
+    """The photos of all splits as one `Found`.
+
+    given: for each split its folder, and the paths, classes and names of its photos.
+    """
     paths, members, names, sides, taken = [], [], [], [], set()
     for split, (folder, its_paths, its_members, its_names) in given.items():
         for path, name in zip(its_paths, its_names, strict=True):

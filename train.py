@@ -206,11 +206,7 @@ def train(run, config, settings, dataset):
         f"scored at {settings.score_size} px")
     say(f"Run      {printable(run)}")
     if settings.init:
-        held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-        seen = runs.trained_on(settings.init, dataset, held_out)
-        if seen is not None and seen.any():
-            say(f"Careful: {printable(settings.init)} was trained on {seen.sum():,} of the "
-                "validation and test photos: their scores will be too good.")
+        say_if_seen(dataset, settings.init)
 
     try:
         network, rows = training.fit(
@@ -259,6 +255,15 @@ def say_if_uneven(counts, classes, settings):
         shown = some_names([f"{classes[i]} {counts[i]:,}" for i in order])
         remedy = "weighted" if settings.class_weight else "--class-weight balanced makes up for it"
         say(f"Uneven   {shown} training photos: {remedy}")
+
+
+def say_if_seen(dataset, init):
+    """Says how many of the photos to be scored the run `init` was trained on, if any."""
+    held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
+    seen = runs.trained_on(init, dataset, held_out)
+    if seen is not None and seen.any():
+        say(f"Careful: {printable(init)} was trained on {seen.sum():,} of the validation and test "
+            "photos: their scores will be too good.")
 
 
 def epoch_line(row, settings):

@@ -295,8 +295,9 @@ def start(settings, classes):
     shapes, got = ([[tuple(w.shape) for w in layer.weights] for layer in each.layers[:kept]]
                    for each in (network, donor))
     if shapes != got:
-        raise UserError(f"--init: expected a run of --arch {settings.arch} --image-size "
-                        f"{settings.image_size}, got another network in {printable(settings.init)}")
+        size = "" if settings.arch in recipe.ANY_SIZE else f" --image-size {settings.image_size}"
+        raise UserError(f"--init: expected a run of --arch {settings.arch}{size}, "
+                        f"got another network in {printable(settings.init)}")
     for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
         layer.set_weights(trained.get_weights())
     return network

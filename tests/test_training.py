@@ -8,8 +8,9 @@ import pytest
 
 import data
 import runs
+import train
 import training
-from recipe import RECIPES, Settings, fit_to_size
+from recipe import FIXED_SIZE, RECIPES, Settings, fit_to_size
 from terminal import UserError
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
@@ -177,6 +178,26 @@ def test_init_of_another_network_is_refused(donor, change):
         training.start(settings, ["cat", "dog"])
     with pytest.raises(UserError, match="--init: expected a run directory"):
         training.start(dataclasses.replace(settings, init="nowhere"), ["cat", "dog"])
+
+
+def test_held_out_photos_that_the_other_run_was_trained_on_are_told(donor, dataset, capsys):
+    train.say_if_seen(dataset, str(donor))
+    assert capsys.readouterr().err == ""
+    swapped = dict(zip(dataset.splits, reversed(dataset.splits.values()), strict=True))
+    train.say_if_seen(dataclasses.replace(dataset, splits=swapped), str(donor))
+    trained_on = len(dataset.splits["train"])
+    assert f"was trained on {trained_on:,} of the validation and test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "recipe", "size"), [
+    (["--init", "run"], "tune", RECIPES["tune"].image_size),
+    (["--init", "run", "--recipe", "fast"], "fast", RECIPES["fast"].image_size),
+    (["--init", "run", "--arch", "classic"], "tune", FIXED_SIZE),
+    (["--arch", "dnn"], "full", FIXED_SIZE), (["--arch", "dnn", "--image-size", "40"], "full", 40),
+])
+def test_flags_choose_recipe_and_image_size(flags, recipe, size):
+    _, settings = train.parse_arguments(flags)
+    assert (settings.recipe, settings.image_size) == (recipe, size)
 
 
 # --- Classes --------------------------------------------------------------------------------------
