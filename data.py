@@ -18,8 +18,9 @@ import cache
 import exclusion
 import files
 import layouts
+from layouts import SPLITS
 from recipe import RECIPES
-from terminal import UserError, printable, quiet, run_program
+from terminal import UserError, printable, quiet, run_program, some_names
 
 with quiet():
     import keras
@@ -28,7 +29,6 @@ with quiet():
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # or it would take the memory that the backend needs
 
-SPLITS = ("train", "validation", "test")
 SHARES = (0.8, 0.1, 0.1)
 
 
@@ -41,7 +41,7 @@ def name_hashes(names):
     return np.array([int.from_bytes(d.digest()[:8], "big") for d in digests], np.uint64)
 
 
-def split(names, digests):
+def split(names, digests, given=None):
     """Divides photos 80/10/10 by a hash of what identifies them.
 
     So neither a seed nor a file that is added moves a photo from one side to the other. Files with
@@ -50,9 +50,16 @@ def split(names, digests):
     Args:
         names: (n,) what identifies each photo.
         digests: (n,) a digest of each file's bytes.
+        given: (n,) the user's own split, as this returns it, or None. It is kept; where it has no
+            validation or no test photos, those of train that would be without it become them.
     Returns:
         (n,) int, index into `SPLITS`.
     """
+    if given is not None:
+        sides, train = given.copy(), np.flatnonzero(given == 0)
+        hashed = split([names[i] for i in train], [digests[i] for i in train])
+        sides[train] = np.where(np.isin(hashed, given), 0, hashed)
+        return sides
     first = {}
     for name, digest in sorted(zip(names, digests, strict=True)):
         first.setdefault(digest, name)
@@ -109,7 +116,8 @@ def load(data_dir, image_size, cache_dir, exclude=()):
     Returns:
         A `Dataset`.
     Raises:
-        UserError: unusable folder, no photo, a single class, too few photos to fill every split.
+        UserError: unusable folder, no photo, a single class, a class without a readable photo, too
+            few photos to fill every split.
     """
     found = layouts.find(data_dir, cache_dir)
     if found is None:
@@ -122,7 +130,9 @@ def load(data_dir, image_size, cache_dir, exclude=()):
     names = [found.names[i] for i in good]
     labels = found.labels[good]
     digests = [index[i][3] for i in good]
-    sides = split(names, digests)  # of all of them, so that leaving some out moves no other
+    _check_classes(found, labels, index)
+    given = None if found.given is None else found.given[good]
+    sides = split(names, digests, given)  # of all of them, so that leaving some out moves no other
     excluded = np.isin(good, exclusion.excluded(found, data_dir, exclude) if exclude else [])
     splits = {name: np.flatnonzero((sides == side) & ~excluded) for side, name in enumerate(SPLITS)}
     learnt = set(labels[splits["train"]])
@@ -144,6 +154,16 @@ def load(data_dir, image_size, cache_dir, exclude=()):
         digests=digests,
         excluded=np.flatnonzero(excluded),
     )
+
+
+def _check_classes(found, labels, index):
+    """Raises `UserError` for a class of which no photo could be decoded."""
+    for label in set(found.labels) - set(labels):
+        first = index[np.flatnonzero(found.labels == label)[0]]
+        raise UserError(
+            f"--data-dir: expected readable photos of every class, got none of "
+            f"{printable(found.classes[label])} in {printable(found.root)}; "
+            f"{printable(first[0])}: {first[4]}")
 
 
 # --- Stream ---------------------------------------------------------------------------------------
@@ -279,8 +299,8 @@ def main(argv=None):
     size = classifier.image_size if classifier else RECIPES["full"].score_size
     dataset = load(args.data_dir, size, args.cache_dir, exclusion.read(args.exclude))
     if classifier and dataset.classes != classifier.classes:
-        raise UserError(f"--suspects: expected a model of {', '.join(dataset.classes)}, "
-                        f"got one of {', '.join(classifier.classes)}")
+        raise UserError(f"--suspects: expected a model of {some_names(dataset.classes)}, "
+                        f"got one of {some_names(classifier.classes)}")
     inspection.inspect(dataset, classifier, args.output)
     return 0
 

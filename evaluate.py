@@ -19,7 +19,7 @@ import files
 import report
 import runs
 import terminal
-from terminal import UserError, printable, say
+from terminal import UserError, printable, say, some_names
 
 
 def parse_arguments(argv=None):
@@ -93,8 +93,8 @@ def score(model, args, exclude):
     dataset = data.load(args.data_dir, classifier.image_size, args.cache_dir, exclude)
     if dataset.classes != classifier.classes:
         raise UserError(
-            f"--data-dir: expected the classes of the model, {', '.join(classifier.classes)}, "
-            f"got {', '.join(dataset.classes)}"
+            f"--data-dir: expected the classes of the model, {some_names(classifier.classes)}, "
+            f"got {some_names(dataset.classes)}"
         )
     members = dataset.members_of(args.split)
     labels = dataset.labels[members]

@@ -61,12 +61,25 @@ def classic(inputs, outputs, dropout):
     return output(x, outputs)
 
 
+def dnn(inputs, outputs, dropout):
+    """Fully connected layers only: no layer knows which pixels are neighbours."""
+    x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # 0..255 -> -1..1
+    # For an input of 64 px:
+    x = layers.Flatten()(x)  # (batch, 12288)
+    x = layers.Dense(256)(x)
+    x = layers.ReLU()(x)
+    x = layers.Dense(128)(x)
+    x = layers.ReLU()(x)
+    x = layers.Dropout(dropout)(x)
+    return output(x, outputs)
+
+
 def output(x, outputs):
     """The fully connected output, in float32 whatever the precision of the layers before it."""
     return layers.Dense(outputs, dtype="float32")(x)
 
 
-ARCHITECTURES = {"plain": plain, "classic": classic}
+ARCHITECTURES = {"plain": plain, "classic": classic, "dnn": dnn}
 
 
 def build(arch, classes, image_size, dropout=0.0):

@@ -18,7 +18,7 @@ import runs
 import stream
 import terminal
 from photos import PhotoError
-from terminal import UserError, number, printable, say, whole_number
+from terminal import UserError, number, printable, say, some_names, whole_number
 
 MANY = 50  # photos; a progress bar for fewer would only flicker
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
@@ -67,7 +67,7 @@ def parse_arguments(argv=None):
 def load_classifier(args):
     """The trained network of --model, which is told on stderr."""
     classifier = runs.Classifier(runs.chosen(args.model), litert=True, mirror=args.tta)
-    say(f"model {printable(classifier.run)}: {', '.join(classifier.classes)}; "
+    say(f"model {printable(classifier.run)}: {some_names(classifier.classes)}; "
         f"{classifier.image_size} px; {classifier.runtime}")
     return classifier
 
@@ -220,7 +220,7 @@ def submit(args):
     classifier = load_classifier(args)
     if "dog" not in classifier.classes or len(classifier.classes) != 2:
         raise UserError(f"--kaggle: expected a model of two classes, one of them dog, "
-                        f"got {', '.join(classifier.classes)}")
+                        f"got {some_names(classifier.classes)}")
     dog = classifier.classes.index("dog")
     answers = predict(classifier, ((path, None) for path in found.values()))
     dogs = {identity: None if isinstance(answer, PhotoError) else answer[dog]

@@ -2,8 +2,9 @@
 
 import dataclasses
 
-ARCHITECTURES = ("plain", "classic")  # the networks of model.py
+ARCHITECTURES = ("plain", "classic", "dnn")  # the networks of model.py
 ANY_SIZE = ("plain",)  # globally pooled, so that one set of weights fits every image size
+FIXED_SIZE = 64  # px, of the other networks: their parameters grow with the number of pixels
 SMALLEST_SIZE = 32  # px; five poolings leave nothing of a smaller image
 SMALLEST_START = 48  # px; what training starts with at least: less shows too little of an animal
 
@@ -29,6 +30,8 @@ class Settings:
     brightness: float = 0.3  # largest change of brightness and of contrast
     erase: float = 0.4  # largest side of the square that is erased, as a share of the photo's
     precision: str = "float32"  # Keras's name of the dtype policy in training
+    class_weight: str | None = None  # "balanced": a photo of a rare class counts for more
+    init: str | None = None  # the run whose weights this one starts from
 
     @property
     def score_size(self):
@@ -65,6 +68,8 @@ RECIPES = {
     "full": Settings(),
     # 94% on Dogs vs. Cats in the least time.
     "fast": Settings(recipe="fast", epochs=9, image_size=80, **MILD),
+    # From the weights of another run.
+    "tune": Settings(recipe="tune", epochs=20, lr=0.001),
     # The drawings of --demo.
     "demo": Settings(recipe="demo", epochs=8, batch_size=64, image_size=48, **MILD),
 }

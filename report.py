@@ -169,7 +169,8 @@ def mcnemar(labels, predicted, others):
 def format_score(score):
     """Returns the dict of `score` as a table for the terminal, of several lines.
 
-    With more than eight classes, the ten largest confusions stand in for the confusion matrix.
+    With more than eight classes, the ten largest confusions and the ten classes least often right
+    stand in for the confusion matrix.
     """
     interval = ""
     if score["accuracy"] is not None:
@@ -187,16 +188,27 @@ def format_score(score):
         header = ["true \\ predicted", *(name[:12] for name in names), "correct"]
         rows = [[name, *(f"{count:,}" for count in counts), _percent(accuracy)] for
                 name, counts, accuracy in zip(names, matrix, score["class_accuracy"], strict=True)]
+        lines += table([header, *rows], left=1)
     else:
-        header = ["true class", "predicted", "photos"]
-        mistakes = matrix * (1 - np.eye(len(names), dtype=int))
-        largest = np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSIONS_SHOWN]
-        pairs = zip(*np.unravel_index(largest, matrix.shape), strict=True)
-        rows = [[names[i], names[j], f"{mistakes[i, j]:,}"] for i, j in pairs if mistakes[i, j]]
-        lines.append("largest confusions" if rows else "no mistakes")
-    if rows:
-        lines += table([header, *rows], left=1 if len(names) <= LARGEST_MATRIX else 2)
+        lines += _worst_of_many(names, matrix, score["class_accuracy"])
     return "\n".join(lines)
+
+
+def _worst_of_many(names, matrix, class_accuracy):
+    """The largest confusions and the classes least often right, as lines."""
+    mistakes = matrix * (1 - np.eye(len(names), dtype=int))
+    largest = np.argsort(-mistakes, axis=None, kind="stable")[:CONFUSIONS_SHOWN]
+    pairs = zip(*np.unravel_index(largest, matrix.shape), strict=True)
+    confusions = [[names[i], names[j], f"{mistakes[i, j]:,}"] for i, j in pairs if mistakes[i, j]]
+    if not confusions:
+        return ["no mistakes"]
+    wrong = [i for i, accuracy in enumerate(class_accuracy) if accuracy not in (None, 1)]
+    worst = sorted(wrong, key=class_accuracy.__getitem__)[:CONFUSIONS_SHOWN]
+    classes = [[names[i], f"{matrix[i].sum():,}", _percent(class_accuracy[i])] for i in worst]
+    return ["largest confusions",
+            *table([["true class", "predicted", "photos"], *confusions], left=2), "",
+            "least often right",
+            *table([["true class", "photos", "correct"], *classes], left=1)]
 
 
 def format_comparison(scores, pairs):

@@ -81,24 +81,31 @@ def save_network(run, network):
         network.save(temporary)
 
 
-def write_trained_on(run, dataset):
-    """Keeps which photos the network was trained on."""
+def write_trained_on(run, dataset, init=None):
+    """Keeps which photos the network was trained on, those of the run `init` among them."""
     import data
 
-    names = [dataset.names[i] for i in dataset.splits["train"]]
+    hashes = data.name_hashes([dataset.names[i] for i in dataset.splits["train"]])
+    before = None if init is None else _read_trained_on(init)
     with files.whole_file(run / "trained_on.npy") as temporary:
-        np.save(temporary, data.name_hashes(names))
+        np.save(temporary, hashes if before is None else np.union1d(hashes, before))
 
 
 def trained_on(run, dataset, members):
     """(m,) bool, whether the network was trained on each; None where the run does not say."""
     import data
 
-    try:
-        known = np.load(Path(run) / "trained_on.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    known = _read_trained_on(run)
+    if known is None:
         return None
     return np.isin(data.name_hashes([dataset.names[i] for i in members]), known)
+
+
+def _read_trained_on(run):
+    try:
+        return np.load(Path(run) / "trained_on.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def finish(run, metrics):
@@ -161,13 +168,13 @@ def read_history(run):
         return []
 
 
-def load_network(path):
+def load_network(path, flag="--model"):
     """Loads a `.keras` file in safe mode, in which no code of the file's maker runs."""
     if not path.is_file():
-        raise UserError(f"--model: expected a finished run, got {printable(path.parent)} "
+        raise UserError(f"{flag}: expected a finished run, got {printable(path.parent)} "
                         f"without a {path.name}")
     if not zipfile.is_zipfile(path):
-        raise UserError(f"--model: cannot load {printable(path)}: not a whole .keras file")
+        raise UserError(f"{flag}: cannot load {printable(path)}: not a whole .keras file")
     with quiet():
         import keras
 
@@ -175,7 +182,7 @@ def load_network(path):
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds on a file that is no model
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--model: cannot load {printable(path)}: {reason}") from None
+        raise UserError(f"{flag}: cannot load {printable(path)}: {reason}") from None
 
 
 def keras_runtime(run, image_size):

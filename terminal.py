@@ -95,6 +95,14 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def some_names(names, most=10):
+    """The names for one output line; of more than `most`, the first and the last few."""
+    shown = [printable(name) for name in names]
+    if len(shown) <= most:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:3])} ... {', '.join(shown[-2:])} ({len(shown):,} in all)"
+
+
 def progress(description, unit):
     """A function of (done, total) that shows a bar on stderr where that is a terminal.
 

@@ -12,6 +12,8 @@ import platform
 import shlex
 from pathlib import Path
 
+import numpy as np
+
 import demo
 import download
 import exclusion
@@ -22,8 +24,16 @@ import plots
 import report
 import runs
 import terminal
-from recipe import ANY_SIZE, ARCHITECTURES, RECIPES, SMALLEST_SIZE, Settings, fit_to_size
-from terminal import UserError, number, printable, say, whole_number
+from recipe import (
+    ANY_SIZE,
+    ARCHITECTURES,
+    FIXED_SIZE,
+    RECIPES,
+    SMALLEST_SIZE,
+    Settings,
+    fit_to_size,
+)
+from terminal import UserError, number, printable, say, some_names, whole_number
 
 NO_PHOTOS = """\
 Three ways on:
@@ -52,7 +62,12 @@ def parse_arguments(argv=None):
         help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
     add("--image-size", type=whole_number(8, 1024), metavar="PX",
         help="height and width of the photos in the last third of the epochs, in pixels "
-        f"(default: {full.image_size}; fast: {fast.image_size})")
+        f"(default: {full.image_size}; fast: {fast.image_size}; classic and dnn: {FIXED_SIZE})")
+    add("--init", metavar="RUN",
+        help="start from the convolutions of this run, such as weights, instead of from scratch: "
+        "for few photos")
+    add("--class-weight", choices=("balanced",),
+        help="let each photo count the more, the fewer its class has")
     add("--seed", type=whole_number(0, 2**31 - 1), metavar="N",
         help=f"of the first weights, the order and the random crops (default: {full.seed})")
     add("--output", metavar="DIR", help="the run directory to make (default: runs/<date-time>)")
@@ -75,10 +90,14 @@ def parse_arguments(argv=None):
 
 def make_settings(args):
     """The table of the recipe, overridden by the flags that are given."""
-    base = RECIPES["demo" if args.demo else args.recipe or "full"]
+    default = "demo" if args.demo else "tune" if args.init else "full"
+    base = RECIPES[args.recipe or default]
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
-    return dataclasses.replace(base, **given)
+    settings = dataclasses.replace(base, **given)
+    if settings.arch not in ANY_SIZE and args.image_size is None:
+        settings = dataclasses.replace(settings, image_size=FIXED_SIZE)
+    return settings
 
 
 def main(argv=None):
@@ -87,6 +106,8 @@ def main(argv=None):
         return resume(Path(args.resume))
     run = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
     files.check_new(run)
+    if settings.init:
+        runs.read_config(settings.init, "--init")
     data_dir = draw_demo() if args.demo else args.data_dir or "tmp"
     cache_dir = args.cache_dir or "tmp/cache"
     exclude = exclusion.read(args.exclude)
@@ -96,6 +117,7 @@ def main(argv=None):
     settings = fit_to_size(settings, len(dataset.splits["train"]), args.batch_size)
     precision = training.best_precision(training.find_device()[0])
     settings = dataclasses.replace(settings, precision=precision)
+    training.start(settings, dataset.classes)  # refuses --init before there is a run directory
     config = {
         "settings": dataclasses.asdict(settings),
         "data_dir": str(data_dir),
@@ -176,11 +198,15 @@ def train(run, config, settings, dataset):
         say("         A GPU is many times faster: see “On a GPU” in README.md.")
     say(f"Photos   {', '.join(f'{name} {n:,}' for name, n in dataset.split_sizes().items())}"
         f", skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
-        f"classes {', '.join(dataset.classes)}")
-    say(f"Network  {settings.arch}, {parameters:,} parameters")
+        f"classes {some_names(dataset.classes)}")
+    say_if_uneven(training.training_counts(dataset), dataset.classes, settings)
+    start = f", starting from {printable(settings.init)}" if settings.init else ""
+    say(f"Network  {settings.arch}, {parameters:,} parameters{start}")
     say(f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
         f"scored at {settings.score_size} px")
     say(f"Run      {printable(run)}")
+    if settings.init:
+        say_if_seen(dataset, settings.init)
 
     try:
         network, rows = training.fit(
@@ -197,7 +223,7 @@ def train(run, config, settings, dataset):
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, run / "curves.png")
     runs.save_network(run, network)
-    runs.write_trained_on(run, dataset)
+    runs.write_trained_on(run, dataset, settings.init)
     classifier = runs.Classifier(run)
     labels = {split: dataset.labels[dataset.splits[split]] for split in ("validation", "test")}
     logits = {split: classifier.logits_of(dataset, dataset.splits[split]) for split in labels}
@@ -220,6 +246,24 @@ def train(run, config, settings, dataset):
     say(f"\nNext:  python evaluate.py --model {model} --data-dir {photos}\n"
         f"       python predict.py --model {model} photo.jpg")
     return 0
+
+
+def say_if_uneven(counts, classes, settings):
+    """Says how many training photos each class has where one has more than twice another's."""
+    if counts.max() > 2 * counts.min():
+        order = counts.argsort(kind="stable")
+        shown = some_names([f"{classes[i]} {counts[i]:,}" for i in order])
+        remedy = "weighted" if settings.class_weight else "--class-weight balanced makes up for it"
+        say(f"Uneven   {shown} training photos: {remedy}")
+
+
+def say_if_seen(dataset, init):
+    """Says how many of the photos to be scored the run `init` was trained on, if any."""
+    held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
+    seen = runs.trained_on(init, dataset, held_out)
+    if seen is not None and seen.any():
+        say(f"Careful: {printable(init)} was trained on {seen.sum():,} of the validation and test "
+            "photos: their scores will be too good.")
 
 
 def epoch_line(row, settings):

@@ -14,6 +14,7 @@ import data
 import model as networks
 import recipe
 import runs
+from terminal import UserError, printable
 
 
 def find_device():
@@ -231,7 +232,7 @@ class ProgressBar(keras.callbacks.Callback):
 
 
 def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resume=lambda n: None):
-    """Trains a network from scratch, or on from the checkpoint in `run` if there is one.
+    """Trains a network from its `start`, or on from the checkpoint in `run` if there is one.
 
     Args:
         settings: a `recipe.Settings`.
@@ -248,7 +249,7 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
     steps = max(1, len(dataset.splits["train"]) // settings.batch_size)
     keras.config.set_dtype_policy(settings.precision)
     try:
-        network = build(settings, classes)
+        network = start(settings, dataset.classes)
     finally:
         keras.config.set_dtype_policy("float32")
     compile_network(network, settings, classes, steps)
@@ -269,6 +270,7 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
             epochs=settings.epochs,
             steps_per_epoch=steps,
             callbacks=[average, *callbacks, history, checkpoint],
+            class_weight=class_weights(dataset) if settings.class_weight else None,
             shuffle=False,  # the stream is shuffled
             verbose=0,
         )
@@ -276,6 +278,45 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
     final = build(settings, classes)
     final.set_weights(network.get_weights())
     return final, history.rows
+
+
+def start(settings, classes):
+    """A network to train: with fresh weights, or with those of the run that `settings.init` names.
+
+    Its output layer is fresh all the same, unless that run has the same `classes`, a list of names.
+    Raises UserError where that run has no network of this kind.
+    """
+    network = build(settings, len(classes))
+    if settings.init is None:
+        return network
+    same = runs.read_config(settings.init, "--init")["classes"] == classes
+    donor = runs.load_network(Path(settings.init) / "model.keras", "--init")
+    kept = len(network.layers) if same else -1
+    shapes, got = ([[tuple(w.shape) for w in layer.weights] for layer in each.layers[:kept]]
+                   for each in (network, donor))
+    if shapes != got:
+        size = "" if settings.arch in recipe.ANY_SIZE else f" --image-size {settings.image_size}"
+        raise UserError(f"--init: expected a run of --arch {settings.arch}{size}, "
+                        f"got another network in {printable(settings.init)}")
+    for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
+        layer.set_weights(trained.get_weights())
+    return network
+
+
+def training_counts(dataset):
+    """(classes,) int, the number of training photos of each class."""
+    labels = dataset.labels[dataset.splits["train"]]
+    return np.bincount(labels, minlength=len(dataset.classes))
+
+
+def class_weights(dataset):
+    """What a photo of each class counts in the loss, {class: weight}, for Keras's `fit`.
+
+    Inverse to the number of its training photos, so that all classes have the same say, and 1 for
+    the average photo; scikit-learn calls it "balanced".
+    """
+    counts = training_counts(dataset)
+    return {i: float(counts.sum() / (len(counts) * n)) for i, n in enumerate(counts)}
 
 
 def build(settings, classes):

@@ -43,6 +43,13 @@ def test_classic_network_is_the_textbook_stack():
     assert network.count_params() == 896 + 9248 + 18496 + (8 * 8 * 64 + 1) * 128 + 129
 
 
+def test_dnn_has_no_convolution_and_about_the_parameters_of_the_default():
+    network = model.build("dnn", 2, recipe.FIXED_SIZE)
+    kinds = {type(layer).__name__ for layer in network.layers}
+    assert kinds == {"InputLayer", "Rescaling", "Flatten", "Dense", "ReLU", "Dropout"}
+    assert network.count_params() == (64 * 64 * 3 + 1) * 256 + (256 + 1) * 128 + 129
+
+
 @pytest.mark.parametrize("arch", recipe.ARCHITECTURES)
 def test_a_saved_network_loads_without_custom_objects_and_answers_the_same(arch, tmp_path):
     network = model.build(arch, 2, 32)

@@ -336,6 +336,13 @@ def test_explain_refuses_a_network_whose_regions_are_mixed(textbook, tmp_path, d
     assert "Traceback" not in process.stderr and not (tmp_path / "why").exists()
 
 
+def test_layers_refuses_a_network_without_convolutions(tmp_path):
+    runs.write_json(tmp_path / "config.json", {"classes": ["ant", "bee"], "score_size": 32})
+    runs.save_network(tmp_path, model.build("dnn", 2, 32))
+    with pytest.raises(UserError, match="--layers: expected a network with convolutions"):
+        explain.Layers(runs.Classifier(tmp_path))
+
+
 def test_pictures_never_replace_a_file_of_the_user(answers, drawn, tmp_path):
     with pytest.raises(UserError, match="--explain: expected a folder outside"):
         answers("--explain", drawn / "why", drawn)

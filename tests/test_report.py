@@ -140,7 +140,9 @@ def test_format_score_of_nothing_and_of_many_classes():
     predicted[[3, 15]] = 7
     text = report.format_score(report.score(labels, np.eye(12)[predicted], names))
     assert text.splitlines()[4:] == ["largest confusions", "true class  predicted  photos",
-                                     "breed 3     breed 7         2"]
+                                     "breed 3     breed 7         2", "",
+                                     "least often right", "true class  photos  correct",
+                                     "breed 3          3   33.33%"]
     assert "no mistakes" in report.format_score(report.score(labels, np.eye(12)[labels], names))
 
 

@@ -22,6 +22,24 @@ def test_two_hundred_photos_a_class_are_enough_to_learn_from(tmp_path):
     assert test["accuracy"] > 0.65
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["classic", "dnn"])
+def test_the_networks_of_the_textbooks_go_through_every_script(arch, photos_dir, tmp_path):
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    process = run_script("train.py", "--data-dir", photos_dir, "--cache-dir", cache,
+                         "--arch", arch, "--epochs", 2, "--output", run)
+    assert process.returncode == 0, process.stderr
+    assert f"Network  {arch}, " in process.stderr and "at 64 px, scored at 64 px" in process.stderr
+    assert (run / "model.tflite").is_file()
+    process = run_script("evaluate.py", "--model", run, "--data-dir", photos_dir,
+                         "--cache-dir", cache, "--output", tmp_path / "report", "--json")
+    assert process.returncode == 0, process.stderr
+    test = json.loads((run / "metrics.json").read_text())["test"]
+    assert json.loads(process.stdout)["accuracy"] == test["accuracy"]
+    process = run_script("predict.py", "--model", run, photos_dir / "train" / "cat.0.png")
+    assert process.returncode == 0 and "LiteRT" in process.stderr
+
+
 def test_training_says_what_it_has_and_ends_with_score_and_next_commands(trained):
     run, process = trained
     assert process.returncode == 0, process.stderr
@@ -110,6 +128,8 @@ MISTAKES = {
     "resume and more": (["train.py", "--resume", "x", "--lr", "1"], "--resume: expected alone"),
     "no run to resume": (["train.py", "--resume", "nowhere"], "--resume: expected a run directory"),
     "demo and photos": (["train.py", "--demo", "--data-dir", "x"], "--demo: brings photos"),
+    "no run to start from": (["train.py", "--init", "x"], "--init: expected a run directory"),
+    "weights by hand": (["train.py", "--class-weight", "1,2"], "--class-weight: invalid choice"),
     "missing folder": (["train.py", "--data-dir", "nowhere"], "--data-dir: expected a folder"),
     "output exists": (["train.py", "--output", "."], "--output: expected a new folder"),
     "no model": (["evaluate.py", "--model", "nowhere"], "--model: expected a run directory"),

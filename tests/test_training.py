@@ -8,8 +8,10 @@ import pytest
 
 import data
 import runs
+import train
 import training
-from recipe import RECIPES, Settings, fit_to_size
+from recipe import FIXED_SIZE, RECIPES, Settings, fit_to_size
+from terminal import UserError
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
 
@@ -128,6 +130,106 @@ def test_the_last_averaged_weights_are_what_fit_returns_and_validation_scored(da
         data.evaluation_batches(dataset, dataset.splits["validation"], 10), verbose=0)[:, 0]
     correct = (logits > 0) == dataset.labels[dataset.splits["validation"]]
     assert correct.mean() == pytest.approx(rows[-1]["val_accuracy"], abs=1e-6)
+
+
+# --- Starting from another run --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def donor(whole, dataset, tmp_path_factory):
+    """A run directory with the network of `whole`."""
+    run = tmp_path_factory.mktemp("donor") / "run"
+    runs.create(run, {"classes": dataset.classes, "score_size": SETTINGS.score_size})
+    runs.save_network(run, whole[0])
+    runs.write_trained_on(run, dataset)
+    return run
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], ["dog", "cat"], ["ant", "bee", "fly"]])
+def test_init_takes_all_layers_but_an_output_of_other_classes(whole, donor, classes):
+    settings = dataclasses.replace(SETTINGS, init=str(donor))
+    network = training.start(settings, classes)
+    *layers, output = network.layers
+    *donors, donors_output = whole[0].layers
+    for mine, theirs in zip(layers, donors, strict=True):
+        for a, b in zip(mine.get_weights(), theirs.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    kernel, donors_kernel = output.get_weights()[0], donors_output.get_weights()[0]
+    assert np.array_equal(kernel, donors_kernel) == (classes == ["cat", "dog"])
+
+
+def test_a_run_from_another_starts_where_that_ended_and_keeps_both_ones_photos(
+    whole, donor, dataset, tmp_path
+):
+    settings = dataclasses.replace(SETTINGS, init=str(donor), lr=1e-6, epochs=1)
+    _, rows = training.fit(settings, dataset, new_run(tmp_path / "run"))
+    assert rows[0]["val_loss"] == pytest.approx(whole[1][-1]["val_loss"], rel=0.02)
+    few = dataclasses.replace(dataset, splits={"train": dataset.splits["test"]})
+    runs.write_trained_on(tmp_path / "run", few, settings.init)
+    for split, seen in (("train", True), ("test", True), ("validation", False)):
+        known = runs.trained_on(tmp_path / "run", dataset, dataset.splits[split])
+        assert (known == seen).all()
+
+
+@pytest.mark.parametrize("change", [{"arch": "dnn"}, {"arch": "classic"}])
+def test_init_of_another_network_is_refused(donor, change):
+    settings = dataclasses.replace(SETTINGS, init=str(donor), **change)
+    with pytest.raises(UserError, match=f"--init: expected a run of --arch {change['arch']}"):
+        training.start(settings, ["cat", "dog"])
+    with pytest.raises(UserError, match="--init: expected a run directory"):
+        training.start(dataclasses.replace(settings, init="nowhere"), ["cat", "dog"])
+
+
+def test_held_out_photos_that_the_other_run_was_trained_on_are_told(donor, dataset, capsys):
+    train.say_if_seen(dataset, str(donor))
+    assert capsys.readouterr().err == ""
+    swapped = dict(zip(dataset.splits, reversed(dataset.splits.values()), strict=True))
+    train.say_if_seen(dataclasses.replace(dataset, splits=swapped), str(donor))
+    trained_on = len(dataset.splits["train"])
+    assert f"was trained on {trained_on:,} of the validation and test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "recipe", "size"), [
+    (["--init", "run"], "tune", RECIPES["tune"].image_size),
+    (["--init", "run", "--recipe", "fast"], "fast", RECIPES["fast"].image_size),
+    (["--init", "run", "--arch", "classic"], "tune", FIXED_SIZE),
+    (["--arch", "dnn"], "full", FIXED_SIZE), (["--arch", "dnn", "--image-size", "40"], "full", 40),
+])
+def test_flags_choose_recipe_and_image_size(flags, recipe, size):
+    _, settings = train.parse_arguments(flags)
+    assert (settings.recipe, settings.image_size) == (recipe, size)
+
+
+# --- Classes --------------------------------------------------------------------------------------
+
+
+def test_class_weights_give_every_class_the_same_say(dataset):
+    few = np.concatenate([np.flatnonzero(dataset.labels == 0)[:10],
+                          np.flatnonzero(dataset.labels == 1)[:40]])
+    uneven = dataclasses.replace(dataset, splits={"train": few})
+    weights = training.class_weights(uneven)
+    assert weights == {0: 2.5, 1: 0.625}
+    assert 10 * weights[0] == 40 * weights[1] == 25
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_fit_counts_each_photo_by_the_weight_of_its_class(dataset, classes, tmp_path, monkeypatch):
+    labels, train = dataset.labels.copy(), dataset.splits["train"]
+    labels[train[::4]] = classes - 1
+    uneven = dataclasses.replace(dataset, labels=labels, classes=["ant", "bee", "fly"][:classes])
+
+    def zeros(settings, names):  # whose loss is log(classes) on every photo
+        network = training.build(settings, len(names))
+        network.set_weights([0 * weight for weight in network.get_weights()])
+        return network
+
+    monkeypatch.setattr(training, "start", zeros)
+    monkeypatch.setattr(training, "class_weights", lambda _: dict(enumerate((1.0, 3.0, 7.0))))
+    settings = dataclasses.replace(SETTINGS, arch="dnn", epochs=1, batch_size=len(train),
+                                   label_smoothing=0.0, class_weight="balanced")
+    _, rows = training.fit(settings, uneven, new_run(tmp_path / "run"))
+    mean_weight = np.array([1.0, 3.0, 7.0])[labels[train]].mean()
+    assert rows[0]["loss"] == pytest.approx(mean_weight * np.log(classes), rel=1e-4)
 
 
 def test_three_classes_train(tmp_path):

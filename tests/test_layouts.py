@@ -1,0 +1,157 @@
+"""Layouts of folders of classes: the user's own split, and what is refused before training."""
+
+import re
+
+import numpy as np
+import pytest
+from test_data import save
+
+import data
+import layouts
+from terminal import UserError
+
+
+def fill(root, *folders, photos=1):
+    for folder in folders:
+        for n in range(photos):
+            save(root / folder / f"{n}.png")
+
+
+def refused(root, words):
+    with pytest.raises(UserError, match=f"^--data-dir: .*{re.escape(words)}") as caught:
+        layouts.find(root, root / "cache")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- The user's own split -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "Validation"])
+def test_train_validation_and_test_folders_are_the_split(tmp_path, name):
+    for folder in ("train", name, "test"):
+        fill(tmp_path, f"{folder}/ant", f"{folder}/bee", photos=5)
+    dataset = data.load(tmp_path, 8, tmp_path / "cache")
+    assert dataset.classes == ["ant", "bee"]
+    assert dataset.split_sizes() == {"train": 10, "validation": 10, "test": 10}
+    for split, folder in (("train", "train"), ("validation", name), ("test", "test")):
+        assert {dataset.paths[i].split("/")[0] for i in dataset.splits[split]} == {folder}
+    assert len(set(dataset.names)) == 30
+    found = layouts.find(tmp_path)
+    assert (found.root / found.paths[7]).is_file()
+
+
+@pytest.mark.parametrize(("there", "missing"), [("test", "validation"), ("val", "test")])
+def test_of_two_folders_the_third_part_is_what_the_hash_holds_out_of_train(
+        tmp_path, there, missing):
+    fill(tmp_path, "train/ant", "train/bee", photos=60)
+    alone = data.load(tmp_path, 8, tmp_path / "cache")
+    held_out = {alone.names[i] for i in alone.splits[missing]}
+    fill(tmp_path, f"{there}/ant", f"{there}/bee", photos=5)
+    dataset = data.load(tmp_path, 8, tmp_path / "cache")
+    assert {dataset.names[i] for i in dataset.splits[missing]} == held_out
+    assert dataset.split_sizes()[missing] == len(held_out) > 0
+    assert len(dataset.splits["train"]) == 120 - len(held_out)
+    assert all(dataset.paths[i].startswith("train/") for i in dataset.splits[missing])
+
+
+def test_numbers_that_begin_anew_in_each_folder_name_different_photos(tmp_path):
+    for folder in ("train", "validation", "test"):
+        fill(tmp_path, f"{folder}/cats", f"{folder}/dogs")
+    save(tmp_path / "train/cats/cat.7.png")
+    save(tmp_path / "test/cats/cat.7.png")
+    save(tmp_path / "test/cats/cat.8.png")  # a number of Kaggle's
+    found = layouts.find(tmp_path)
+    assert sorted(found.names) == [
+        "cat.0", "cat.7", "cat.8", "dog.0", "test/cat.0", "test/cat.7", "test/dog.0",
+        "validation/cat.0", "validation/dog.0"]
+
+
+def test_copies_stay_where_the_user_put_them_and_are_reported(tmp_path, capsys):
+    fill(tmp_path, "train/ant", "train/bee", "val/ant", "val/bee", "test/ant", "test/bee", photos=4)
+    copy = tmp_path / "test/bee/copy.png"
+    copy.write_bytes((tmp_path / "train/bee/0.png").read_bytes())
+    dataset = data.load(tmp_path, 8, tmp_path / "cache")
+    assert dataset.split_sizes() == {"train": 8, "validation": 8, "test": 9}
+    assert data.main(["--data-dir", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert "identical: 1 groups of 2 photos, of which 1 straddle splits" in capsys.readouterr().out
+
+
+def test_a_test_folder_without_the_classes_is_no_split(tmp_path, capsys):
+    fill(tmp_path, "train/ant", "train/bee", "test", "test/unknown", "validation")
+    found = layouts.find(tmp_path)
+    assert found.given is None and found.root == tmp_path / "train"
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("is not taken for a split" in line for line in said)
+
+
+def test_kaggles_test_photos_are_still_no_split(tmp_path):
+    for c in ("cat", "dog"):
+        save(tmp_path / f"train/{c}.1.jpg")
+    fill(tmp_path, "test1", "test")
+    assert layouts.find(tmp_path).given is None
+
+
+def test_a_class_that_train_lacks_is_refused_and_one_that_test_lacks_is_told(tmp_path, capsys):
+    fill(tmp_path, "train/ant", "train/bee", "train/fly", "test/ant", "test/bee")
+    assert layouts.find(tmp_path).classes == ["ant", "bee", "fly"]
+    assert "test has no photos of fly" in capsys.readouterr().err
+    fill(tmp_path, "test/wasp")
+    assert "'wasp' too in" in refused(tmp_path, "expected the classes of")
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path):
+    fill(tmp_path, "train/ant", "train/bee", "val/ant", "val/bee", "valid/ant", "valid/bee")
+    refused(tmp_path, "expected one folder for validation, got both val and valid")
+
+
+def test_a_class_may_be_called_train_within_train(tmp_path):
+    fill(tmp_path, "train/bus", "train/train", "train/demo")
+    assert layouts.find(tmp_path).classes == ["bus", "demo", "train"]
+
+
+# --- Mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", ["fly", "train/fly", "test/bee"])
+def test_a_class_folder_without_photos_is_named(tmp_path, empty):
+    inside = "train/" if "/" in empty else ""
+    fill(tmp_path, f"{inside}ant", f"{inside}bee", *(["test/ant"] if "test" in empty else []))
+    (tmp_path / empty / "deep").mkdir(parents=True)
+    (tmp_path / empty / "list.txt").write_text("")
+    assert refused(tmp_path, "got none in").endswith(empty)
+
+
+def test_a_class_of_which_no_photo_can_be_read_is_named(tmp_path):
+    fill(tmp_path, "ant", "bee", photos=30)
+    for n in range(3):
+        (tmp_path / "fly").mkdir(exist_ok=True)
+        (tmp_path / f"fly/{n}.jpg").write_text("<html>")
+    with pytest.raises(UserError, match=r"got none of fly in .*; fly/0.jpg: not an image"):
+        data.load(tmp_path, 8, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("names", [("Bee", "bee"), ("Cats", "cat"), ("Dog", "dogs")])
+def test_folders_that_differ_in_case_only_or_name_one_class_are_refused(tmp_path, names):
+    fill(tmp_path, "ant", *names)
+    refused(tmp_path, f"expected one folder for each class, got both {names[0]} and {names[1]}")
+
+
+def test_a_thousand_classes_are_taken_and_one_more_is_refused(tmp_path, monkeypatch):
+    fill(tmp_path, *(f"{i:04}" for i in range(1000)))
+    found = layouts.find(tmp_path)
+    assert len(found.classes) == 1000
+    np.testing.assert_array_equal(found.labels, np.arange(1000))
+    fill(tmp_path, "one more")
+    refused(tmp_path, "expected at most 1,000 classes, got 1,001")
+
+
+@pytest.mark.parametrize(("stray", "classes"), [
+    ("cat.1.jpg", ["cats", "dogs"]), ("cat.1.jpg", ["train/ant", "train/bee"]),
+    ("cat.1.jpg", ["PetImages/Cat", "PetImages/Dog"]), ("train/dog.1.jpg", ["train/a", "train/b"]),
+    ("cat.1.jpg", ["more/train/a", "more/train/b"]),
+])
+def test_photos_of_kaggles_names_beside_class_folders_are_refused(tmp_path, stray, classes):
+    fill(tmp_path, *classes)
+    save(tmp_path / stray)
+    assert f"({stray.split('/')[-1]})" in refused(tmp_path, "expected one layout in")
