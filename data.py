@@ -37,8 +37,9 @@ SHARES = (0.8, 0.1, 0.1)
 
 def name_hashes(names):
     """(n,) uint64 of the names: the same on every machine, in every year."""
-    digests = (hashlib.sha256(name.encode("utf-8", "surrogateescape")) for name in names)
-    return np.array([int.from_bytes(d.digest()[:8], "big") for d in digests], np.uint64)
+    sha256 = hashlib.sha256
+    first = (sha256(name.encode("utf-8", "surrogateescape")).digest()[:8] for name in names)
+    return np.frombuffer(b"".join(first), ">u8").astype(np.uint64)
 
 
 def split(names, digests):
@@ -53,10 +54,11 @@ def split(names, digests):
     Returns:
         (n,) int, index into `SPLITS`.
     """
+    hashes = name_hashes(names)
+    _, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
     first = {}
-    for name, digest in sorted(zip(names, digests, strict=True)):
-        first.setdefault(digest, name)
-    hashes = name_hashes([first[digest] for digest in digests])
+    for i in sorted(np.flatnonzero(sizes[group] > 1).tolist(), key=names.__getitem__):
+        hashes[i] = hashes[first.setdefault(group[i], i)]
     return np.searchsorted(np.cumsum(SHARES)[:2], hashes / 2.0**64, side="right")
 
 
@@ -81,7 +83,7 @@ class Dataset:
     splits: dict[str, np.ndarray]
     skipped: list[tuple[str, str]]
     root: Path
-    digests: list[str]
+    digests: np.ndarray
     excluded: np.ndarray
 
     def split_sizes(self):
@@ -117,11 +119,10 @@ def load(data_dir, image_size, cache_dir, exclude=()):
             f"--data-dir: expected labelled photos (train/cat.0.jpg, PetImages/Cat/0.jpg or a "
             f"folder for each class), found none under {printable(data_dir)}"
         )
-    images, index = cache.images(found, image_size, Path(cache_dir))
-    good = [i for i, (*_, error) in enumerate(index) if error is None]
-    names = [found.names[i] for i in good]
-    labels = found.labels[good]
-    digests = [index[i][3] for i in good]
+    images, digests, errors = cache.images(found, image_size, Path(cache_dir))
+    good = np.delete(np.arange(len(found.paths)), list(errors))
+    names = [found.names[i] for i in good.tolist()]
+    labels, digests = found.labels[good], digests[good]
     sides = split(names, digests)  # of all of them, so that leaving some out moves no other
     excluded = np.isin(good, exclusion.excluded(found, data_dir, exclude) if exclude else [])
     splits = {name: np.flatnonzero((sides == side) & ~excluded) for side, name in enumerate(SPLITS)}
@@ -136,10 +137,10 @@ def load(data_dir, image_size, cache_dir, exclude=()):
         images=images,
         labels=labels,
         classes=found.classes,
-        paths=[found.paths[i] for i in good],
+        paths=[found.paths[i] for i in good.tolist()],
         names=names,
         splits=splits,
-        skipped=[(path, error) for path, *_, error in index if error is not None],
+        skipped=[(found.paths[i], error) for i, error in errors.items()],
         root=found.root,
         digests=digests,
         excluded=np.flatnonzero(excluded),
