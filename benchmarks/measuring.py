@@ -176,6 +176,8 @@ def shown(value):
     """A number with three digits that count, or text as it is."""
     if value is None:
         return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value))
     if not isinstance(value, int | float):
         return str(value)
     if abs(value) >= 100 or value == int(value):

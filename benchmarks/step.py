@@ -8,6 +8,7 @@ products through TensorFlow.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -27,7 +28,7 @@ SIDE = 4096  # of the matrices
 
 PARTS = {  # what an operation belongs to, by its name or type; the first that fits
     "Muon and AdamW": r"muon|newton",
-    "batch normalization": r"batch_norm",
+    "batch normalization": r"batch_?norm",
     "convolution": r"conv",
     "pooling": r"pool",
     "ReLU": r"re_lu|relu",
@@ -59,13 +60,10 @@ def step_operations(network, batch):
 
 
 def muon_operations(network, iterations):
-    """Of Newton-Schulz: with m the smaller and n the larger side, m·m·n, m·m·m and m·m·n."""
-    total = 0
-    for weight in network.trainable_weights:
-        if len(weight.shape) == 4:
-            small, large = sorted((int(np.prod(weight.shape[:3])), weight.shape[3]))
-            total += iterations * (4 * small * small * large + 2 * small**3)
-    return total
+    """Of `training.ConvolutionMuon`: two large products; four small ones an iteration, but two last."""
+    kernels = [weight.shape for weight in network.trainable_weights if len(weight.shape) == 4]
+    return sum(4 * np.prod(shape) * shape[3] + (8 * iterations - 4) * shape[3] ** 3
+               for shape in kernels)
 
 
 # --- Measuring ------------------------------------------------------------------------------------
@@ -82,24 +80,28 @@ def peak(dtype, turns=10):
     return 2 * SIDE**3 / seconds
 
 
-def make_step(size, batch=BATCH, precision="mixed_bfloat16", jit=False, optimizer=None, norm=True):
+def make_step(size, batch=BATCH, precision="mixed_bfloat16", jit=False, optimizer=None,
+              norm="fused"):
     """(a function that takes one training step, the network) on random images.
 
-    optimizer: another than the project's. norm: whether there is batch normalization.
+    optimizer: another than the project's. norm: `fused`, as in training, `Keras's` or `none`.
     """
     import keras
 
+    import normalization
     import training
     from recipe import RECIPES
 
     settings = dataclasses.replace(
         RECIPES["full"], image_size=size, batch_size=batch, precision=precision)
-    without = mock.patch("model.layers.BatchNormalization",
+    without = mock.patch("keras.layers.BatchNormalization",
                          lambda **options: keras.layers.Activation("linear"))
     keras.config.set_dtype_policy(precision)
     try:
-        with mock.MagicMock() if norm else without:
+        with without if norm == "none" else contextlib.nullcontext():
             network = training.networks.build("plain", 2, size, settings.dropout)
+        if norm == "fused":
+            network = normalization.fuse(network)
     finally:
         keras.config.set_dtype_policy("float32")
     training.compile_network(network, settings, 2, 1000)
@@ -146,10 +148,11 @@ def variants(size, turns):
         "bfloat16 (as it is)": make_step(size)[0],
         "float32": make_step(size, precision="float32")[0],
         "bfloat16, XLA": make_step(size, jit=True)[0],
-        "without Muon: AdamW": make_step(size, optimizer=keras.optimizers.AdamW)[0],
-        "without an optimizer: SGD": make_step(size, optimizer=keras.optimizers.SGD)[0],
-        "without batch normalization, and SGD": make_step(
-            size, optimizer=keras.optimizers.SGD, norm=False)[0],
+        "Keras's own batch normalization": make_step(size, norm="Keras's")[0],
+        "AdamW instead of Muon": make_step(size, optimizer=keras.optimizers.AdamW)[0],
+        "SGD instead of Muon": make_step(size, optimizer=keras.optimizers.SGD)[0],
+        "SGD, and no batch normalization": make_step(
+            size, optimizer=keras.optimizers.SGD, norm="none")[0],
     }
     return median_seconds(ways, turns)
 
