@@ -73,7 +73,7 @@ def _read_index(path):
                 return None
             file.seek(int.from_bytes(tail[:8], "big"))
             return [np.load(file, allow_pickle=False) for _ in range(4)]
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
 
 

@@ -67,7 +67,7 @@ def epoch_seconds(peer, sizes):
 def main(argv=None):
     parser = measuring.parser(__doc__.splitlines()[0], "accuracy")
     parser.add_argument("--minutes", type=number(0, 600), metavar="M",
-                        help="train the tutorial's network so long (default: 3)")
+                        help="train the tutorial's network so long (default: 2)")
     args = parser.parse_args(argv)
     steps = 2 if args.quick else 4
     with tempfile.TemporaryDirectory() as temporary:
@@ -101,7 +101,7 @@ def compare(args, steps, temporary):
     say("the Keras example, after")
     keras += [] if args.quick else [keras_example()]
     say("the tutorial")
-    minutes = args.minutes or (0.01 if args.quick else 3)
+    minutes = args.minutes or (0.01 if args.quick else 2)
     tutorial = measuring.in_a_process("peers", "tutorial", temporary / "peers",
                                       "--minutes", minutes)
 

@@ -121,7 +121,7 @@ def training_rate(size, steps):
 def main(argv=None):
     parser = measuring.parser(__doc__.splitlines()[0], "pipeline")
     args = parser.parse_args(argv)
-    photos, turns, seconds, steps = (600, 1, 1, 2) if args.quick else (3000, 3, 3, 8)
+    photos, turns, seconds, steps = (600, 1, 1, 2) if args.quick else (3000, 3, 2, 6)
 
     import data
     from recipe import RECIPES

@@ -60,7 +60,7 @@ def step_operations(network, batch):
 
 
 def muon_operations(network, iterations):
-    """Of `training.ConvolutionMuon`: two large products; four small ones an iteration, but two last."""
+    """Of `training.ConvolutionMuon`: two large products, and small ones of filters by filters."""
     kernels = [weight.shape for weight in network.trainable_weights if len(weight.shape) == 4]
     return sum(4 * np.prod(shape) * shape[3] + (8 * iterations - 4) * shape[3] ** 3
                for shape in kernels)
