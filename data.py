@@ -37,8 +37,9 @@ SHARES = (0.8, 0.1, 0.1)
 
 def name_hashes(names):
     """(n,) uint64 of the names: the same on every machine, in every year."""
-    digests = (hashlib.sha256(name.encode("utf-8", "surrogateescape")) for name in names)
-    return np.array([int.from_bytes(d.digest()[:8], "big") for d in digests], np.uint64)
+    sha256 = hashlib.sha256
+    first = (sha256(name.encode("utf-8", "surrogateescape")).digest()[:8] for name in names)
+    return np.frombuffer(b"".join(first), ">u8").astype(np.uint64)
 
 
 def split(names, digests, given=None):
@@ -57,13 +58,14 @@ def split(names, digests, given=None):
     """
     if given is not None:
         sides, train = given.copy(), np.flatnonzero(given == 0)
-        hashed = split([names[i] for i in train], [digests[i] for i in train])
+        hashed = split([names[i] for i in train], np.asarray(digests)[train])
         sides[train] = np.where(np.isin(hashed, given), 0, hashed)
         return sides
+    hashes = name_hashes(names)
+    _, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
     first = {}
-    for name, digest in sorted(zip(names, digests, strict=True)):
-        first.setdefault(digest, name)
-    hashes = name_hashes([first[digest] for digest in digests])
+    for i in sorted(np.flatnonzero(sizes[group] > 1).tolist(), key=names.__getitem__):
+        hashes[i] = hashes[first.setdefault(group[i], i)]
     return np.searchsorted(np.cumsum(SHARES)[:2], hashes / 2.0**64, side="right")
 
 
@@ -88,7 +90,7 @@ class Dataset:
     splits: dict[str, np.ndarray]
     skipped: list[tuple[str, str]]
     root: Path
-    digests: list[str]
+    digests: np.ndarray
     excluded: np.ndarray
 
     def split_sizes(self):
@@ -125,12 +127,11 @@ def load(data_dir, image_size, cache_dir, exclude=()):
             f"--data-dir: expected labelled photos (train/cat.0.jpg, PetImages/Cat/0.jpg or a "
             f"folder for each class), found none under {printable(data_dir)}"
         )
-    images, index = cache.images(found, image_size, Path(cache_dir))
-    good = [i for i, (*_, error) in enumerate(index) if error is None]
-    names = [found.names[i] for i in good]
-    labels = found.labels[good]
-    digests = [index[i][3] for i in good]
-    _check_classes(found, labels, index)
+    images, digests, errors = cache.images(found, image_size, Path(cache_dir))
+    good = np.delete(np.arange(len(found.paths)), list(errors))
+    names = [found.names[i] for i in good.tolist()]
+    labels, digests = found.labels[good], digests[good]
+    _check_classes(found, labels, errors)
     given = None if found.given is None else found.given[good]
     sides = split(names, digests, given)  # of all of them, so that leaving some out moves no other
     excluded = np.isin(good, exclusion.excluded(found, data_dir, exclude) if exclude else [])
@@ -146,24 +147,24 @@ def load(data_dir, image_size, cache_dir, exclude=()):
         images=images,
         labels=labels,
         classes=found.classes,
-        paths=[found.paths[i] for i in good],
+        paths=[found.paths[i] for i in good.tolist()],
         names=names,
         splits=splits,
-        skipped=[(path, error) for path, *_, error in index if error is not None],
+        skipped=[(found.paths[i], error) for i, error in errors.items()],
         root=found.root,
         digests=digests,
         excluded=np.flatnonzero(excluded),
     )
 
 
-def _check_classes(found, labels, index):
+def _check_classes(found, labels, errors):
     """Raises `UserError` for a class of which no photo could be decoded."""
     for label in set(found.labels) - set(labels):
-        first = index[np.flatnonzero(found.labels == label)[0]]
+        first = np.flatnonzero(found.labels == label)[0]
         raise UserError(
             f"--data-dir: expected readable photos of every class, got none of "
             f"{printable(found.classes[label])} in {printable(found.root)}; "
-            f"{printable(first[0])}: {first[4]}")
+            f"{printable(found.paths[first])}: {errors[first]}")
 
 
 # --- Stream ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,15 @@ def _find(root, cache_dir):
 def _find_flat(folder):
     if not folder.is_dir():
         return None
-    paths = sorted(entry.name for entry in os.scandir(folder) if KAGGLE_NAME.fullmatch(entry.name))
+    paths, members, names = [], [], []
+    for path in sorted(entry.name for entry in os.scandir(folder)):
+        if match := KAGGLE_NAME.fullmatch(path):
+            member = sys.intern(match[1].lower())  # one string for a million photos
+            paths.append(path)
+            members.append(member)
+            names.append(f"{member}.{int(match[2])}")
     if not paths:
         return None
-    matches = [KAGGLE_NAME.fullmatch(path) for path in paths]
-    members = [match[1].lower() for match in matches]
-    names = [f"{match[1].lower()}.{int(match[2])}" for match in matches]
     return paths, members, names
 
 
@@ -125,7 +129,7 @@ def _list_folders(folders):
             raise UserError(f"--data-dir: expected photos in every class folder, got none in "
                             f"{printable(folder)}")
         for path in files:
-            below = Path(path).relative_to(folder).as_posix()
+            below = path[len(f"{folder}/") :].replace(os.sep, "/")
             paths.append(f"{folder.name}/{below}")
             members.append(member)
             names.append(identity(member, below))

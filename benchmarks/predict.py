@@ -1,34 +1,23 @@
 """Measures predict.py beside Keras: from a cold start with one photo, and with many photos.
 
-    python benchmarks/predict.py --model RUN FOLDER
-
 Every row of the first table is a whole process. Runs of both kinds take turns, so that whatever
 else the machine does meets both; the ratio is the median of the pairs'.
 """
 
-import argparse
 import itertools
-import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-import files  # noqa: E402
-import photos  # noqa: E402  found through the line above
-import report  # noqa: E402
-import runs  # noqa: E402
-import stream  # noqa: E402
-import terminal  # noqa: E402
-from terminal import UserError, say, whole_number  # noqa: E402
+import photos
+import runs
+import stream
+import terminal
+from benchmarks import measuring
+from terminal import UserError, say, whole_number
 
 # What a tutorial does.
 KERAS_ONE = """
@@ -61,8 +50,8 @@ print(*logits[:, 0], sep="\n")
 def measure(command, lines=None):
     """Runs a process to its end; returns its seconds and its peak memory in MB."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=measuring.ROOT, stdin=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     process.stdin.write(os.fsencode("\n".join(lines or [])))
     process.stdin.close()
     _, status, usage = os.wait4(process.pid, 0)
@@ -82,17 +71,14 @@ def cold_start(run, size, photo, pairs):
     }
     for command in ways.values():
         measure(command)  # from here on, the files are in the system's cache for both
-    measured = {name: [] for name in ways}
-    for _ in range(pairs):
-        for name, command in ways.items():
-            measured[name].append(measure(command))
-    result = {name: {"seconds": statistics.median(seconds for seconds, _ in values),
-                     "fastest": min(seconds for seconds, _ in values),
-                     "slowest": max(seconds for seconds, _ in values),
-                     "memory_mb": max(memory for _, memory in values)}
-              for name, values in measured.items()}
-    ratios = [slow / quick for (quick, _), (slow, _) in zip(*measured.values(), strict=True)]
-    return {"pairs": pairs, **result, "ratio": statistics.median(ratios)}
+    measured = measuring.in_turns(
+        {name: lambda command=command: measure(command) for name, command in ways.items()}, pairs)
+    seconds = {name: [each for each, _ in values] for name, values in measured.items()}
+    rows = {name: {**measuring.spread(seconds[name]),
+                   "memory_mb": max(memory for _, memory in values)}
+            for name, values in measured.items()}
+    ratio = measuring.ratio(seconds["Keras script"], seconds["predict.py"])
+    return {"pairs": pairs, "rows": rows, "ratio": ratio}
 
 
 def bulk(run, paths):
@@ -141,52 +127,51 @@ def bulk(run, paths):
             "share_of_slower_limit": result["predict.py"]["photos_per_second"] / limit}
 
 
-def table(result):
-    """The result as lines of text."""
-    start, many = result["cold_start"], result["bulk"]
-    lines = ["| one photo, cold start | median | fastest-slowest | memory |", "|---|---|---|---|"]
-    for name in ("predict.py", "Keras script"):
-        row = start[name]
-        lines.append(f"| {name} | {row['seconds']:.2f} s | {row['fastest']:.2f}-"
-                     f"{row['slowest']:.2f} s | {row['memory_mb']:.0f} MB |")
-    lines += [f"\n{start['ratio']:.1f} times quicker, the median of {start['pairs']} pairs.\n",
-              f"| {many['photos']:,} photos | photos/s | memory |", "|---|---|---|"]
-    for name, row in many.items():
-        if isinstance(row, dict):
-            memory = f"{row['memory_mb']:.0f} MB" if row["memory_mb"] else ""
-            lines.append(f"| {name} | {row['photos_per_second']:.1f} | {memory} |")
-    lines.append(f"\npredict.py reaches {many['share_of_slower_limit']:.0%} of the slower limit.")
-    return "\n".join(lines)
+def text_of(start, many):
+    """Both results as Markdown."""
+    rates = {name: row for name, row in many.items() if isinstance(row, dict)}
+    return "\n".join([
+        measuring.table(
+            ["one photo, cold start", "seconds", "fastest", "slowest", "MB of memory"],
+            [[name, row["median"], row["lowest"], row["highest"], row["memory_mb"]]
+             for name, row in start["rows"].items()]),
+        "",
+        f"{start['ratio']:.1f} times quicker, the median of {start['pairs']} pairs.",
+        "",
+        measuring.table(
+            [f"{many['photos']:,} photos", "photos/s", "MB of memory"],
+            [[name, row["photos_per_second"], row["memory_mb"]] for name, row in rates.items()]),
+        "",
+        f"predict.py reaches {many['share_of_slower_limit']:.0%} of the slower limit.",
+    ])
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Measures predict.py beside Keras.")
+    parser = measuring.parser(__doc__.splitlines()[0], "predict")
     add = parser.add_argument
-    add("folder", metavar="FOLDER", help="photos, searched with all folders below")
-    add("--model", required=True, metavar="RUN", help="a run directory of two classes")
-    add("--pairs", type=whole_number(1), default=10, metavar="N", help="cold starts of each kind "
-        "(default: 10)")
-    add("--limit", type=whole_number(1), metavar="N", help="photos in bulk (default: all)")
-    add("--output", metavar="FILE", help="write the figures as JSON, too")
+    add("--model", metavar="RUN", help="a run directory of two classes (default: weights)")
+    add("--pairs", type=whole_number(1), metavar="N",
+        help="cold starts of each kind (default: 10; --quick: 3)")
+    add("--limit", type=whole_number(1), metavar="N",
+        help="photos in bulk (default: all; --quick: 300)")
     args = parser.parse_args(argv)
-    run = Path(args.model).resolve()
-    found = photos.find_files(Path(args.folder).resolve())
-    paths = list(itertools.islice(found, args.limit))
-    if not paths:
-        raise UserError(f"FOLDER: expected photos, got none in {terminal.printable(args.folder)}")
-    config = runs.read_config(run)
-    cores = os.cpu_count()
-    result = {
-        "machine": f"{platform.system()} {platform.machine()}, {cores} cores",
-        "python": platform.python_version(),
-        "image_size": config["score_size"],
-        "cold_start": cold_start(run, config["score_size"], paths[0], args.pairs),
-        "bulk": bulk(run, paths),
-    }
-    print(table(result))
-    if args.output:
-        with files.whole_file(Path(args.output)) as temporary:
-            temporary.write_text(json.dumps(json.loads(report.to_json(result)), indent=2) + "\n")
+    run = runs.chosen(args.model).resolve()
+    size = runs.read_config(run)["score_size"]
+    _, found, words = measuring.find_photos(args.data_dir)
+    numbers = measuring.take(found, args.limit or (300 if args.quick else len(found.paths)))
+    paths = [str((found.root / found.paths[number]).resolve()) for number in numbers]
+    start = cold_start(run, size, paths[0], args.pairs or (3 if args.quick else 10))
+    many = bulk(run, paths)
+
+    def draw(axis):
+        measuring.bars(axis, {name: row["photos_per_second"] for name, row in many.items()
+                              if isinstance(row, dict)})
+
+    save = measuring.plot(f"Prediction of {len(paths):,} photos at {size} px", "photos a second",
+                          "", draw)
+    text = f"{len(paths):,} of {words}, at {size} px\n\n{text_of(start, many)}"
+    result = {"photos": words, "image_size": size, "cold_start": start, "bulk": many}
+    measuring.write("predict", text, result, save, args.docs)
     return 0
 
 

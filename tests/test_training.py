@@ -5,8 +5,10 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import data
+import normalization
 import runs
 import train
 import training
@@ -58,6 +60,42 @@ def test_convolutions_take_orthogonal_steps_and_everything_else_adams():
     values = np.linalg.svd(step.reshape(-1, 16), compute_uv=False)
     assert step.shape == kernel.shape
     assert values.min() > 0.6 and values.max() < 1.3  # all alike, whatever the gradient's were
+
+
+def test_orthogonal_steps_are_those_of_keras_own_muon():
+    optimizer = training.make_optimizer(SETTINGS, steps_per_epoch=100)
+    for shape in ((3, 3, 8, 16), (3, 3, 1, 16)):  # more rows than columns, and fewer
+        kernel = np.random.default_rng(0).normal(size=shape).astype("float32")
+        matrix = keras.ops.convert_to_tensor(kernel.reshape(-1, 16))
+        expected = keras.optimizers.Muon.zeropower_via_newtonschulz5(optimizer, matrix, 3)
+        step = optimizer.zeropower_via_newtonschulz5(keras.ops.convert_to_tensor(kernel), 3)
+        np.testing.assert_allclose(np.reshape(step, (-1, 16)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_fused_normalization_gives_kerass_results_gradients_and_averages(trained):
+    inputs = keras.Input((6, 5, 3))
+    plain = keras.Model(inputs, keras.layers.BatchNormalization(momentum=0.8)(inputs))
+    fused = normalization.fuse(plain)
+    assert type(fused.layers[-1]) is not type(plain.layers[-1])
+    rng = np.random.default_rng(0)
+    start = [rng.uniform(0.5, 2, weight.shape).astype("float32") for weight in plain.get_weights()]
+    fused.set_weights(start)
+    plain.set_weights(start)
+    images = tf.constant(rng.normal(1, 3, (4, 6, 5, 3)), tf.float32)
+    slope = tf.constant(rng.normal(size=images.shape), tf.float32)
+    both = []
+    for network in (plain, fused):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            outputs = network(images, training=trained)
+            loss = tf.reduce_sum(outputs * slope)
+        sources = [images, *(weight.value for weight in network.trainable_weights)]
+        both.append([outputs, *tape.gradient(loss, sources), *network.get_weights()])
+    moved = [(a != b).any() for a, b in zip(start, fused.get_weights(), strict=True)]
+    assert moved == [False, False, trained, trained]  # the averages move in training alone
+    for expected, got in zip(*both, strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
 def test_average_holds_batch_norm_statistics_too_and_is_gone_after_validation():

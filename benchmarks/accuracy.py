@@ -1,0 +1,169 @@
+"""Measures the time to 94% of --recipe fast beside two programs that a user would pick instead.
+
+All three get the same training and validation photos. `train.py` is timed from the start of the
+process to its end: loading, decoding, training, scoring, export. The Keras example would take
+hours: its rate is measured, before and after `train.py`, and multiplied with the epochs that its
+published log took to 94%; its start is not counted. The tutorial's network is trained for some
+minutes; its published accuracy never reaches 94%.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import terminal
+from benchmarks import measuring
+from terminal import UserError, number, say
+
+GOAL = 0.94
+
+
+def run_fast(data_dir, folder, more):
+    """Runs `train.py --recipe fast` in `folder`.
+
+    Returns:
+        A dict. points: [seconds since the start of the process, validation accuracy] after each
+        epoch; seconds: until the process ended; metrics: `metrics.json` of the run.
+    """
+    command = [sys.executable, "train.py", "--recipe", "fast", "--data-dir", str(data_dir),
+               "--cache-dir", str(folder / "cache"), "--output", str(folder / "run"), *more]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=measuring.ROOT, env=measuring.environment(),
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    points = []
+    for line in process.stderr:
+        say(line.rstrip())
+        if match := re.match(r"epoch .* val_accuracy (\S+)", line):
+            points.append([time.perf_counter() - started, float(match[1])])
+    if process.wait() != 0:
+        raise UserError(f"exit code {process.returncode} of train.py")
+    return {"points": points, "seconds": time.perf_counter() - started,
+            "metrics": json.loads((folder / "run" / "metrics.json").read_text())}
+
+
+def reached(points):
+    """The seconds after which the goal was first reached, or None."""
+    return next((seconds for seconds, accuracy in points if accuracy >= GOAL), None)
+
+
+def published_epochs():
+    """The epochs that the published log of the Keras example took to the goal."""
+    from benchmarks import peers
+
+    return next(epoch for epoch, accuracy in enumerate(peers.KERAS_PUBLISHED, start=1)
+                if accuracy >= GOAL)
+
+
+def epoch_seconds(peer, sizes):
+    """Seconds of an epoch of a program of which the rates were measured, with validation."""
+    return (sizes["train"] / peer["images_per_second"]
+            + sizes["validation"] / peer["scored_per_second"])
+
+
+def main(argv=None):
+    parser = measuring.parser(__doc__.splitlines()[0], "accuracy")
+    parser.add_argument("--minutes", type=number(0, 600), metavar="M",
+                        help="train the tutorial's network so long (default: 2)")
+    args = parser.parse_args(argv)
+    steps = 2 if args.quick else 4
+    with tempfile.TemporaryDirectory() as temporary:
+        return compare(args, steps, Path(temporary))
+
+
+def compare(args, steps, temporary):
+    import data
+    from recipe import RECIPES
+
+    data_dir, found, words = measuring.find_photos(args.data_dir)
+    if args.quick:
+        numbers = measuring.take(found, 1000)
+        data_dir = measuring.link(
+            found.root, [found.paths[i] for i in numbers], found.classes, found.labels[numbers],
+            temporary / "photos")
+        words = f"{len(numbers):,} of {words}"
+    dataset = data.load(data_dir, RECIPES["fast"].score_size, temporary / "shared")
+    sizes = dataset.split_sizes()
+    for split in ("train", "validation"):
+        members = dataset.splits[split]
+        measuring.link(dataset.root, [dataset.paths[i] for i in members], dataset.classes,
+                       dataset.labels[members], temporary / "peers" / split)
+
+    def keras_example():
+        return measuring.in_a_process("peers", "keras", temporary / "peers", "--steps", steps)
+
+    say("the Keras example, before")
+    keras = [keras_example()]
+    fast = run_fast(Path(data_dir).resolve(), temporary, ["--epochs", "2"] if args.quick else [])
+    say("the Keras example, after")
+    keras += [] if args.quick else [keras_example()]
+    say("the tutorial")
+    minutes = args.minutes or (0.01 if args.quick else 2)
+    tutorial = measuring.in_a_process("peers", "tutorial", temporary / "peers",
+                                      "--minutes", minutes)
+
+    from benchmarks import peers
+
+    epochs = published_epochs()
+    per_epoch = measuring.spread([epoch_seconds(each, sizes) for each in keras])["median"]
+    ours, theirs = reached(fast["points"]), per_epoch * epochs
+    last = fast["points"][-1][0]
+    result = {
+        "photos": words, "splits": sizes, "fast": fast, "keras": keras, "tutorial": tutorial,
+        "goal": GOAL, "published_epochs": epochs, "keras_seconds": theirs,
+        "ratio_whole_command": theirs / fast["seconds"],
+        "ratio_to_goal": theirs / ours if ours else None,
+    }
+    best = max(accuracy for _, accuracy in tutorial["points"])
+    text = "\n".join([
+        f"{words}: {sizes['train']:,} for training, {sizes['validation']:,} for validation",
+        "",
+        measuring.table(
+            ["program", "photos/s in training", "seconds an epoch", "first over 94% after",
+             "validation accuracy", "test accuracy"],
+            [
+                ["`train.py --recipe fast`", sizes["train"] * len(fast["points"]) / last,
+                 last / len(fast["points"]), f"{ours / 60:.1f} minutes" if ours else "not reached",
+                 f"{fast['points'][-1][1]:.2%} after {last / 60:.1f} minutes",
+                 f"{fast['metrics']['test']['accuracy']:.2%} after "
+                 f"{fast['seconds'] / 60:.1f} minutes, when it ends"],
+                ["Keras example", sum(each["images_per_second"] for each in keras) / len(keras),
+                 per_epoch, f"{theirs / 3600:.1f} hours: {epochs} epochs, as published, "
+                 "at the measured rate", f"{max(peers.KERAS_PUBLISHED):.2%} at best, "
+                 f"{peers.KERAS_PUBLISHED[-1]:.2%} at last, as published", ""],
+                ["tutorial's network", tutorial["images_per_second"],
+                 epoch_seconds(tutorial, sizes), "never, as published",
+                 f"{best:.2%} after {tutorial['points'][-1][0] / 60:.1f} minutes; "
+                 f"{peers.TUTORIAL_PUBLISHED:.0%} as published, with 2,000 photos", ""],
+            ]),
+        "",
+        f"The Keras example takes {result['ratio_whole_command']:.0f} times as long to 94% as the "
+        "whole command of ours from start to end"
+        + (f", and {result['ratio_to_goal']:.0f} times as long as ours takes to 94%."
+           if ours else "; ours did not reach it here."),
+    ])
+
+    def draw(axis):
+        axis.axhline(100 * GOAL, linestyle="--", color="#52606d")
+        curves = {
+            "--recipe fast": fast["points"],
+            "tutorial's network": tutorial["points"],
+            "Keras example: published accuracy, measured rate": [
+                [epoch * per_epoch, accuracy]
+                for epoch, accuracy in enumerate(peers.KERAS_PUBLISHED, start=1)],
+        }
+        for label, points in curves.items():
+            axis.plot([seconds / 60 for seconds, _ in points],
+                      [100 * accuracy for _, accuracy in points], "o-", markersize=4, label=label)
+
+    save = measuring.plot("Validation accuracy by the clock", "minutes", "accuracy (%)", draw,
+                          logarithmic="x")
+    measuring.write("accuracy", text, result, save, args.docs)
+    return 0
+
+
+if __name__ == "__main__":
+    terminal.run_program(main)

@@ -1,0 +1,252 @@
+"""Measures a training step of the default network against the fastest matrix product.
+
+Operations are counted from the shapes of the layers, convolutions and fully connected ones alone:
+a multiplication and an addition are two, and a step takes three times those of the forward pass
+(the gradients of weights and of activations), but for the first layer twice: photos need no
+gradient. Those of Muon's iteration are counted apart. The peak is the best of many large matrix
+products through TensorFlow.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import re
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+import report
+import terminal
+from benchmarks import measuring
+from terminal import say
+
+BATCH = 128
+SIDE = 4096  # of the matrices
+
+PARTS = {  # what an operation belongs to, by its name or type; the first that fits
+    "Muon and AdamW": r"muon|newton",
+    "batch normalization": r"batch_?norm",
+    "convolution": r"conv",
+    "pooling": r"pool",
+    "ReLU": r"re_lu|relu",
+}
+
+
+# --- Counting -------------------------------------------------------------------------------------
+
+
+def multiplications(network):
+    """Of one photo's forward pass, layer by layer; the network must have a fixed image size."""
+    import keras
+
+    counts = []
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            _, height, width, filters = layer.output.shape
+            kernel = layer.kernel.shape
+            counts.append(height * width * filters * kernel[0] * kernel[1] * kernel[2])
+        elif isinstance(layer, keras.layers.Dense):
+            counts.append(layer.kernel.shape[0] * layer.kernel.shape[1])
+    return counts
+
+
+def step_operations(network, batch):
+    """Of one training step without the optimizer."""
+    first, *others = multiplications(network)
+    return 2 * batch * (2 * first + 3 * sum(others))
+
+
+def muon_operations(network, iterations):
+    """Of `training.ConvolutionMuon`: two large products, and small ones of filters by filters."""
+    kernels = [weight.shape for weight in network.trainable_weights if len(weight.shape) == 4]
+    return sum(4 * np.prod(shape) * shape[3] + (8 * iterations - 4) * shape[3] ** 3
+               for shape in kernels)
+
+
+# --- Measuring ------------------------------------------------------------------------------------
+
+
+def peak(dtype, turns=10):
+    """Operations a second of the best of some matrix products in `dtype`."""
+    import tensorflow as tf
+
+    a, b = (tf.cast(tf.random.uniform((SIDE, SIDE)), dtype) for _ in range(2))
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(a, b)[0, :1]))
+    product().numpy()
+    seconds = min(measuring.timed(lambda: product().numpy())[0] for _ in range(turns))
+    return 2 * SIDE**3 / seconds
+
+
+def make_step(size, batch=BATCH, precision="mixed_bfloat16", jit=False, optimizer=None,
+              norm="fused"):
+    """(a function that takes one training step, the network) on random images.
+
+    optimizer: another than the project's. norm: `fused`, as in training, `Keras's` or `none`.
+    """
+    import keras
+
+    import normalization
+    import training
+    from recipe import RECIPES
+
+    settings = dataclasses.replace(
+        RECIPES["full"], image_size=size, batch_size=batch, precision=precision)
+    without = mock.patch("keras.layers.BatchNormalization",
+                         lambda **options: keras.layers.Activation("linear"))
+    keras.config.set_dtype_policy(precision)
+    try:
+        with without if norm == "none" else contextlib.nullcontext():
+            network = training.networks.build("plain", 2, size, settings.dropout)
+        if norm == "fused":
+            network = normalization.fuse(network)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    training.compile_network(network, settings, 2, 1000)
+    if optimizer:
+        network.compile(optimizer(), network.loss)
+    network.jit_compile = jit
+    rng = np.random.default_rng(0)
+    images = keras.ops.convert_to_tensor(rng.uniform(0, 255, (batch, size, size, 3)), "float32")
+    targets = keras.ops.convert_to_tensor(rng.integers(0, 2, (batch, 1)), "float32")
+    return lambda: network.train_on_batch(images, targets), network
+
+
+def median_seconds(ways, turns):
+    """{name: median seconds} of functions that take turns, after one call of each."""
+    for name, way in ways.items():
+        say(f"compiling {name}")
+        way()
+    times = {name: [] for name in ways}
+    for _ in range(turns):
+        for name, way in ways.items():
+            times[name].append(measuring.timed(way)[0])
+    return {name: measuring.spread(values)["median"] for name, values in times.items()}
+
+
+def by_size_and_batch(turns, quick):
+    """A list of dicts: how fast training steps are at several image sizes and batch sizes."""
+    sizes = [(48, 128), (64, 128), (80, 128), (96, 128), (128, 128), (64, 32), (64, 256)]
+    sizes = sizes[:1] if quick else sizes
+    rows = []
+    for size, batch in sizes:
+        step, network = make_step(size, batch)
+        seconds = median_seconds({f"{size} px, batch {batch}": step}, turns)
+        rows.append({"image_size": size, "batch_size": batch, "seconds": sum(seconds.values()),
+                     "operations": step_operations(network, batch),
+                     "muon_operations": muon_operations(network, 3)})
+    return rows
+
+
+def variants(size, turns):
+    """{name: median seconds of a step} of what might be quicker, and of steps without a part."""
+    import keras
+
+    ways = {
+        "bfloat16 (as it is)": make_step(size)[0],
+        "float32": make_step(size, precision="float32")[0],
+        "bfloat16, XLA": make_step(size, jit=True)[0],
+        "Keras's own batch normalization": make_step(size, norm="Keras's")[0],
+        "AdamW instead of Muon": make_step(size, optimizer=keras.optimizers.AdamW)[0],
+        "SGD instead of Muon": make_step(size, optimizer=keras.optimizers.SGD)[0],
+        "SGD, and no batch normalization": make_step(
+            size, optimizer=keras.optimizers.SGD, norm="none")[0],
+    }
+    return median_seconds(ways, turns)
+
+
+def on_one_core(size, turns):
+    """Median seconds of a step and operations a second of the product, on one core."""
+    one = {name: "1" for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
+    return measuring.in_a_process("step", "--one-core", size, turns, **one)
+
+
+def profile(size, steps=3):
+    """Share of every part of a training step in the time of its operations, by TensorFlow."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    step, _ = make_step(size)
+    step()
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        for _ in range(steps):
+            step()
+        tf.profiler.experimental.stop()
+        (path,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    parts = dict.fromkeys([*PARTS, "everything else"], 0)
+    for plane in space.planes:
+        for event in itertools.chain.from_iterable(line.events for line in plane.lines):
+            name = plane.event_metadata[event.metadata_id].name
+            if re.fullmatch(r"[^:# ]+:_?[A-Z]\w+", name):  # name:Type, an operation
+                part = next((part for part, pattern in PARTS.items()
+                             if re.search(pattern, name, re.IGNORECASE)), "everything else")
+                parts[part] += event.duration_ps
+    total = sum(parts.values())
+    return {part: picoseconds / total for part, picoseconds in parts.items()}
+
+
+# --- The program ----------------------------------------------------------------------------------
+
+
+def main(argv=None):
+    parser = measuring.parser(__doc__.splitlines()[0], "step")
+    parser.add_argument("--one-core", nargs=2, type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.one_core:
+        size, turns = args.one_core
+        seconds = median_seconds({"one core": make_step(size)[0]}, turns)["one core"]
+        print(report.to_json({"seconds": seconds, "peak": peak("bfloat16", 3)}))
+        return 0
+
+    turns, size = (3, 48) if args.quick else (10, 64)
+    peaks = {dtype: peak(dtype, 3 if args.quick else 10) for dtype in ("float32", "bfloat16")}
+    rows = by_size_and_batch(turns, args.quick)
+    peaks = {dtype: max(best, peak(dtype, 3)) for dtype, best in peaks.items()}  # of two moments
+    tried = variants(size, turns)
+    tried["bfloat16, one core"] = (one := on_one_core(size, turns))["seconds"]
+    shares = profile(size)
+
+    for row in rows:
+        row["gflops"] = row["operations"] / row["seconds"] / 1e9
+        row["share_of_peak"] = row["operations"] / row["seconds"] / peaks["bfloat16"]
+        row["images_per_second"] = row["batch_size"] / row["seconds"]
+    base = tried["bfloat16 (as it is)"]
+    text = "\n".join([
+        f"Matrix product of side {SIDE}: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{peaks['bfloat16'] / 1e9:.0f} in bfloat16, {one['peak'] / 1e9:.0f} in bfloat16 on one "
+        "core.",
+        "",
+        measuring.table(
+            ["px", "batch", "ms a step", "photos/s", "GFLOP a step", "Muon's own GFLOP",
+             "GFLOP/s", "share of the peak in bfloat16"],
+            [[row["image_size"], row["batch_size"], row["seconds"] * 1e3,
+              row["images_per_second"], row["operations"] / 1e9, row["muon_operations"] / 1e9,
+              row["gflops"], f"{row['share_of_peak']:.0%}"] for row in rows]),
+        "",
+        measuring.table(
+            [f"tried at {size} px, batch {BATCH}", "ms a step", "times as long"],
+            [[name, seconds * 1e3, f"{seconds / base:.2f}"] for name, seconds in tried.items()]),
+        "",
+        measuring.table(
+            [f"a step at {size} px by TensorFlow's profiler", "share of the operations' time"],
+            [[part, f"{share:.0%}"] for part, share in shares.items()]),
+    ])
+
+    def draw(axis):
+        labels = [f"{row['image_size']} px, {row['batch_size']}" for row in rows]
+        values = [row["gflops"] for row in rows]
+        measuring.bars(axis, dict(zip(labels, values, strict=True)), peaks["bfloat16"] / 1e9)
+
+    result = {"peak": peaks, "steps": rows, "tried": tried, "one_core": one, "profile": shares}
+    save = measuring.plot("Training step (dashed: the matrix product in bfloat16)", "GFLOP/s",
+                          "image size, batch size", draw)
+    measuring.write("step", text, result, save, args.docs)
+    return 0
+
+
+if __name__ == "__main__":
+    terminal.run_program(main)
