@@ -11,18 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 import data
+import distribution
 import model as networks
 import recipe
 import runs
-
-
-def find_device():
-    """The device that Keras computes on, such as `cpu:0` or `gpu:0`, and how many there are."""
-    try:
-        gpus = keras.distribution.list_devices("gpu")
-    except RuntimeError:  # JAX's answer where there is none
-        gpus = []
-    return (gpus[0], len(gpus)) if gpus else ("cpu:0", 1)
 
 
 def best_precision(device):
@@ -93,7 +85,8 @@ def compile_network(network, settings, classes, steps_per_epoch):
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
         accuracy = keras.metrics.CategoricalAccuracy("accuracy")
-    network.compile(make_optimizer(settings, steps_per_epoch), loss, metrics=[accuracy])
+    # Weighted, for `data.shared_evaluation_batches`; without weights, it is the same as `metrics`.
+    network.compile(make_optimizer(settings, steps_per_epoch), loss, weighted_metrics=[accuracy])
 
 
 class WeightAverage(keras.callbacks.Callback):
@@ -157,7 +150,7 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         image_size = self.settings.image_sizes()[epoch]
-        validation = data.evaluation_batches(
+        validation = distribution.evaluation_batches(
             self.dataset,
             self.dataset.splits["validation"],
             self.settings.batch_size,
@@ -251,9 +244,11 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
         network = build(settings, classes)
     finally:
         keras.config.set_dtype_policy("float32")
+    distribution.synchronize(network)
     compile_network(network, settings, classes, steps)
     network.optimizer.build(network.trainable_variables)
 
+    leads = distribution.share()[0] == 0  # of several processes one writes
     average = WeightAverage(steps)
     history = History(settings, dataset, average, on_epoch)
     checkpoint = Checkpoint(run, history, average)
@@ -264,11 +259,11 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
         on_resume(done)
     if done < settings.epochs:
         network.fit(
-            data.training_batches(dataset, settings, start_epoch=done),
+            data.training_batches(dataset, settings, done, distribution.share()),
             initial_epoch=done,
             epochs=settings.epochs,
             steps_per_epoch=steps,
-            callbacks=[average, *callbacks, history, checkpoint],
+            callbacks=[average, *callbacks, history, *([checkpoint] if leads else [])],
             shuffle=False,  # the stream is shuffled
             verbose=0,
         )
