@@ -7,6 +7,8 @@ is one device, nothing here changes anything.
 """
 
 import contextlib
+import os
+import sys
 
 import data
 from data import keras, tf  # imported there, without their noise
@@ -53,8 +55,22 @@ def scope():
     else:
         # Each process reads its own share of a batch; Keras would have each read all of it.
         parallel = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-        with parallel.scope():
+        with parallel.scope(), _stdout_to_stderr():
             yield
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr():
+    """Keeps what JAX's collectives say, a line of Gloo's, out of the results."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def share():
