@@ -32,7 +32,7 @@ terminal.run_program(main)
 def free_addresses(count):
     """HOST:PORT of ports that nobody uses now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = ["127.0.0.1:%d" % s.getsockname()[1] for s in sockets]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
     return addresses
@@ -46,10 +46,10 @@ def start(addresses, rank, body, silence=60):
                             stderr=subprocess.PIPE, text=True)
 
 
-def end(process):
-    """(exit code, stdout, stderr) of a process, which must end by itself."""
+def end(process, seconds=60):
+    """(exit code, stdout, stderr) of a process, which must end by itself within the `seconds`."""
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=seconds)
     finally:
         process.kill()
     return process.returncode, out, err
