@@ -43,6 +43,16 @@ def devices():
     return keras.distribution.list_devices()
 
 
+def of_this_machine():
+    """How many devices this process has, and of which kind; JAX needs as many in every process."""
+    kind = devices()[0].split(":")[0]
+    if keras.backend.backend() != "jax":
+        return f"{len(devices())} {kind}"
+    import jax  # Keras lists those of all machines
+
+    return f"{jax.local_device_count()} {kind}"
+
+
 @contextlib.contextmanager
 def scope():
     """In this block networks are built, trained and scored on all devices."""

@@ -148,7 +148,7 @@ def resume(args, team):
     run = team.own_copy(run)
     config = runs.read_config(run, flag="--resume")
     if runs.is_finished(run):
-        say(f"{run} is finished. Next:  python evaluate.py --model {run}")
+        say(f"{args.resume} is finished. Next:  python evaluate.py --model {args.resume}")
         return 0
     try:
         settings = Settings(**config["settings"])
@@ -172,8 +172,10 @@ def check_all_alike(team, settings, dataset, flag):
     import distribution
 
     distribution.check_batch_size(settings.batch_size, flag)
-    team.agree({**versions(), **dataclasses.asdict(settings), **dataset.split_sizes(),
-                   "digest of the photos": dataset.digest()})
+    libraries = {name: version for name, version in versions().items() if name != "python"}
+    team.agree({**libraries, **dataclasses.asdict(settings), **dataset.split_sizes(),
+                "digest of the photos": dataset.digest(),
+                "devices": distribution.of_this_machine()})
 
 
 def draw_demo():
@@ -305,7 +307,7 @@ def clock(seconds):
 def versions():
     import keras
 
-    packages = ("keras", "tensorflow", "numpy", "pillow")
+    packages = dict.fromkeys(("keras", "tensorflow", "numpy", "pillow", keras.backend.backend()))
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},

@@ -239,16 +239,18 @@ def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folde
 
 
 @pytest.mark.slow
-def test_a_worker_with_other_photos_is_refused_before_training(folder, tmp_path):
+def test_a_worker_with_other_photos_or_devices_is_refused_before_training(folder, tmp_path):
     shutil.copytree(folder / "photos", tmp_path / "photos")
     shutil.copy(tmp_path / "photos" / "train" / "cat.1.png",
                 tmp_path / "photos" / "train" / "cat.2.png")
     hosts = ["--image-size", 32, "--output", tmp_path / "run",
              "--hosts", ",".join(free_addresses(2)), "--rank"]
     processes = [start("--data-dir", photos / "photos", "--cache-dir", photos / "cache",
-                       *hosts, rank) for rank, photos in enumerate((folder, tmp_path))]
+                       *hosts, rank, env=env)
+                 for rank, photos, env in ((0, folder, JAX), (1, tmp_path, TWO_DEVICES))]
     for process in processes:
         code, out, err = end(process, 600)
         assert code == 2 and out == "" and "Traceback" not in err
         assert "expected the same as rank 0" in err and "digest of the photos" in err
+        assert "devices 1 cpu, got 2 cpu" in err
     assert not (tmp_path / "run").exists()
