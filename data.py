@@ -8,7 +8,9 @@ Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers o
 
 import argparse
 import dataclasses
+import functools
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -102,6 +104,13 @@ class Dataset:
             return np.sort(np.concatenate(list(self.splits.values())))
         return self.splits[split]
 
+    def digest(self):
+        """What tells this data set from every other: of its classes, photos, labels and splits."""
+        digest = hashlib.sha256(json.dumps([self.classes, self.names]).encode())
+        for array in (self.digests, self.labels, *map(self.splits.get, SPLITS)):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
     def batches(self, members, size=64):
         """Yields the images of `members` in order, uint8 (at most `size`, height, width, 3)."""
         for start in range(0, len(members), size):
@@ -170,13 +179,15 @@ def _check_classes(found, labels, errors):
 # --- Stream ---------------------------------------------------------------------------------------
 
 
-def training_batches(dataset, settings, start_epoch=0):
+def training_batches(dataset, settings, start_epoch=0, share=(0, 1)):
     """Streams augmented batches of the training photos, epoch after epoch, in a new order each.
 
     Indices are shuffled, not images; then come batching, reading from the cache, augmentation.
     What a batch holds depends on the seed, the epoch and the step alone, so a resumed run sees
     what it would have seen. The last, incomplete batch of an epoch is left out.
 
+    Args:
+        share: (i, n) for the i-th of n equal parts of every batch, as it is in the whole batch.
     Returns:
         A `tf.data.Dataset` of (images, targets): float32 (batch, size, size, 3) in 0-255, where
         size is that of the epoch (`settings.image_sizes`), and `targets_of` the labels.
@@ -191,9 +202,10 @@ def training_batches(dataset, settings, start_epoch=0):
         return batches.enumerate().map(lambda step, indices: (epoch, step, indices))
 
     def read_and_augment(epoch, step, indices):
+        indices = part(tf.sort(indices), batch_size, share)
         images, targets = read(dataset, indices)
         seed = tf.stack([settings.seed, epoch * 2**32 + step + 1])
-        return augment(images, sizes[epoch], seed, settings), targets
+        return augment(images, sizes[epoch], seed, settings, share), targets
 
     epochs = tf.data.Dataset.range(start_epoch, settings.epochs).flat_map(epoch_batches)
     # AUTOTUNE would start at 16 calls in parallel, each holding a batch.
@@ -206,14 +218,41 @@ def evaluation_batches(dataset, members, batch_size, size=None):
     `size` in px, by default that of the cache.
     """
     batches = tf.data.Dataset.from_tensor_slices(tf.constant(members, tf.int64)).batch(batch_size)
+    read_as_is = functools.partial(read_resized, dataset, size=size)
+    return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)
 
-    def read_as_is(indices):
-        images, targets = read(dataset, indices)
-        if size not in (None, images.shape[1]):
-            images = tf.image.resize(images, (size, size), antialias=True)
-        return tf.cast(images, tf.float32), targets
+
+def shared_evaluation_batches(dataset, members, batch_size, size=None, share=(0, 1)):
+    """As `evaluation_batches`, with a third element, weights, and a `share` of every batch.
+
+    The last batch is as large as the others, filled up with copies of the last photo of weight 0;
+    so every device has the same share of it. The others weigh so much that Keras's mean over
+    rows, those copies among them, is the mean over the photos.
+    """
+    count, total = len(members), -(-len(members) // batch_size) * batch_size
+    padded = np.pad(members, (0, total - count), mode="edge")
+    weights = np.where(np.arange(total) < count, total / count, 0).astype(np.float32)
+    batches = tf.data.Dataset.from_tensor_slices((padded, weights)).batch(batch_size)
+
+    def read_as_is(indices, weights):
+        images, targets = read_resized(dataset, part(indices, batch_size, share), size)
+        return images, targets, part(weights, batch_size, share)
 
     return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)
+
+
+def part(batch, size, share):
+    """The rows of a batch of `size` that the i-th of n processes takes; `share` is (i, n)."""
+    i, n = share
+    return batch[i * size // n : (i + 1) * size // n]
+
+
+def read_resized(dataset, indices, size):
+    """`read`, as float32, at `size` px where that is not None."""
+    images, targets = read(dataset, indices)
+    if size not in (None, images.shape[1]):
+        images = tf.image.resize(images, (size, size), antialias=True)
+    return tf.cast(images, tf.float32), targets
 
 
 def read(dataset, indices):
@@ -232,7 +271,7 @@ def targets_of(labels, classes):
     return tf.one_hot(labels, classes)
 
 
-def augment(images, size, seed, settings):
+def augment(images, size, seed, settings, share=(0, 1)):
     """Random resized crop, mirror image, brightness, contrast, and an erased square.
 
     Args:
@@ -240,11 +279,14 @@ def augment(images, size, seed, settings):
         size: height and width in px of the result, an int tensor.
         seed: (2,) int64; the same seed gives the same result.
         settings: `crop_area`, `aspect`, `brightness` and `erase` of it.
+        share: (i, n) where the images are the i-th of n equal parts of a batch; they get what
+            they would get in the whole batch.
     Returns:
         float32 (batch, size, size, 3) in 0-255.
     """
     batch = tf.shape(images)[0]
-    draws = tf.random.stateless_uniform((10, batch), seed)
+    draws = tf.random.stateless_uniform((10, batch * share[1]), seed)
+    draws = draws[:, share[0] * batch : (share[0] + 1) * batch]
     area = settings.crop_area + draws[0] * (1 - settings.crop_area)
     aspect = tf.exp((2 * draws[1] - 1) * settings.aspect)  # width over height
     height = tf.minimum(tf.sqrt(area / aspect), 1)

@@ -1,6 +1,6 @@
 """Batch normalization as TensorFlow computes it fastest, for training on that backend."""
 
-import keras
+from data import keras, tf  # imported there, without their noise
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):
@@ -12,8 +12,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        import tensorflow as tf
-
         training = bool(training and self.trainable)
         known = (self.moving_mean, self.moving_variance)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -32,10 +30,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 def fuse(network):
     """The same layers with the same weights, batch normalization as above where it can be.
 
-    For training alone: a saved network has to hold Keras's own layers. Other backends fuse the
-    operations by themselves.
+    For training on one device alone: a saved network has to hold Keras's own layers, of several
+    devices each would see its own share of a batch, and other backends fuse by themselves.
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or tf.distribute.has_strategy():
         return network
 
     def clone(layer):

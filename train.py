@@ -19,6 +19,7 @@ import download
 import exclusion
 import export
 import files
+import hosts
 import layouts
 import plots
 import report
@@ -73,9 +74,20 @@ def parse_arguments(argv=None):
     add("--output", metavar="DIR", help="the run directory to make (default: runs/<date-time>)")
     add("--demo", action="store_const", const=True, help="draw cats and dogs, and train on them")
     add("--resume", metavar="RUN", help="go on with an interrupted run, with all its settings")
+    add("--hosts", type=hosts.addresses, metavar="HOST:PORT,...",
+        help="train on several machines (with KERAS_BACKEND=jax): the address of each, the same "
+        "list on all of them")
+    add("--rank", type=whole_number(0, 1023), metavar="N",
+        help="which of --hosts this machine is, from 0; 0 alone writes the run directory")
     args = parser.parse_args(argv)
 
-    given = [name for name, value in vars(args).items() if value is not None and name != "resume"]
+    if (args.hosts is None) != (args.rank is None):
+        parser.error("argument --hosts: expected together with --rank")
+    if args.hosts and args.rank >= len(args.hosts):
+        parser.error(f"argument --rank: expected a whole number from 0 to {len(args.hosts) - 1}, "
+                     f"as there are {len(args.hosts)} hosts, got {args.rank}")
+    given = [name for name, value in vars(args).items()
+             if value is not None and name not in ("resume", "hosts", "rank")]
     if args.resume and given:
         parser.error(f"argument --resume: expected alone, got --{given[0].replace('_', '-')} too")
     if args.demo and (args.data_dir or args.recipe):
@@ -102,22 +114,38 @@ def make_settings(args):
 
 def main(argv=None):
     args, settings = parse_arguments(argv)
-    if args.resume:
-        return resume(Path(args.resume))
+    if args.hosts:
+        import distribution
+
+        distribution.check_backend()
+    with hosts.join(args.hosts, args.rank or 0) as team:
+        return resume(args, team) if args.resume else start(args, settings, team)
+
+
+def start(args, settings, team):
+    """Trains on the photos and with the settings that the flags name."""
     run = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
-    files.check_new(run)
+    if team.leads:
+        files.check_new(run)
     if settings.init:
         runs.read_config(settings.init, "--init")
     data_dir = draw_demo() if args.demo else args.data_dir or "tmp"
     cache_dir = args.cache_dir or "tmp/cache"
     exclude = exclusion.read(args.exclude)
     dataset = load_photos(data_dir, cache_dir, settings, exclude)
+    import distribution
     import training
 
+    distribution.initialize(team)
     settings = fit_to_size(settings, len(dataset.splits["train"]), args.batch_size)
-    precision = training.best_precision(training.find_device()[0])
+    if not args.batch_size:
+        batch_size = distribution.divisible(settings.batch_size)
+        settings = dataclasses.replace(settings, batch_size=batch_size)
+    precision = training.best_precision(distribution.devices()[0])
+    precision = team.share(precision.encode()).decode()  # one for all machines
     settings = dataclasses.replace(settings, precision=precision)
-    training.start(settings, dataset.classes)  # refuses --init before there is a run directory
+    if settings.init:
+        training.start(settings, dataset.classes)  # refuses before there is a run directory
     config = {
         "settings": dataclasses.asdict(settings),
         "data_dir": str(data_dir),
@@ -129,14 +157,21 @@ def main(argv=None):
         "exclude": exclude,
         "versions": versions(),
     }
-    runs.create(run, config)
-    return train(run, config, settings, dataset)
+    check_all_alike(team, settings, dataset, "--batch-size")
+    if team.leads:
+        runs.create(run, config)
+    return train(team.own_copy(run), config, settings, dataset, team)
 
 
-def resume(run):
+def resume(args, team):
+    """Goes on with a run, of which rank 0 alone need have the directory."""
+    run = Path(args.resume)
+    if team.leads:
+        runs.read_config(run, flag="--resume")
+    run = team.own_copy(run)
     config = runs.read_config(run, flag="--resume")
     if runs.is_finished(run):
-        say(f"{run} is finished. Next:  python evaluate.py --model {run}")
+        say(f"{args.resume} is finished. Next:  python evaluate.py --model {args.resume}")
         return 0
     try:
         settings = Settings(**config["settings"])
@@ -148,7 +183,22 @@ def resume(run):
     if dataset.split_sizes() != config["splits"]:
         raise UserError(f"--resume: expected the photos that the run began with, "
                         f"{config['splits']}, got {dataset.split_sizes()}")
-    return train(run, config, settings, dataset)
+    import distribution
+
+    distribution.initialize(team)
+    check_all_alike(team, settings, dataset, "--resume")
+    return train(run, config, settings, dataset, team)
+
+
+def check_all_alike(team, settings, dataset, flag):
+    """Raises `UserError` unless all processes have the same, and all devices an equal share."""
+    import distribution
+
+    distribution.check_batch_size(settings.batch_size, flag)
+    libraries = {name: version for name, version in versions().items() if name != "python"}
+    team.agree({**libraries, **dataclasses.asdict(settings), **dataset.split_sizes(),
+                "digest of the photos": dataset.digest(),
+                "devices": distribution.of_this_machine()})
 
 
 def draw_demo():
@@ -186,14 +236,22 @@ def download_photos():
         raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
 
 
-def train(run, config, settings, dataset):
+def train(run, config, settings, dataset, team):
     """Trains, scores, and completes the run directory; returns the exit code."""
+    import distribution
     import training
 
-    device, devices = training.find_device()
+    device, *more = distribution.devices()
+    if not team.leads:
+        say(f"Rank {team.rank} of {len(team.hosts)}; rank 0 at {team.hosts[0]} tells more")
+        with distribution.scope():
+            training.fit(settings, dataset, run)
+        return 0
     parameters = training.build(settings, len(dataset.classes)).count_params()
     sizes = " > ".join(f"{size}" for size in dict.fromkeys(settings.image_sizes()))
-    say(f"Device   {device}, {settings.precision}" + (f", 1 of {devices}" if devices > 1 else ""))
+    say(f"Device   {device}, {settings.precision}"
+        + (f", and {len(more)} more like it" if more else "")
+        + (f", on {len(team.hosts)} machines" if len(team.hosts) > 1 else ""))
     if device.startswith("cpu"):
         say("         A GPU is many times faster: see “On a GPU” in README.md.")
     say(f"Photos   {', '.join(f'{name} {n:,}' for name, n in dataset.split_sizes().items())}"
@@ -208,17 +266,21 @@ def train(run, config, settings, dataset):
     if settings.init:
         say_if_seen(dataset, settings.init)
 
+    team.advice = f"Go on with:  python train.py --resume {quoted(run)}"
+    if len(team.hosts) > 1:
+        team.advice += f" --hosts {','.join(team.hosts)} --rank 0"
     try:
-        network, rows = training.fit(
-            settings,
-            dataset,
-            run,
-            callbacks=[training.ProgressBar()],
-            on_epoch=lambda row: say(epoch_line(row, settings)),
-            on_resume=lambda done: say(f"Going on at epoch {done + 1} of {settings.epochs}"),
-        )
+        with distribution.scope():
+            network, rows = training.fit(
+                settings,
+                dataset,
+                run,
+                callbacks=[training.ProgressBar()],
+                on_epoch=lambda row: say(epoch_line(row, settings)),
+                on_resume=lambda done: say(f"Going on at epoch {done + 1} of {settings.epochs}"),
+            )
     except KeyboardInterrupt:
-        say(f"\nStopped. Go on with:  python train.py --resume {quoted(run)}")
+        say(f"\nStopped. {team.advice}")
         raise
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, run / "curves.png")
@@ -290,7 +352,7 @@ def clock(seconds):
 def versions():
     import keras
 
-    packages = ("keras", "tensorflow", "numpy", "pillow")
+    packages = dict.fromkeys(("keras", "tensorflow", "numpy", "pillow", keras.backend.backend()))
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},

@@ -11,20 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 import data
+import distribution
 import model as networks
 import normalization
 import recipe
 import runs
 from terminal import UserError, printable
-
-
-def find_device():
-    """The device that Keras computes on, such as `cpu:0` or `gpu:0`, and how many there are."""
-    try:
-        gpus = keras.distribution.list_devices("gpu")
-    except RuntimeError:  # JAX's answer where there is none
-        gpus = []
-    return (gpus[0], len(gpus)) if gpus else ("cpu:0", 1)
 
 
 def best_precision(device):
@@ -110,7 +102,8 @@ def compile_network(network, settings, classes, steps_per_epoch):
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
         accuracy = keras.metrics.CategoricalAccuracy("accuracy")
-    network.compile(make_optimizer(settings, steps_per_epoch), loss, metrics=[accuracy])
+    # Weighted, for `data.shared_evaluation_batches`; without weights, it is the same as `metrics`.
+    network.compile(make_optimizer(settings, steps_per_epoch), loss, weighted_metrics=[accuracy])
 
 
 class WeightAverage(keras.callbacks.Callback):
@@ -174,7 +167,7 @@ class History(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         image_size = self.settings.image_sizes()[epoch]
-        validation = data.evaluation_batches(
+        validation = distribution.evaluation_batches(
             self.dataset,
             self.dataset.splits["validation"],
             self.settings.batch_size,
@@ -268,9 +261,11 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
         network = normalization.fuse(start(settings, dataset.classes))
     finally:
         keras.config.set_dtype_policy("float32")
+    distribution.synchronize(network)
     compile_network(network, settings, classes, steps)
     network.optimizer.build(network.trainable_variables)
 
+    leads = distribution.share()[0] == 0  # of several processes one writes
     average = WeightAverage(steps)
     history = History(settings, dataset, average, on_epoch)
     checkpoint = Checkpoint(run, history, average)
@@ -281,11 +276,11 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
         on_resume(done)
     if done < settings.epochs:
         network.fit(
-            data.training_batches(dataset, settings, start_epoch=done),
+            data.training_batches(dataset, settings, done, distribution.share()),
             initial_epoch=done,
             epochs=settings.epochs,
             steps_per_epoch=steps,
-            callbacks=[average, *callbacks, history, checkpoint],
+            callbacks=[average, *callbacks, history, *([checkpoint] if leads else [])],
             class_weight=class_weights(dataset) if settings.class_weight else None,
             shuffle=False,  # the stream is shuffled
             verbose=0,

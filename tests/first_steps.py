@@ -1,0 +1,39 @@
+"""The losses of the first training steps, as JSON: `first_steps.py PHOTOS CACHE WEIGHTS`.
+
+A program, since Keras has one backend a process.
+"""
+
+import json
+import sys
+
+import conftest  # noqa: F401  for the path
+import numpy as np
+
+import data
+import training
+from recipe import MILD, Settings
+
+# Without dropout, whose random numbers differ between the backends.
+SETTINGS = Settings(epochs=2, batch_size=16, image_size=32, lr=5e-4, **MILD)
+
+
+def losses(photos_dir, cache_dir, weights, steps=4):
+    """Losses of single steps from `weights`, an npz file, which the first to come here makes."""
+    dataset = data.load(photos_dir, SETTINGS.score_size, cache_dir)
+    network = training.build(SETTINGS, len(dataset.classes))
+    training.compile_network(network, SETTINGS, len(dataset.classes), steps_per_epoch=steps)
+    try:
+        with np.load(weights) as file:
+            network.set_weights([file[f"arr_{i}"] for i in range(len(file.files))])
+    except FileNotFoundError:
+        np.savez(weights, *network.get_weights())
+    found = []
+    for images, targets in data.training_batches(dataset, SETTINGS).take(steps):
+        network.reset_metrics()
+        scores = network.train_on_batch(images.numpy(), targets.numpy(), return_dict=True)
+        found.append(float(scores["loss"]))
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(losses(*sys.argv[1:])))
