@@ -62,7 +62,7 @@ def parse_arguments(argv=None):
     add("--lr", type=number(0, 10), metavar="RATE",
         help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
     add("--image-size", type=whole_number(8, 1024), metavar="PX",
-        help="height and width of the photos in the last third of the epochs, in pixels "
+        help="height and width of the photos in the last epochs, in pixels "
         f"(default: {full.image_size}; fast: {fast.image_size}; classic and dnn: {FIXED_SIZE})")
     add("--init", metavar="RUN",
         help="start from the convolutions of this run, such as weights, instead of from scratch: "
