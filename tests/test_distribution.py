@@ -214,8 +214,9 @@ def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folde
     addresses = free_addresses(2)
     run = tmp_path / "run"
     at = ["--hosts", ",".join(addresses), "--rank"]
-    new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--image-size", 32,
-           "--batch-size", 16, "--epochs", 400, "--output", run, *at]
+    # A small network: JAX compiles the default one for half a minute.
+    new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--arch", "classic",
+           "--image-size", 16, "--batch-size", 16, "--epochs", 400, "--output", run, *at]
     first, second = start(*new, 0), start(*new, 1)
     deadline = time.monotonic() + 500
     while not (run / "history.csv").exists():  # after the first epoch
