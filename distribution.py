@@ -54,8 +54,12 @@ def of_this_machine():
 
 
 @contextlib.contextmanager
-def scope():
-    """In this block networks are built, trained and scored on all devices."""
+def scope(team):
+    """In this block networks are built, trained and scored on all devices; all processes enter it.
+
+    They do so together: Gloo, which connects processors for JAX, waits for 30 seconds at first.
+    """
+    team.meet()
     names = devices()
     if len(names) == 1:
         yield

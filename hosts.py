@@ -203,11 +203,17 @@ class Team:
         if differing := [key for key in got if got[key] != expected.get(key)]:
             raise UserError("--hosts: expected the same as rank 0, " + "; ".join(
                 f"{key} {expected.get(key)}, got {got[key]}" for key in differing))
-        for link in self._links:  # rank 0 goes on when all have found it so
-            if self.leads:
+        self.meet()
+
+    def meet(self):
+        """Waits until every process has come here."""
+        if self.leads:
+            for link in self._links:
                 link.inbox.get()
-            else:
-                link.send(MESSAGE)
+            self.share(b"")
+        else:
+            self._links[0].send(MESSAGE)
+            self.share()
 
     def own_copy(self, run):
         """The run directory to read from: `run` for rank 0, a copy of its files for the others.

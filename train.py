@@ -244,7 +244,7 @@ def train(run, config, settings, dataset, team):
     device, *more = distribution.devices()
     if not team.leads:
         say(f"Rank {team.rank} of {len(team.hosts)}; rank 0 at {team.hosts[0]} tells more")
-        with distribution.scope():
+        with distribution.scope(team):
             training.fit(settings, dataset, run)
         return 0
     parameters = training.build(settings, len(dataset.classes)).count_params()
@@ -270,7 +270,7 @@ def train(run, config, settings, dataset, team):
     if len(team.hosts) > 1:
         team.advice += f" --hosts {','.join(team.hosts)} --rank 0"
     try:
-        with distribution.scope():
+        with distribution.scope(team):
             network, rows = training.fit(
                 settings,
                 dataset,

@@ -18,6 +18,7 @@ from test_hosts import end, free_addresses
 
 import data
 import distribution
+import hosts
 from recipe import Settings
 
 JAX = {"KERAS_BACKEND": "jax"}
@@ -107,7 +108,7 @@ def test_shares_of_the_validation_batches_score_every_photo_once(dataset, batch_
 
 
 def test_one_device_is_trained_without_a_strategy():
-    with distribution.scope():
+    with distribution.scope(hosts.Team([None], 0)):
         assert not tf.distribute.has_strategy() and distribution.share() == (0, 1)
 
 
@@ -212,9 +213,10 @@ def test_two_processes_give_the_losses_of_one_and_the_first_alone_writes(
 def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folder, tmp_path):
     addresses = free_addresses(2)
     run = tmp_path / "run"
-    hosts = ["--hosts", ",".join(addresses), "--rank"]
-    new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--image-size", 32,
-           "--batch-size", 16, "--epochs", 400, "--output", run, *hosts]
+    at = ["--hosts", ",".join(addresses), "--rank"]
+    # A small network: JAX compiles the default one for half a minute.
+    new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--arch", "classic",
+           "--image-size", 16, "--batch-size", 16, "--epochs", 400, "--output", run, *at]
     first, second = start(*new, 0), start(*new, 1)
     deadline = time.monotonic() + 500
     while not (run / "history.csv").exists():  # after the first epoch
@@ -232,7 +234,7 @@ def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folde
     config = json.loads((run / "config.json").read_text())
     config["settings"]["epochs"] = done + 1
     (run / "config.json").write_text(json.dumps(config))
-    first, second = (start("--resume", run, *hosts, rank) for rank in (0, 1))
+    first, second = (start("--resume", run, *at, rank) for rank in (0, 1))
     _, err = finish(first)
     finish(second)
     assert f"Going on at epoch {done + 1} of {done + 1}" in err
@@ -244,10 +246,10 @@ def test_a_worker_with_other_photos_or_devices_is_refused_before_training(folder
     shutil.copytree(folder / "photos", tmp_path / "photos")
     shutil.copy(tmp_path / "photos" / "train" / "cat.1.png",
                 tmp_path / "photos" / "train" / "cat.2.png")
-    hosts = ["--image-size", 32, "--output", tmp_path / "run",
-             "--hosts", ",".join(free_addresses(2)), "--rank"]
+    rest = ["--image-size", 32, "--output", tmp_path / "run",
+            "--hosts", ",".join(free_addresses(2)), "--rank"]
     processes = [start("--data-dir", photos / "photos", "--cache-dir", photos / "cache",
-                       *hosts, rank, env=env)
+                       *rest, rank, env=env)
                  for rank, photos, env in ((0, folder, JAX), (1, tmp_path, TWO_DEVICES))]
     for process in processes:
         code, out, err = end(process, 600)

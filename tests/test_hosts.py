@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -82,6 +84,13 @@ print(folder)
         assert os.path.exists(folder) == (rank == 0)  # the copies are gone
 
 
+def test_none_goes_on_before_all_have_come():
+    body = "time.sleep({}); print(time.time()); team.meet(); print(time.time())"
+    results = run([body.format(seconds) for seconds in (0, 1.5, 0.5)])
+    times = [[float(line) for line in out.splitlines()] for _, out, _ in results]
+    assert min(after for _, after in times) >= max(before for before, _ in times)
+
+
 def test_what_differs_is_named_and_ends_all():
     bodies = [f'team.agree({{"epochs": 3, "photos": {n}}}); time.sleep(60)' for n in (86, 86, 85)]
     results = run(bodies)
@@ -122,13 +131,26 @@ def test_a_process_that_gives_no_sign_of_life_is_lost():
     assert end(processes[1])[0] == -signal.SIGKILL
 
 
-def test_an_error_of_one_is_told_by_all_and_an_echo_of_it_is_not():
+def test_an_error_of_one_ends_the_others_with_a_line_that_says_so():
     first, second = run(['time.sleep(60)', 'raise ValueError("a mistake")'])
     assert first[0] == 2 and "stopped: a mistake" in first[2] and "Traceback" not in first[2]
     assert second[0] == 1 and "ValueError: a mistake" in second[2]
-    # As Gloo's error in the others when a process is killed.
-    first, _ = run(['time.sleep(1); raise RuntimeError("connection closed")', "os._exit(1)"])
-    assert first[0] == 2 and "lost rank 1" in first[2] and "RuntimeError" not in first[2]
+
+
+def test_an_error_that_another_process_may_have_caused_waits_for_its_sign_of_life(monkeypatch):
+    monkeypatch.setattr(hosts, "PULSE", 0.2)
+    monkeypatch.setattr(hosts.atexit, "register", lambda *_: None)
+    sent = []
+    link = SimpleNamespace(heard=time.monotonic(), send=lambda *message: sent.append(message))
+    team = hosts.Team(["a:1", "b:1"], 0)
+    team._links.append(link)
+    thread = threading.Thread(target=team.fail, args=[RuntimeError("connection closed")])
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive() and not sent  # time for `_watch` to see that the other is dead
+    link.heard = time.monotonic()
+    thread.join(10)
+    assert sent == [(hosts.STOPPED, b"connection closed")]
 
 
 def test_an_interrupt_ends_all_and_keeps_its_exit_code():
