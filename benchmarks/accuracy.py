@@ -93,12 +93,11 @@ def compare(args, steps, temporary):
                        dataset.labels[members], temporary / "peers" / split)
 
     def keras_example():
+        say("the Keras example")
         return measuring.in_a_process("peers", "keras", temporary / "peers", "--steps", steps)
 
-    say("the Keras example, before")
     keras = [keras_example()]
     fast = run_fast(Path(data_dir).resolve(), temporary, ["--epochs", "2"] if args.quick else [])
-    say("the Keras example, after")
     keras += [] if args.quick else [keras_example()]
     say("the tutorial")
     minutes = args.minutes or (0.01 if args.quick else 2)
