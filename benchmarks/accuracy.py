@@ -113,7 +113,7 @@ def compare(args, steps, temporary):
     result = {
         "photos": words, "splits": sizes, "fast": fast, "keras": keras, "tutorial": tutorial,
         "goal": GOAL, "published_epochs": epochs, "keras_seconds": theirs,
-        "ratio_whole_command": theirs / fast["seconds"],
+        "ratio_whole_command": theirs / fast["seconds"] if ours else None,
         "ratio_to_goal": theirs / ours if ours else None,
     }
     best = max(accuracy for _, accuracy in tutorial["points"])
@@ -140,9 +140,8 @@ def compare(args, steps, temporary):
             ]),
         "",
         f"The Keras example takes {result['ratio_whole_command']:.0f} times as long to 94% as the "
-        "whole command of ours from start to end"
-        + (f", and {result['ratio_to_goal']:.0f} times as long as ours takes to 94%."
-           if ours else "; ours did not reach it here."),
+        f"whole command of ours from start to end, and {result['ratio_to_goal']:.0f} times as long "
+        "as ours takes to 94%." if ours else "Ours did not reach 94% here, so there is no ratio.",
     ])
 
     def draw(axis):
