@@ -93,12 +93,11 @@ def compare(args, steps, temporary):
                        dataset.labels[members], temporary / "peers" / split)
 
     def keras_example():
+        say("the Keras example")
         return measuring.in_a_process("peers", "keras", temporary / "peers", "--steps", steps)
 
-    say("the Keras example, before")
     keras = [keras_example()]
     fast = run_fast(Path(data_dir).resolve(), temporary, ["--epochs", "2"] if args.quick else [])
-    say("the Keras example, after")
     keras += [] if args.quick else [keras_example()]
     say("the tutorial")
     minutes = args.minutes or (0.01 if args.quick else 2)
@@ -114,7 +113,7 @@ def compare(args, steps, temporary):
     result = {
         "photos": words, "splits": sizes, "fast": fast, "keras": keras, "tutorial": tutorial,
         "goal": GOAL, "published_epochs": epochs, "keras_seconds": theirs,
-        "ratio_whole_command": theirs / fast["seconds"],
+        "ratio_whole_command": theirs / fast["seconds"] if ours else None,
         "ratio_to_goal": theirs / ours if ours else None,
     }
     best = max(accuracy for _, accuracy in tutorial["points"])
@@ -141,9 +140,8 @@ def compare(args, steps, temporary):
             ]),
         "",
         f"The Keras example takes {result['ratio_whole_command']:.0f} times as long to 94% as the "
-        "whole command of ours from start to end"
-        + (f", and {result['ratio_to_goal']:.0f} times as long as ours takes to 94%."
-           if ours else "; ours did not reach it here."),
+        f"whole command of ours from start to end, and {result['ratio_to_goal']:.0f} times as long "
+        "as ours takes to 94%." if ours else "Ours did not reach 94% here, so there is no ratio.",
     ])
 
     def draw(axis):

@@ -158,6 +158,8 @@ def in_a_process(module, *arguments, **more):
 
 def machine():
     """What a figure depends on: processor, cores, versions, date."""
+    with terminal.quiet():
+        import keras  # noqa: F401  its version is asked for below
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

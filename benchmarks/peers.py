@@ -19,14 +19,14 @@ import argparse
 import time
 from pathlib import Path
 
+import report
+from terminal import number, quiet, run_program, whole_number
+
 STARTED = time.perf_counter()
-
-import keras  # noqa: E402  the clock runs while it is imported, as for train.py
-import tensorflow as tf  # noqa: E402
-from keras import layers  # noqa: E402
-
-import report  # noqa: E402
-from terminal import number, run_program, whole_number  # noqa: E402
+with quiet():  # the clock runs meanwhile, as for train.py
+    import keras
+    import tensorflow as tf
+    from keras import layers
 
 # Validation accuracy after each epoch, as published with the example.
 KERAS_PUBLISHED = [

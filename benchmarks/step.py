@@ -21,7 +21,7 @@ import numpy as np
 import report
 import terminal
 from benchmarks import measuring
-from terminal import say
+from terminal import quiet, say
 
 BATCH = 128
 SIDE = 4096  # of the matrices
@@ -202,6 +202,8 @@ def main(argv=None):
         print(report.to_json({"seconds": seconds, "peak": peak("bfloat16", 3)}))
         return 0
 
+    with quiet():
+        import keras  # noqa: F401  here, as it prints much
     turns, size = (3, 48) if args.quick else (10, 64)
     peaks = {dtype: peak(dtype, 3 if args.quick else 10) for dtype in ("float32", "bfloat16")}
     rows = by_size_and_batch(turns, args.quick)
