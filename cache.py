@@ -5,6 +5,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import threading
 
 import numpy as np
 from tqdm import tqdm
@@ -74,7 +75,9 @@ def _read_index(path):
 def _write(path, root, entries, size):
     bar = tqdm(total=len(entries), unit=" photos", desc="decoding", disable=None, leave=False)
     index = []
-    with bar, files.whole_file(path, "--cache-dir") as temporary, open(temporary, "wb") as file:
+    files.remove_leftovers(path.parent, age=24 * 3600)  # another process may be writing one now
+    whole = files.whole_file(path, "--cache-dir", make_folder=True)
+    with bar, whole as temporary, open(temporary, "wb") as file:
         for entry, (image, digest, error) in _decode_all(root, entries, size):
             if error is None:
                 file.write(image)
@@ -88,18 +91,23 @@ def _write(path, root, entries, size):
 def _decode_all(root, entries, size):
     """Yields (entry, (pixels, digest, error)) in order; Pillow decodes outside Python's lock."""
 
+    stopped = threading.Event()  # or Ctrl-C would wait for all that the threads have been given
+
     def decode(chunk):
-        return [(entry, _decode(root / entry[0], size)) for entry in chunk]
+        return [(entry, _decode(root / entry[0], size)) for entry in chunk if not stopped.is_set()]
 
     chunks = (entries[i : i + 64] for i in range(0, len(entries), 64))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = collections.deque()  # few, so that memory stays flat
-        for chunk in chunks:
-            waiting.append(pool.submit(decode, chunk))
-            if len(waiting) > 2 * pool._max_workers:
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(decode, chunk))
+                if len(waiting) > 2 * pool._max_workers:
+                    yield from waiting.popleft().result()
+            while waiting:
                 yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        finally:
+            stopped.set()
 
 
 def _decode(path, size):

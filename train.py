@@ -4,6 +4,7 @@
     python train.py --demo       on drawings, in about a minute and a half
 """
 
+import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
 import argparse
 import dataclasses
 import datetime
@@ -21,7 +22,6 @@ import layouts
 import plots
 import report
 import runs
-import terminal
 from recipe import ANY_SIZE, ARCHITECTURES, RECIPES, SMALLEST_SIZE, Settings, fit_to_size
 from terminal import UserError, number, printable, say, whole_number
 
@@ -87,57 +87,80 @@ def main(argv=None):
         return resume(Path(args.resume))
     run = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
     files.check_new(run)
-    data_dir = draw_demo() if args.demo else args.data_dir or "tmp"
-    cache_dir = args.cache_dir or "tmp/cache"
-    exclude = exclusion.read(args.exclude)
-    dataset = load_photos(data_dir, cache_dir, settings, exclude)
-    import training
-
-    settings = fit_to_size(settings, len(dataset.splits["train"]), args.batch_size)
-    precision = training.best_precision(training.find_device()[0])
-    settings = dataclasses.replace(settings, precision=precision)
     config = {
         "settings": dataclasses.asdict(settings),
-        "data_dir": str(data_dir),
-        "cache_dir": str(cache_dir),
-        "classes": dataset.classes,
-        "score_size": settings.score_size,
-        "splits": dataset.split_sizes(),
-        "skipped": len(dataset.skipped),
-        "exclude": exclude,
-        "versions": versions(),
+        "batch_size": args.batch_size,  # None where it is fitted to the photos
+        "data_dir": args.data_dir or ("tmp/demo" if args.demo else "tmp"),
+        "cache_dir": args.cache_dir or "tmp/cache",
+        "started_in": runs.started_in(run),  # what relative paths are relative to
+        "exclude": exclusion.read(args.exclude),
     }
-    runs.create(run, config)
-    return train(run, config, settings, dataset)
+    made = runs.create(run, config)
+    try:
+        return start(run, config)
+    except UserError:
+        runs.discard_unprepared(run, made)
+        raise
 
 
 def resume(run):
-    config = runs.read_config(run, flag="--resume")
+    config = runs.read_json(run / "config.json", "--resume")
     if runs.is_finished(run):
-        say(f"{run} is finished. Next:  python evaluate.py --model {run}")
+        runs.clean(run)
+        say(f"{printable(run)} is finished. Next:  python evaluate.py --model {quoted(run)}")
         return 0
+    return start(run, config)
+
+
+def start(run, config):
+    """Trains by the `config` of a run, on from its checkpoint if there is one."""
+    try:
+        return prepare_and_train(run, config)
+    except KeyboardInterrupt:
+        say(f"\nStopped. Go on with:  python train.py --resume {quoted(run)}")
+        raise
+
+
+def prepare_and_train(run, config):
+    """Loads the photos, completes `config.json` if they are loaded for the first time, trains."""
     try:
         settings = Settings(**config["settings"])
+        data_dir, cache_dir = (
+            runs.from_here(run, config, key) for key in ("data_dir", "cache_dir"))
     except (TypeError, KeyError) as error:
         raise UserError(f"--resume: expected settings of this version in {printable(run)}, "
                         f"got {error}") from None
-    exclude = config.get("exclude", [])
-    dataset = load_photos(config["data_dir"], config["cache_dir"], settings, exclude)
-    if dataset.split_sizes() != config["splits"]:
+    if settings.recipe == "demo":
+        draw_demo(data_dir)
+    dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
+    if "splits" not in config:
+        import training
+
+        settings = fit_to_size(settings, len(dataset.splits["train"]), config.get("batch_size"))
+        precision = training.best_precision(training.find_device()[0])
+        settings = dataclasses.replace(settings, precision=precision)
+        config |= {
+            "settings": dataclasses.asdict(settings),
+            "classes": dataset.classes,
+            "score_size": settings.score_size,
+            "splits": dataset.split_sizes(),
+            "skipped": len(dataset.skipped),
+            "versions": versions(),
+        }
+        runs.write_json(run / "config.json", config)
+    elif dataset.split_sizes() != config["splits"]:
         raise UserError(f"--resume: expected the photos that the run began with, "
                         f"{config['splits']}, got {dataset.split_sizes()}")
     return train(run, config, settings, dataset)
 
 
-def draw_demo():
-    """Draws the data set of --demo under tmp/demo and returns its folder."""
-    folder = Path("tmp/demo")
+def draw_demo(folder):
+    """Draws the data set of --demo."""
     say("Drawing cats and dogs. What follows says nothing about photos.")
     try:
         demo.make_demo(folder, progress=terminal.progress("drawing", " pictures"))
     except ValueError as error:
         raise UserError(f"--demo: {error}") from None
-    return folder
 
 
 def load_photos(data_dir, cache_dir, settings, exclude):
@@ -182,18 +205,14 @@ def train(run, config, settings, dataset):
         f"scored at {settings.score_size} px")
     say(f"Run      {printable(run)}")
 
-    try:
-        network, rows = training.fit(
-            settings,
-            dataset,
-            run,
-            callbacks=[training.ProgressBar()],
-            on_epoch=lambda row: say(epoch_line(row, settings)),
-            on_resume=lambda done: say(f"Going on at epoch {done + 1} of {settings.epochs}"),
-        )
-    except KeyboardInterrupt:
-        say(f"\nStopped. Go on with:  python train.py --resume {quoted(run)}")
-        raise
+    network, rows = training.fit(
+        settings,
+        dataset,
+        run,
+        callbacks=[training.ProgressBar()],
+        on_epoch=lambda row: say(epoch_line(row, settings)),
+        on_resume=lambda done: say(going_on(done, settings)),
+    )
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, run / "curves.png")
     runs.save_network(run, network)
@@ -216,10 +235,17 @@ def train(run, config, settings, dataset):
     print(report.format_score(metrics["test"]), flush=True)
     if settings.recipe == "demo":
         say("\nThese are drawings: the figure says nothing about photos.")
-    model, photos = quoted(run), quoted(config["data_dir"])
+    model, photos = quoted(run), quoted(runs.from_here(run, config, "data_dir"))
     say(f"\nNext:  python evaluate.py --model {model} --data-dir {photos}\n"
         f"       python predict.py --model {model} photo.jpg")
     return 0
+
+
+def going_on(done, settings):
+    """What a resumed run says first."""
+    if done == settings.epochs:
+        return f"All {done} epochs are done; going on with the scores"
+    return f"Going on at epoch {done + 1} of {settings.epochs}"
 
 
 def epoch_line(row, settings):

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 import data
+import guards
 import model as networks
 import recipe
 import runs
@@ -93,7 +94,8 @@ def compile_network(network, settings, classes, steps_per_epoch):
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
         accuracy = keras.metrics.CategoricalAccuracy("accuracy")
-    network.compile(make_optimizer(settings, steps_per_epoch), loss, metrics=[accuracy])
+    metrics = [accuracy, guards.LargestShare(classes)]
+    network.compile(make_optimizer(settings, steps_per_epoch), loss, metrics=metrics)
 
 
 class WeightAverage(keras.callbacks.Callback):
@@ -150,6 +152,7 @@ class History(keras.callbacks.Callback):
         self.dataset = dataset
         self.average = average
         self.on_epoch = on_epoch
+        self.one_class = guards.OneClassWarning()
         self.rows = []
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -177,6 +180,7 @@ class History(keras.callbacks.Callback):
         }
         self.rows.append(row)
         self.on_epoch(row)
+        self.one_class.see(scores["largest_share"], row["val_accuracy"])
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -193,8 +197,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         arrays = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.variables()]
+        arrays += self.average.average
+        guards.check_finite(arrays, epoch, self.history.settings)
         state = {"updates": self.average.updates, "history": self.history.rows}
-        runs.write_checkpoint(self.run, state, [*arrays, *self.average.average])
+        runs.write_checkpoint(self.run, state, arrays)
         runs.write_history(self.run, self.history.rows)
 
     def restore(self):
@@ -268,7 +274,7 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
             initial_epoch=done,
             epochs=settings.epochs,
             steps_per_epoch=steps,
-            callbacks=[average, *callbacks, history, checkpoint],
+            callbacks=[guards.FiniteLoss(settings), average, *callbacks, history, checkpoint],
             shuffle=False,  # the stream is shuffled
             verbose=0,
         )
