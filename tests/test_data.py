@@ -302,7 +302,7 @@ def test_a_cache_folder_that_goes_away_or_is_full_ends_in_one_line(folder, monke
     with pytest.raises(UserError, match=r"^--cache-dir: cannot write .*: No such file"):
         data.load(folder, 8, folder / "cache")
     monkeypatch.undo()
-    with disk_full_at(10_000), pytest.raises(UserError, match="^--cache-dir: cannot write .*large"):
+    with disk_full_at(10_000), pytest.raises(UserError, match=r"^--cache-dir: .* large"):
         data.load(folder, 8, folder / "cache")
     assert list((folder / "cache").iterdir()) == []
     assert len(data.load(folder, 8, folder / "cache").images) == 120
@@ -324,11 +324,12 @@ def test_stopping_does_not_wait_for_photos_that_are_still_to_be_decoded(folder, 
 
     def slowly(path, size):
         decoded.append(path)
-        if len(decoded) > 5:
-            time.sleep(0.2)
-        raise KeyboardInterrupt
+        time.sleep(0.05)
+        if len(decoded) > 4 and path.name == "cat.1.png":
+            raise KeyboardInterrupt
+        return None, None, "slow"
 
     monkeypatch.setattr(cache, "_decode", slowly)
     with pytest.raises(KeyboardInterrupt):
         data.load(folder, 8, folder / "cache")
-    assert len(decoded) <= 5 + os.cpu_count()
+    assert len(decoded) < 30

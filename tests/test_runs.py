@@ -107,7 +107,7 @@ def test_a_folder_that_may_no_longer_be_written_to_or_is_gone_ends_in_one_line(
 
 
 def test_a_report_that_cannot_be_written_is_not_there_at_all(tmp_path):
-    with disk_full_at(1000), pytest.raises(UserError, match="--output: cannot write .*report: "), \
+    with disk_full_at(1000), pytest.raises(UserError, match=r"--output: .*report: "), \
             files.whole_folder(tmp_path / "report") as folder:
         (folder / "small").write_text("x")
         (folder / "large").write_text("x" * 2000)

@@ -160,7 +160,8 @@ def replace(stored, make):
      "a link, 0, to elsewhere"),
     (lambda file, path, shape: file.__setitem__(path, file["layers"]), "under two names"),
     (lambda file, path, shape: file.create_dataset(
-        path, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)]), "outside the file or packed"),
+        path, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)]),
+     "outside the file or packed"),
     (lambda file, path, shape: file.create_dataset(path, (2**20, 2**20), "f4", chunks=True,
                                                    compression="gzip"),
      "outside the file or packed"),
