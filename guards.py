@@ -49,7 +49,7 @@ class LargestShare(keras.metrics.Metric):
     """The share of the most frequently predicted class, 0 to 1; 1 where it is the only one."""
 
     def __init__(self, classes, name="largest_share"):
-        super().__init__(name)
+        super().__init__(name=name)
         self.counts = self.add_variable((classes,), initializer="zeros", name="counts")
 
     def update_state(self, y_true, y_pred, sample_weight=None):

@@ -36,11 +36,8 @@ WEIGHTS = Path(__file__).parent / "weights"  # the run that comes with the proje
 def create(run, config):
     """Makes a new run directory with its `config.json`; returns the folders made, inmost first."""
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
-    try:
-        run.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--output: cannot make {printable(run)}: {error.strerror}") from None
-    write_json(run / "config.json", config)
+    with files.whole_folder(run) as temporary:
+        write_json(temporary / "config.json", config)
     return made
 
 

@@ -136,7 +136,8 @@ def prepare_and_train(run, config):
     if "splits" not in config:
         import training
 
-        settings = fit_to_size(settings, len(dataset.splits["train"]), config.get("batch_size"))
+        batch_size = config.pop("batch_size", None)
+        settings = fit_to_size(settings, len(dataset.splits["train"]), batch_size)
         precision = training.best_precision(training.find_device()[0])
         settings = dataclasses.replace(settings, precision=precision)
         config |= {

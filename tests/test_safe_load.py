@@ -129,9 +129,9 @@ def test_a_reference_to_a_module_is_refused_before_its_import(run, whole, monkey
 
     write(run, with_config(whole, change))
     refused(run, "expected the layers of model.py, got keras_hub")
-    with pytest.raises(Exception):  # noqa: B017  Keras imports the module, then refuses
+    with pytest.raises(Exception):  # noqa: B017  Keras refuses it too, after the import
         keras.saving.load_model(run / "model.keras")
-    assert (run / "trace").exists()
+    assert (run / "trace").exists() == (place in ("layer", "activation", "argument"))
 
 
 # --- Files that reach out or swell ----------------------------------------------------------------
@@ -217,9 +217,8 @@ def set_units(layers, index, units):
      "expected photos of 16 px, as config.json says"),
     (lambda config, layers: set_units(layers, 12, 10**9), "values a pixel"),
     (lambda config, layers: layers[2]["config"].update(filters=10**9), "values a pixel"),
-    (lambda config, layers: set_units(layers, 12, 2048), "expected the .* weights of its layers"),
     (lambda config, layers: layers[12]["build_config"].update(input_shape=[None, 10**12]),
-     "expected dense for"),
+     "expected dense.* for"),
     (lambda config, layers: layers[2]["config"].update(data_format="channels_first"),
      "expected channels last"),
     (lambda config, layers: layers[5]["inbound_nodes"].append(layers[5]["inbound_nodes"][0]),
@@ -228,19 +227,21 @@ def set_units(layers, index, units):
      "ends in a fully connected layer"),
     (lambda config, layers: config.update(class_name="Sequential"), "expected a functional"),
     (lambda config, layers: layers.__delitem__(slice(None)), "."),
-], ids=["classes", "image size", "huge dense", "huge convolution", "weights missing",
-        "huge build", "channels first", "shared layer", "early output", "sequential", "no layer"])
+], ids=["classes", "image size", "huge dense", "huge convolution", "huge build",
+        "channels first", "shared layer", "early output", "sequential", "no layer"])
 def test_a_network_that_disagrees_or_would_fill_the_memory_is_refused(run, whole, change, words):
     write(run, with_config(whole, change))
     refused(run, words)
 
 
-def test_weights_of_other_shapes_are_refused(run, whole):
+def test_weights_that_are_missing_or_of_other_shapes_are_refused(run, whole):
     def transposed(file, path, shape):
         file[path] = np.zeros(shape[::-1], "f4")
 
     write(run, weights(whole, lambda stored: replace(stored, transposed)))
     refused(run, ".")
+    write(run, weights(whole, lambda stored: replace(stored, lambda *missing: None)))
+    refused(run, "expected the .* weights of its layers")
 
 
 def test_a_config_without_end_is_refused(run, whole):
