@@ -3,6 +3,7 @@
     KILLS=20 python -m pytest -m slow tests/test_kill.py        in full
 """
 
+import io
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import h5py
 import numpy as np
@@ -53,9 +55,6 @@ def outcome(run):
 
 
 def _weights(run):
-    import io
-    import zipfile
-
     with zipfile.ZipFile(run / "model.keras") as archive:
         return io.BytesIO(archive.read("model.weights.h5"))
 
@@ -81,7 +80,7 @@ def reference(tmp_path_factory):
     return folder, outcome(folder / "whole"), time.monotonic() - started
 
 
-def stage(run, cache):
+def stage(run):
     """What a killed process was doing, told by the files that it left."""
     if not run.exists():
         return "starting"
@@ -94,10 +93,10 @@ def stage(run, cache):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", range(KILLS))
-def test_a_run_killed_at_a_random_moment_ends_as_one_that_was_not(reference, kill, record_property):
+def test_a_run_killed_at_a_random_moment_ends_as_one_that_was_not(reference, kill):
     folder, expected, seconds = reference
     name, rng = f"killed-{SEED}-{kill}", random.Random(f"{SEED} {kill}")
-    run, cache = folder / name, folder / f"{name}-cache"
+    run = folder / name
     next_command, moments, resumed = command(folder, name), [], ""
     while True:
         moment = rng.uniform(0, seconds)  # of each life anew; the second one is mostly the last
@@ -107,7 +106,7 @@ def test_a_run_killed_at_a_random_moment_ends_as_one_that_was_not(reference, kil
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            moments.append((round(moment, 1), stage(run, cache)))
+            moments.append((round(moment, 1), stage(run)))
             if run.exists():
                 next_command = ["train.py", "--resume", name]
             continue
