@@ -5,6 +5,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import threading
 
 import numpy as np
 from tqdm import tqdm
@@ -84,7 +85,9 @@ def _errors(array):
 def _write(path, found, size, names, stats):
     bar = tqdm(total=len(found.paths), unit=" photos", desc="decoding", disable=None, leave=False)
     digests, errors = np.zeros(len(found.paths), "S16"), {}
-    with bar, files.whole_file(path, "--cache-dir") as temporary, open(temporary, "wb") as file:
+    files.remove_leftovers(path.parent, age=24 * 3600)  # another process may be writing one now
+    whole = files.whole_file(path, "--cache-dir", make_folder=True)
+    with bar, whole as temporary, open(temporary, "wb") as file:
         for number, (image, digest, error) in enumerate(_decode_all(found, size)):
             if error is None:
                 file.write(image)
@@ -102,18 +105,23 @@ def _write(path, found, size, names, stats):
 def _decode_all(found, size):
     """Yields (pixels, digest, error) in order; Pillow decodes outside Python's lock."""
 
+    stopped = threading.Event()  # or Ctrl-C would wait for all that the threads have been given
+
     def decode(chunk):
-        return [_decode(found.root / path, size) for path in chunk]
+        return [_decode(found.root / path, size) for path in chunk if not stopped.is_set()]
 
     chunks = (found.paths[i : i + 64] for i in range(0, len(found.paths), 64))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting = collections.deque()  # few, so that memory stays flat
-        for chunk in chunks:
-            waiting.append(pool.submit(decode, chunk))
-            if len(waiting) > 2 * pool._max_workers:
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(decode, chunk))
+                if len(waiting) > 2 * pool._max_workers:
+                    yield from waiting.popleft().result()
+            while waiting:
                 yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        finally:
+            stopped.set()
 
 
 def _decode(path, size):

@@ -6,6 +6,7 @@
 Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers of classes.
 """
 
+import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
 import argparse
 import dataclasses
 import functools
@@ -22,7 +23,7 @@ import files
 import layouts
 from layouts import SPLITS
 from recipe import RECIPES
-from terminal import UserError, printable, quiet, run_program, some_names
+from terminal import UserError, printable, quiet, some_names
 
 with quiet():
     import keras
@@ -335,6 +336,7 @@ def main(argv=None):
 
     if args.output:
         files.check_new(args.output)
+        files.check_outside(args.output, args.data_dir)
     classifier = None
     if args.suspects:
         runs.read_config(args.suspects, "--suspects")
@@ -349,4 +351,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    run_program(main)
+    terminal.run_program(main)

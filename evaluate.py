@@ -5,6 +5,7 @@
     python evaluate.py --model RUN_A RUN_B            which is better, and is that more than chance
 """
 
+import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
 import argparse
 import csv
 import dataclasses
@@ -18,7 +19,6 @@ import exclusion
 import files
 import report
 import runs
-import terminal
 from terminal import UserError, printable, say, some_names
 
 
@@ -69,6 +69,7 @@ def main(argv=None):
         runs.read_config(model)
     if args.output:
         files.check_new(args.output)
+        files.check_outside(args.output, args.data_dir)
     exclude = exclusion.read(args.exclude)
     scored = [score(model, args, exclude) for model in models]
     if len(scored) > 1:

@@ -55,6 +55,9 @@ def export(run, images):
             reason = reason.removeprefix("terminal.UserError: ")
             raise UserError(f"cannot export to LiteRT (exit code {child.returncode}): "
                             f"{terminal.printable(reason[:300])}")
+        digest = files.sha256(temporary)
+    config = runs.read_config(run, flag="RUN")
+    runs.write_json(Path(run) / "config.json", {**config, "litert_sha256": digest})
 
 
 def convert(run, path):
@@ -62,10 +65,11 @@ def convert(run, path):
     import model
 
     images = np.load(io.BytesIO(sys.stdin.buffer.read()))
-    size = runs.read_config(run)["score_size"]
-    network = model.for_prediction(runs.load_network(Path(run) / "model.keras"), size)
+    config = runs.read_config(run)
+    network = runs.load_network(Path(run) / "model.keras")
+    network = model.for_prediction(network, config["score_size"])
     network.export(path, format="litert", verbose=False)
-    litert = runs.litert_runtime(Path(path))
+    litert = runs.litert_runtime(Path(path), config)
     for start in range(0, len(images), 32):
         batch = images[start : start + 32].astype(np.float32)
         expected, got = network.predict_on_batch(batch), litert(batch)

@@ -6,6 +6,7 @@
 Starts in half a second: nothing here imports Keras or TensorFlow unless it has to.
 """
 
+import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
 import argparse
 import os
 import sys
@@ -16,7 +17,6 @@ import numpy as np
 import report
 import runs
 import stream
-import terminal
 from photos import PhotoError
 from terminal import UserError, number, printable, say, some_names, whole_number
 
@@ -59,6 +59,9 @@ def parse_arguments(argv=None):
             parser.error(f"argument --kaggle: expected without --{flag}")
     if args.kaggle and len(args.photos) > 1:
         parser.error(f"argument PHOTO: expected one folder with --kaggle, got {len(args.photos)}")
+    if args.explain and args.layers and Path(args.explain).resolve() == Path(args.layers).resolve():
+        parser.error(f"argument --layers: expected another folder than --explain, "
+                     f"got {printable(args.layers)}")
     if not args.photos and not args.kaggle:
         parser.error("argument PHOTO: expected a file, a folder, or - for paths on stdin")
     return args

@@ -12,6 +12,7 @@
 Every file is written under a temporary name and renamed: it is there whole or not at all.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -24,6 +25,7 @@ import numpy as np
 
 import files
 import report
+import safe_load
 from terminal import UserError, printable, quiet, say
 
 WEIGHTS = Path(__file__).parent / "weights"  # the run that comes with the project
@@ -32,12 +34,36 @@ WEIGHTS = Path(__file__).parent / "weights"  # the run that comes with the proje
 
 
 def create(run, config):
-    """Makes a new run directory with its `config.json`."""
+    """Makes a new run directory with its `config.json`; returns the folders made, inmost first."""
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
+    with files.whole_folder(run) as temporary:
+        write_json(temporary / "config.json", config)
+    return made
+
+
+def discard_unprepared(run, made):
+    """Removes a run whose photos could not be loaded, with the folders that `create` made."""
+    with contextlib.suppress(OSError, UserError):
+        if "splits" not in read_json(run / "config.json"):
+            (run / "config.json").unlink()
+            for folder in made:
+                folder.rmdir()
+
+
+def started_in(run):
+    """The current folder as seen from `run`, for `config.json`: no path of this machine in it."""
     try:
-        run.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--output: cannot make {printable(run)}: {error.strerror}") from None
-    write_json(run / "config.json", config)
+        return Path(os.path.relpath(Path.cwd(), run.resolve())).as_posix()
+    except ValueError:  # another drive, on Windows
+        return str(Path.cwd())
+
+
+def from_here(run, config, key):
+    """A path that was typed where the run was started, as it is typed in the current folder."""
+    folder = Path(run, config.get("started_in", "")).resolve()
+    path = folder / config[key]
+    moved = "started_in" not in config or not (folder / config["data_dir"]).exists()
+    return config[key] if moved or folder == Path.cwd() else str(path)
 
 
 def write_json(path, content):
@@ -111,7 +137,13 @@ def _read_trained_on(run):
 def finish(run, metrics):
     """Marks a run as finished and removes its checkpoint."""
     write_json(run / "metrics.json", metrics)
+    clean(run)
+
+
+def clean(run):
+    """Removes from a finished run the checkpoint, and what a process left that was killed."""
     (run / "checkpoint.npz").unlink(missing_ok=True)
+    files.remove_leftovers(run)
 
 
 def is_finished(run):
@@ -121,25 +153,33 @@ def is_finished(run):
 # --- Reading --------------------------------------------------------------------------------------
 
 
+def read_json(path, flag="--model"):
+    """The object in the `config.json` of a run."""
+    try:
+        safe_load.check_regular(path)
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{flag}: expected a run directory with a config.json, "
+                        f"got {printable(path.parent)}") from None
+    except OSError as error:
+        raise UserError(f"{flag}: cannot read {printable(path)}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{flag}: {printable(path)} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{flag}: {printable(path)} is not what train.py writes")
+    return config
+
+
 def read_config(run, flag="--model"):
     """The content of `config.json`; `UserError` where `run` is no run directory."""
     path = Path(run) / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{flag}: expected a run directory with a config.json, got {printable(run)}"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{flag}: cannot read {printable(path)}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{flag}: {printable(path)} is not JSON: {error}") from None
+    config = read_json(path, flag)
     try:
         names, size, temperature = (
             config["classes"], config["score_size"], config.get("temperature", 1.0))
         whole = (isinstance(names, list) and len(names) > 1
                  and all(isinstance(name, str) for name in names)
-                 and isinstance(size, int) and 0 < size <= 4096
+                 and isinstance(size, int) and 0 < size <= 1280  # --image-size 1024 and a quarter
                  and isinstance(temperature, int | float) and 0 < temperature < 1000)
     except (TypeError, KeyError, AttributeError):
         whole = False
@@ -169,19 +209,21 @@ def read_history(run):
 
 
 def load_network(path, flag="--model"):
-    """Loads a `.keras` file in safe mode, in which no code of the file's maker runs."""
-    if not path.is_file():
+    """Loads the `.keras` file of a run; see `safe_load` for what is refused."""
+    if not os.path.lexists(path):
         raise UserError(f"{flag}: expected a finished run, got {printable(path.parent)} "
                         f"without a {path.name}")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{flag}: cannot load {printable(path)}: not a whole .keras file")
-    with quiet():
-        import keras
-
+    config = read_config(path.parent, flag)
     try:
+        with quiet():
+            import keras
+        safe_load.check_keras(path, config["score_size"], len(config["classes"]))
         return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except zipfile.BadZipFile:
+        raise UserError(
+            f"{flag}: cannot load {printable(path)}: not a whole .keras file") from None
     except Exception as error:  # Keras raises many kinds on a file that is no model
-        reason = " ".join(str(error).split())[:200]
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)[:300]
         raise UserError(f"{flag}: cannot load {printable(path)}: {reason}") from None
 
 
@@ -199,25 +241,42 @@ def keras_runtime(run, image_size):
     return outputs
 
 
-def litert_runtime(path):
+def litert_runtime(path, config, sha256=None):
     """As `keras_runtime`, for a `.tflite` file, on all cores; needs neither Keras nor TensorFlow.
 
-    Raises FileNotFoundError, or ImportError where `ai-edge-litert` is not installed.
+    config: of the run; sha256: what the file must have, or None. Raises FileNotFoundError, or
+    ImportError where `ai-edge-litert` is not installed.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"{printable(path)} is not there")
+
+    def refuse(error):
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)[:300]
+        return UserError(f"--model: cannot load {printable(path)}: {reason}; without that file, "
+                         "predict.py uses model.keras")
+
+    def outputs(photos):
+        try:
+            return runner(photos=photos)
+        except (ValueError, RuntimeError) as error:
+            raise refuse(error) from None
+
     with quiet():  # it tells of every delegate that it makes
         from ai_edge_litert.interpreter import Interpreter
 
         try:
+            safe_load.check_litert_file(path)
+            if sha256 and files.sha256(path) != sha256:
+                raise ValueError("not the file that train.py or export.py wrote: its sha256 "
+                                 "is another than config.json says")
             interpreter = Interpreter(os.fspath(path), num_threads=os.cpu_count())
+            safe_load.check_litert_network(interpreter, path.stat().st_size, config["score_size"],
+                                           len(config["classes"]))
             interpreter.allocate_tensors()
             runner = interpreter.get_signature_runner()
-            return lambda photos: runner(photos=photos)
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--model: cannot load {printable(path)}: {reason}; without that file, "
-                            "predict.py uses model.keras") from None
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise refuse(error) from None
+    return outputs
 
 
 class Classifier:
@@ -244,7 +303,8 @@ class Classifier:
         self._outputs = None
         if litert:
             try:
-                self._outputs = litert_runtime(self.run / "model.tflite")
+                self._outputs = litert_runtime(
+                    self.run / "model.tflite", self.config, self.config.get("litert_sha256"))
             except (FileNotFoundError, ImportError) as error:
                 say(f"{error}: using Keras, which takes seconds to start")
         self.runtime = "LiteRT" if self._outputs else "Keras"

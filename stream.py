@@ -21,8 +21,12 @@ def find(arguments, end=b"\n"):
     """
     for argument in arguments:
         if argument == "-":
+            empty = True
             for name in _names_on_stdin(end):
+                empty = False
                 yield from _find_below(os.fsdecode(name))
+            if empty:
+                yield argument, PhotoError("no path on stdin")
         else:
             yield from _find_below(argument)
 
@@ -34,11 +38,18 @@ def _names_on_stdin(end):
             rest = b""
             while chunk := file.read1(65536):
                 *names, rest = (rest + chunk).split(end)
-                yield from filter(None, names)
-            if rest:
+                yield from filter(None, map(_without_return, names))
+            if rest := _without_return(rest):
                 yield rest
     except OSError as error:
         raise UserError(f"-: cannot read paths from stdin: {error.strerror}") from None
+
+
+def _without_return(name):
+    """A name from a list that Windows wrote loses the carriage return at its end."""
+    if name.endswith(b"\r") and not os.path.lexists(name):
+        return name[:-1]
+    return name
 
 
 def _find_below(path):

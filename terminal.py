@@ -8,6 +8,7 @@ import signal
 import sys
 import unicodedata
 
+NAME = os.path.basename(sys.argv[0])
 QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -125,6 +126,19 @@ def progress(description, unit):
     return show
 
 
+def _stop_importing(signum, frame):
+    os.write(2, f"{NAME}: interrupted\n".encode(errors="replace"))
+    os._exit(130)
+
+
+# Until `run_program`, Ctrl-C ends one of our scripts at once: a KeyboardInterrupt amid the imports
+# of NumPy or TensorFlow would be a traceback.
+_script = getattr(sys.modules["__main__"], "__file__", None) or ""
+_own = os.path.dirname(os.path.abspath(_script)) == os.path.dirname(os.path.abspath(__file__))
+if _own and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+    signal.signal(signal.SIGINT, _stop_importing)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM, handled like Ctrl-C."""
 
@@ -136,19 +150,20 @@ def run_program(main):
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGINT) is _stop_importing:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
-    name = os.path.basename(sys.argv[0])
     try:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        say(f"{name}: error: {error}")
+        say(f"{NAME}: error: {error}")
         code = 2
     except Terminated:
-        say(f"{name}: terminated")
+        say(f"{NAME}: terminated")
         code = 143
     except KeyboardInterrupt:
-        say(f"{name}: interrupted")
+        say(f"{NAME}: interrupted")
         code = 130
     except BrokenPipeError:  # the reader of our output left, as in `| head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -156,7 +171,7 @@ def run_program(main):
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        say(f"{name}: error: cannot write: {error.strerror}")
+        say(f"{NAME}: error: cannot write: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
     sys.exit(code)

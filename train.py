@@ -4,6 +4,7 @@
     python train.py --demo       on drawings, in about a minute and a half
 """
 
+import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
 import argparse
 import dataclasses
 import datetime
@@ -24,7 +25,6 @@ import layouts
 import plots
 import report
 import runs
-import terminal
 from recipe import (
     ANY_SIZE,
     ARCHITECTURES,
@@ -119,75 +119,109 @@ def main(argv=None):
 
         distribution.check_backend()
     with hosts.join(args.hosts, args.rank or 0) as team:
-        return resume(args, team) if args.resume else start(args, settings, team)
+        return resume(Path(args.resume), team) if args.resume else start(args, settings, team)
 
 
 def start(args, settings, team):
-    """Trains on the photos and with the settings that the flags name."""
+    """Begins a run. Its directory is made at once, so that it can be resumed from any moment."""
     run = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
-    if team.leads:
-        files.check_new(run)
     if settings.init:
         runs.read_config(settings.init, "--init")
-    data_dir = draw_demo() if args.demo else args.data_dir or "tmp"
-    cache_dir = args.cache_dir or "tmp/cache"
-    exclude = exclusion.read(args.exclude)
-    dataset = load_photos(data_dir, cache_dir, settings, exclude)
+    config = {
+        "settings": dataclasses.asdict(settings),
+        "batch_size": args.batch_size,  # None where it is fitted to the photos
+        "data_dir": args.data_dir or ("tmp/demo" if args.demo else "tmp"),
+        "cache_dir": args.cache_dir or "tmp/cache",
+        "started_in": runs.started_in(run),  # what relative paths are relative to
+        "exclude": exclusion.read(args.exclude),
+    }
+    team.advice = advice(run, team)
+    if not team.leads:
+        return prepare_and_train(team.own_copy(run), config, team)
+    files.check_new(run)
+    made = runs.create(run, config)
+    try:
+        return prepare_and_train(team.own_copy(run), config, team)
+    except UserError:
+        runs.discard_unprepared(run, made)
+        raise
+
+
+def resume(run, team):
+    """Goes on with a run, of which rank 0 alone need have the directory."""
+    team.advice = advice(run, team)
+    if team.leads:
+        runs.read_json(run / "config.json", "--resume")
+    copy = team.own_copy(run)
+    config = runs.read_json(copy / "config.json", "--resume")
+    if runs.is_finished(copy):
+        runs.clean(copy)
+        say(f"{printable(run)} is finished. Next:  python evaluate.py --model {quoted(run)}")
+        return 0
+    return prepare_and_train(copy, config, team)
+
+
+def advice(run, team):
+    """How to go on with a run that is stopped."""
+    more = f" --hosts {','.join(team.hosts)} --rank {team.rank}" if len(team.hosts) > 1 else ""
+    return f"Go on with:  python train.py --resume {quoted(run)}{more}"
+
+
+def prepare_and_train(run, config, team):
+    """Loads the photos, completes `config.json` if they are loaded for the first time, trains."""
+    try:
+        settings, dataset = prepare(run, config, team)
+        return train(run, config, settings, dataset, team)
+    except KeyboardInterrupt:
+        say(f"\nStopped. {team.advice}")
+        raise
+
+
+def prepare(run, config, team):
+    """The settings and photos of a run; completes its `config.json` where it lacks them."""
+    try:
+        settings = Settings(**config["settings"])
+        data_dir, cache_dir = (
+            runs.from_here(run, config, key) for key in ("data_dir", "cache_dir"))
+    except (TypeError, KeyError) as error:
+        raise UserError(f"--resume: expected settings of this version in {printable(run)}, "
+                        f"got {error}") from None
+    if settings.recipe == "demo":
+        draw_demo(data_dir)
+    dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
     import distribution
     import training
 
     distribution.initialize(team)
-    settings = fit_to_size(settings, len(dataset.splits["train"]), args.batch_size)
-    if not args.batch_size:
+    if "splits" in config:
+        if dataset.split_sizes() != config["splits"]:
+            raise UserError(f"--resume: expected the photos that the run began with, "
+                            f"{config['splits']}, got {dataset.split_sizes()}")
+        check_all_alike(team, settings, dataset, "--resume")
+        return settings, dataset
+
+    batch_size = config.pop("batch_size", None)
+    settings = fit_to_size(settings, len(dataset.splits["train"]), batch_size)
+    if not batch_size:
         batch_size = distribution.divisible(settings.batch_size)
         settings = dataclasses.replace(settings, batch_size=batch_size)
     precision = training.best_precision(distribution.devices()[0])
     precision = team.share(precision.encode()).decode()  # one for all machines
     settings = dataclasses.replace(settings, precision=precision)
+    check_all_alike(team, settings, dataset, "--batch-size")
     if settings.init:
-        training.start(settings, dataset.classes)  # refuses before there is a run directory
-    config = {
+        training.start(settings, dataset.classes)  # which may refuse
+    config |= {
         "settings": dataclasses.asdict(settings),
-        "data_dir": str(data_dir),
-        "cache_dir": str(cache_dir),
         "classes": dataset.classes,
         "score_size": settings.score_size,
         "splits": dataset.split_sizes(),
         "skipped": len(dataset.skipped),
-        "exclude": exclude,
         "versions": versions(),
     }
-    check_all_alike(team, settings, dataset, "--batch-size")
     if team.leads:
-        runs.create(run, config)
-    return train(team.own_copy(run), config, settings, dataset, team)
-
-
-def resume(args, team):
-    """Goes on with a run, of which rank 0 alone need have the directory."""
-    run = Path(args.resume)
-    if team.leads:
-        runs.read_config(run, flag="--resume")
-    run = team.own_copy(run)
-    config = runs.read_config(run, flag="--resume")
-    if runs.is_finished(run):
-        say(f"{args.resume} is finished. Next:  python evaluate.py --model {args.resume}")
-        return 0
-    try:
-        settings = Settings(**config["settings"])
-    except (TypeError, KeyError) as error:
-        raise UserError(f"--resume: expected settings of this version in {printable(run)}, "
-                        f"got {error}") from None
-    exclude = config.get("exclude", [])
-    dataset = load_photos(config["data_dir"], config["cache_dir"], settings, exclude)
-    if dataset.split_sizes() != config["splits"]:
-        raise UserError(f"--resume: expected the photos that the run began with, "
-                        f"{config['splits']}, got {dataset.split_sizes()}")
-    import distribution
-
-    distribution.initialize(team)
-    check_all_alike(team, settings, dataset, "--resume")
-    return train(run, config, settings, dataset, team)
+        runs.write_json(run / "config.json", config)
+    return settings, dataset
 
 
 def check_all_alike(team, settings, dataset, flag):
@@ -201,15 +235,13 @@ def check_all_alike(team, settings, dataset, flag):
                 "devices": distribution.of_this_machine()})
 
 
-def draw_demo():
-    """Draws the data set of --demo under tmp/demo and returns its folder."""
-    folder = Path("tmp/demo")
+def draw_demo(folder):
+    """Draws the data set of --demo."""
     say("Drawing cats and dogs. What follows says nothing about photos.")
     try:
         demo.make_demo(folder, progress=terminal.progress("drawing", " pictures"))
     except ValueError as error:
         raise UserError(f"--demo: {error}") from None
-    return folder
 
 
 def load_photos(data_dir, cache_dir, settings, exclude):
@@ -266,22 +298,15 @@ def train(run, config, settings, dataset, team):
     if settings.init:
         say_if_seen(dataset, settings.init)
 
-    team.advice = f"Go on with:  python train.py --resume {quoted(run)}"
-    if len(team.hosts) > 1:
-        team.advice += f" --hosts {','.join(team.hosts)} --rank 0"
-    try:
-        with distribution.scope(team):
-            network, rows = training.fit(
-                settings,
-                dataset,
-                run,
-                callbacks=[training.ProgressBar()],
-                on_epoch=lambda row: say(epoch_line(row, settings)),
-                on_resume=lambda done: say(f"Going on at epoch {done + 1} of {settings.epochs}"),
-            )
-    except KeyboardInterrupt:
-        say(f"\nStopped. {team.advice}")
-        raise
+    with distribution.scope(team):
+        network, rows = training.fit(
+            settings,
+            dataset,
+            run,
+            callbacks=[training.ProgressBar()],
+            on_epoch=lambda row: say(epoch_line(row, settings)),
+            on_resume=lambda done: say(going_on(done, settings)),
+        )
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, run / "curves.png")
     runs.save_network(run, network)
@@ -304,7 +329,7 @@ def train(run, config, settings, dataset, team):
     print(report.format_score(metrics["test"]), flush=True)
     if settings.recipe == "demo":
         say("\nThese are drawings: the figure says nothing about photos.")
-    model, photos = quoted(run), quoted(config["data_dir"])
+    model, photos = quoted(run), quoted(runs.from_here(run, config, "data_dir"))
     say(f"\nNext:  python evaluate.py --model {model} --data-dir {photos}\n"
         f"       python predict.py --model {model} photo.jpg")
     return 0
@@ -326,6 +351,13 @@ def say_if_seen(dataset, init):
     if seen is not None and seen.any():
         say(f"Careful: {printable(init)} was trained on {seen.sum():,} of the validation and test "
             "photos: their scores will be too good.")
+
+
+def going_on(done, settings):
+    """What a resumed run says first."""
+    if done == settings.epochs:
+        return f"All {done} epochs are done; going on with the scores"
+    return f"Going on at epoch {done + 1} of {settings.epochs}"
 
 
 def epoch_line(row, settings):

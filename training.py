@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import data
 import distribution
+import guards
 import model as networks
 import normalization
 import recipe
@@ -102,8 +103,10 @@ def compile_network(network, settings, classes, steps_per_epoch):
     else:
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
         accuracy = keras.metrics.CategoricalAccuracy("accuracy")
+    metrics = [guards.LargestShare(classes)]
     # Weighted, for `data.shared_evaluation_batches`; without weights, it is the same as `metrics`.
-    network.compile(make_optimizer(settings, steps_per_epoch), loss, weighted_metrics=[accuracy])
+    network.compile(make_optimizer(settings, steps_per_epoch), loss, metrics=metrics,
+                    weighted_metrics=[accuracy])
 
 
 class WeightAverage(keras.callbacks.Callback):
@@ -160,6 +163,7 @@ class History(keras.callbacks.Callback):
         self.dataset = dataset
         self.average = average
         self.on_epoch = on_epoch
+        self.one_class = guards.OneClassWarning()
         self.rows = []
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -187,6 +191,7 @@ class History(keras.callbacks.Callback):
         }
         self.rows.append(row)
         self.on_epoch(row)
+        self.one_class.see(scores["largest_share"], row["val_accuracy"])
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -203,8 +208,10 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         arrays = [np.asarray(keras.ops.convert_to_numpy(v)) for v in self.variables()]
+        arrays += self.average.average
+        guards.check_finite(arrays, epoch, self.history.settings)
         state = {"updates": self.average.updates, "history": self.history.rows}
-        runs.write_checkpoint(self.run, state, [*arrays, *self.average.average])
+        runs.write_checkpoint(self.run, state, arrays)
         runs.write_history(self.run, self.history.rows)
 
     def restore(self):
@@ -258,7 +265,9 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
     steps = max(1, len(dataset.splits["train"]) // settings.batch_size)
     keras.config.set_dtype_policy(settings.precision)
     try:
-        network = normalization.fuse(start(settings, dataset.classes))
+        begun = (run / "checkpoint.npz").exists()
+        network = build(settings, classes) if begun else start(settings, dataset.classes)
+        network = normalization.fuse(network)
     finally:
         keras.config.set_dtype_policy("float32")
     distribution.synchronize(network)
@@ -280,7 +289,8 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
             initial_epoch=done,
             epochs=settings.epochs,
             steps_per_epoch=steps,
-            callbacks=[average, *callbacks, history, *([checkpoint] if leads else [])],
+            callbacks=[guards.FiniteLoss(settings), average, *callbacks, history,
+                       *([checkpoint] if leads else [])],
             class_weight=class_weights(dataset) if settings.class_weight else None,
             shuffle=False,  # the stream is shuffled
             verbose=0,

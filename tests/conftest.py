@@ -1,6 +1,8 @@
 """What the tests share: small drawn data sets in temporary folders, and a run trained on one."""
 
+import contextlib
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,17 @@ def users_environment(**more):
     environment = dict(os.environ)
     del environment["TF_CPP_MIN_LOG_LEVEL"]
     return {**environment, "COLUMNS": "100", **more}
+
+
+@contextlib.contextmanager
+def disk_full_at(size):
+    """Lets no file grow beyond `size` bytes, by the system's own limit, in this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

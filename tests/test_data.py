@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import disk_full_at
 from PIL import Image
 
 import cache
@@ -289,15 +291,45 @@ def test_three_classes_stream_one_hot_targets(tmp_path):
     assert targets.shape == (16, 3) and (targets.sum(1) == 1).all()
 
 
-def test_two_processes_that_build_the_same_cache_end_with_one_whole_cache(folder):
-    index = data.load(folder, 8, folder / "cache")
-    (cache,) = (folder / "cache").iterdir()
-    content = cache.read_bytes()
-    shutil.rmtree(folder / "cache")
-    from concurrent.futures import ThreadPoolExecutor
+def test_a_cache_folder_that_goes_away_or_is_full_ends_in_one_line(folder, monkeypatch):
+    decode = cache._decode
 
-    with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: data.load(folder, 8, folder / "cache"), range(2)))
-    assert [path.read_bytes() for path in (folder / "cache").iterdir()] == [content]
-    for dataset in both:
-        np.testing.assert_array_equal(dataset.images, index.images)
+    def remove(path, size):
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        return decode(path, size)
+
+    monkeypatch.setattr(cache, "_decode", remove)
+    with pytest.raises(UserError, match=r"^--cache-dir: cannot write .*: No such file"):
+        data.load(folder, 8, folder / "cache")
+    monkeypatch.undo()
+    with disk_full_at(10_000), pytest.raises(UserError, match=r"^--cache-dir: .* large"):
+        data.load(folder, 8, folder / "cache")
+    assert list((folder / "cache").iterdir()) == []
+    assert len(data.load(folder, 8, folder / "cache").images) == 120
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed_a_day_later(folder):
+    (folder / "cache").mkdir()
+    old, new = (folder / "cache" / f".{digits}.x-8.photos" for digits in ("0123abcd", "4567cdef"))
+    for path in (old, new, folder / "cache" / ".mine"):
+        path.touch()
+    os.utime(old, (1, 1))
+    data.load(folder, 8, folder / "cache")
+    assert {path.name for path in (folder / "cache").iterdir()} >= {new.name, ".mine"}
+    assert not old.exists()
+
+
+def test_stopping_does_not_wait_for_photos_that_are_still_to_be_decoded(folder, monkeypatch):
+    decoded = []
+
+    def slowly(path, size):
+        decoded.append(path)
+        time.sleep(0.05)
+        if path.name == "cat.10.png":  # the third
+            raise KeyboardInterrupt
+        return None, None, "slow"
+
+    monkeypatch.setattr(cache, "_decode", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        data.load(folder, 8, folder / "cache")
+    assert len(decoded) < 30

@@ -152,6 +152,23 @@ def test_paths_on_stdin_may_end_with_nul(trained, drawn, tmp_path):
     assert [line["path"] for line in lines] == [odd, paths(drawn)[1]]
 
 
+def test_a_list_of_paths_that_windows_wrote_is_read(trained, drawn, tmp_path):
+    odd = str(shutil.copy(paths(drawn)[0], tmp_path / "name.png\r"))  # there may be such a name
+    names = [*paths(drawn)[:2], odd]
+    process = run_script("predict.py", "--model", trained[0], "-",
+                         input=f"{names[0]}\r\n\r\n{names[1]}\r\n{odd}\n{names[0]}\r")
+    assert process.returncode == 0, process.stderr
+    printed = [*names, names[0]]
+    printed[2] = odd.replace("\r", "\\r")
+    assert [line[0] for line in cells(process.stdout.splitlines())] == printed
+
+
+def test_no_path_on_stdin_is_said(trained):
+    process = run_script("predict.py", "--model", trained[0], "-", stdin=subprocess.DEVNULL)
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr.splitlines()[-1] == "-: no path on stdin"
+
+
 def test_a_stdin_that_cannot_be_read_is_refused(trained):
     with open(os.devnull, "w") as no_input:
         process = run_script("predict.py", "--model", trained[0], "-", stdin=no_input)
@@ -394,6 +411,8 @@ MISTAKES = {
     "no count": (["--top", "0", "x"], "--top: expected a whole number"),
     "metric alone": (["--metric", "accuracy", "x"], "--metric: expected with --kaggle"),
     "two formats": (["--kaggle", "x.csv", "--json"], "--kaggle: expected without --json"),
+    "one folder for both": (["--explain", "x", "--layers", "./x", "y"],
+                            "--layers: expected another folder than --explain"),
     "no test photos": (["--kaggle", "x.csv", "--model", "x", "."], "PHOTO: expected the folder"),
 }
 

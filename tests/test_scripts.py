@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, draw_photos, run_script
+from conftest import ROOT, draw_photos, run_script, users_environment
 from PIL import Image
 
 
@@ -189,6 +189,40 @@ def test_a_full_disk_ends_in_one_line(trained, photos_dir):
     assert process.returncode == 2
     assert "cannot write: No space left on device" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "data.py"])
+def test_ctrl_c_while_modules_are_imported_ends_in_one_line(script, tmp_path):
+    """NumPy stands for any module: it signals from amid its import."""
+    (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    environment = users_environment(PYTHONPATH=str(tmp_path))
+    process = subprocess.run([sys.executable, ROOT / script, "--help"], env=environment,
+                             capture_output=True, text=True)
+    assert process.returncode == 130
+    assert process.stderr == f"{script}: interrupted\n" and process.stdout == ""
+
+
+def test_importing_our_modules_leaves_ctrl_c_alone():
+    code = "import signal, train, predict; print(signal.getsignal(signal.SIGINT).__name__)"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == "default_int_handler\n"
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "data.py"])
+def test_an_output_among_the_photos_is_refused(script, trained, photos_dir):
+    model = ["--model", trained[0]] if script == "evaluate.py" else []
+    process = run_script(script, *model, "--data-dir", photos_dir, "--output", photos_dir / "out")
+    assert process.returncode == 2
+    assert "--output: expected a folder outside the photos" in process.stderr
+    assert not (photos_dir / "out").exists()
+
+
+def test_a_run_whose_photos_cannot_be_used_leaves_no_folder(tmp_path):
+    draw_photos(tmp_path / "photos" / "train", 1)  # too few, which is known after decoding
+    process = run_script("train.py", "--data-dir", "photos", "--cache-dir", "cache", cwd=tmp_path)
+    assert process.returncode == 2
+    assert "expected enough photos of every class" in process.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "cache"}
 
 
 def test_classes_other_than_the_models_are_refused(trained, tmp_path):

@@ -1,6 +1,8 @@
 """The training loop through its public functions."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import data
+import guards
 import normalization
 import runs
 import train
@@ -124,6 +127,10 @@ def test_recipes_grow_the_images_to_their_final_size(recipe):
     assert all(size % 8 == 0 for size in [*sizes, RECIPES[recipe].score_size])
 
 
+def without_time(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
     """(network, history) of a run that was never stopped."""
@@ -157,9 +164,110 @@ def test_a_resumed_run_ends_with_the_weights_and_history_of_one_that_was_never_s
     assert resumed_at == [1]
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in part]
-                    for part in (whole[1], rows)]
-    assert without_time[0] == without_time[1]
+    assert without_time(rows) == without_time(whole[1])
+    # It is no matter of chance that dropout goes on where it stopped.
+    assert SETTINGS.dropout > 0
+    network = training.build(SETTINGS, 2)
+    assert any("seed_generator" in variable.path for variable in network.variables)
+
+
+def test_the_same_seed_gives_the_same_weights_and_history_to_the_bit(dataset, whole, tmp_path):
+    network, rows = training.fit(SETTINGS, dataset, new_run(tmp_path / "again"))
+    for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_time(rows) == without_time(whole[1])
+
+
+# --- Bad numbers ----------------------------------------------------------------------------------
+
+
+class Poison(keras.callbacks.Callback):
+    """Puts a value into a bias after a step of an epoch, both counted from 1."""
+
+    def __init__(self, value, epoch, step):
+        super().__init__()
+        self.value, self.place = value, (epoch, step)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch + 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch + 1) == self.place:
+            bias = self.model.trainable_variables[-1]
+            bias.assign(keras.ops.full(bias.shape, self.value))
+
+
+def test_numbers_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_stays(
+    dataset, whole, tmp_path
+):
+    steps = len(dataset.splits["train"]) // SETTINGS.batch_size
+    run = new_run(tmp_path / "run")
+    with pytest.raises(UserError) as caught:
+        training.fit(SETTINGS, dataset, run, [Poison(np.inf, 2, 3)])
+    assert "finite loss, got " in str(caught.value)
+    assert f"in epoch 2 at step 4 of {steps}" in str(caught.value)
+    assert f"--lr, here {SETTINGS.lr:g}" in str(caught.value)
+    good = (run / "checkpoint.npz").read_bytes()
+    # After the last step no loss tells of it, but the weights do.
+    with pytest.raises(UserError, match="expected finite weights after epoch 2, got nan or inf"):
+        training.fit(SETTINGS, dataset, run, [Poison(np.nan, 2, steps)])
+    assert (run / "checkpoint.npz").read_bytes() == good
+    network, rows = training.fit(SETTINGS, dataset, run)
+    for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert without_time(rows) == without_time(whole[1])
+
+
+def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
+    dataset, tmp_path, capsys
+):
+    settings = dataclasses.replace(SETTINGS, lr=1e-9, weight_decay=0.0)
+    training.fit(settings, dataset, new_run(tmp_path / "run"), [Poison(1e3, 1, 1)],
+                 on_epoch=lambda row: print(f"epoch {row['epoch']}", file=sys.stderr))
+    lines = [line for line in capsys.readouterr().err.splitlines()
+             if line.startswith(("epoch", "Careful"))]
+    said = [line.split(":")[0] for line in lines]
+    assert said == ["epoch 1", "epoch 2", "Careful", "epoch 3"]
+    assert "for 2 epochs the network has given every validation photo the same label" in lines[2]
+
+
+@pytest.mark.parametrize(("logits", "share"), [
+    ([[1.0], [2.0], [0.5]], 1), ([[-1.0], [-2.0], [0.0]], 1), ([[1.0], [-2.0], [0.5]], 2 / 3),
+    ([[0.0, 2.0, 1.0]] * 3, 1), ([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 2 / 3),
+])
+def test_the_share_of_the_most_frequently_predicted_class(logits, share):
+    metric = guards.LargestShare(max(2, len(logits[0])))
+    for logit in logits:  # in batches of one
+        metric.update_state(None, np.array([logit], np.float32))
+    assert float(metric.result()) == pytest.approx(share, abs=1e-6)
+    assert (float(metric.result()) == 1) == (share == 1)
+
+
+def test_a_warning_comes_once_and_only_for_epochs_in_a_row(capsys):
+    warning = guards.OneClassWarning()
+    heard = []
+    for share, accuracy in ((1, 0.5), (0.9, 0.5), (1, 0.5), (1, 0.5), (1, 0.5), (0.9, 0.6),
+                            (1, 1), (1, 1)):
+        warning.see(share, accuracy)
+        heard.append("Careful" in capsys.readouterr().err)
+    assert heard == [False, False, False, True, False, False, False, False]
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_fifty_epochs(dataset, tmp_path):
+    megabytes = []
+
+    def measure(row):
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines()
+                   if line.startswith("RssAnon"))
+        megabytes.append(int(line.split()[1]) / 1024)
+
+    settings = dataclasses.replace(SETTINGS, epochs=50)
+    training.fit(settings, dataset, new_run(tmp_path / "run"), on_epoch=measure)
+    rest = np.array(megabytes[10:])
+    slope = np.polyfit(np.arange(len(rest)), rest, 1)[0]
+    print(f"{rest[0]:.0f} to {rest[-1]:.0f} MB, {slope:.3f} MB an epoch")
+    assert slope < 0.3
 
 
 def test_the_last_averaged_weights_are_what_fit_returns_and_validation_scored(dataset, whole):
