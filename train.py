@@ -49,7 +49,7 @@ def parse_arguments(argv=None):
     add("--lr", type=number(0, 10), metavar="RATE",
         help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
     add("--image-size", type=whole_number(8, 1024), metavar="PX",
-        help="height and width of the photos in the last third of the epochs, in pixels "
+        help="height and width of the photos in the last epochs, in pixels "
         f"(default: {full.image_size}; fast: {fast.image_size})")
     add("--seed", type=whole_number(0, 2**31 - 1), metavar="N",
         help=f"of the first weights, the order and the random crops (default: {full.seed})")
