@@ -119,10 +119,12 @@ def test_average_holds_batch_norm_statistics_too_and_is_gone_after_validation():
     assert len(raw) == len(network.weights) > len(network.trainable_weights)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, None])
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
-def test_recipes_grow_the_images_to_their_final_size(recipe):
-    sizes = RECIPES[recipe].image_sizes()
-    assert len(sizes) == RECIPES[recipe].epochs
+def test_recipes_grow_the_images_to_their_final_size(recipe, epochs):
+    epochs = epochs or RECIPES[recipe].epochs
+    sizes = dataclasses.replace(RECIPES[recipe], epochs=epochs).image_sizes()
+    assert len(sizes) == epochs
     assert sizes == sorted(sizes) and sizes[-1] == RECIPES[recipe].image_size
     assert all(size % 8 == 0 for size in [*sizes, RECIPES[recipe].score_size])
 
