@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A shell has its background jobs ignore Ctrl-C, and the processes that they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import demo  # noqa: E402  found through the line above
 

@@ -124,7 +124,7 @@ def test_an_exclusion_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_resumed_run_leaves_the_same_photos_out(folder, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "train", lambda run, config, settings, dataset: seen.append(
+    monkeypatch.setattr(train, "train", lambda run, config, settings, dataset, team: seen.append(
         [dataset.names[i] for i in dataset.excluded]))
     listed = tmp_path / "exclude.txt"
     listed.write_text("cat.7\ntrain/dog.9.png\n")

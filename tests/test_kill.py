@@ -157,7 +157,7 @@ from pathlib import Path
 import cache, layouts
 found = layouts.find("photos")
 print("begun", flush=True)
-images, index = cache.images(found, 64, Path(sys.argv[1]))
+images, _, _ = cache.images(found, 64, Path(sys.argv[1]))
 assert len(images) == len(found.paths)
 """
 
