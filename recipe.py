@@ -56,7 +56,8 @@ class Settings:
         smallest = min(SMALLEST_START, self.image_size)
         sizes = [max(smallest, round(self.image_size * part / 8) * 8) for part in self.stages]
         sizes[-1] = self.image_size
-        ahead = reversed(range(self.epochs))  # epochs after each, so that the last has the last size
+        # Counted from the end, so that the last epoch has the last size even where there are few.
+        ahead = reversed(range(self.epochs))
         return [sizes[-1 - len(sizes) * epochs // self.epochs] for epochs in ahead]
 
 
