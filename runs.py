@@ -97,8 +97,22 @@ def read_checkpoint(run):
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         path = printable(run / "checkpoint.npz")
-        raise UserError(f"--resume: cannot read {path}: {error}; without that file the run "
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "damaged"
+        raise UserError(f"--resume: cannot read {path}: {reason}; without that file the run "
                         "starts from its first epoch") from None
+
+
+def check_resumable(run):
+    """Raises `UserError` where a run has lost files, so that going on would train it anew."""
+    model, scored, begun = ((run / name).exists() for name in (
+        "model.keras", "metrics.json", "checkpoint.npz"))
+    if scored and not model:
+        raise UserError(f"--resume: expected model.keras in {printable(run)}, whose metrics.json "
+                        "says that it is finished: start a new run")
+    if model and not scored and not begun:
+        raise UserError(f"--resume: expected checkpoint.npz or metrics.json beside the model.keras "
+                        f"in {printable(run)}, got neither: evaluate.py scores that network, and a "
+                        "new run trains another")
 
 
 def save_network(run, network):

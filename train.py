@@ -82,7 +82,8 @@ def parse_arguments(argv=None):
     args = parser.parse_args(argv)
 
     if (args.hosts is None) != (args.rank is None):
-        parser.error("argument --hosts: expected together with --rank")
+        given, missing = ("rank", "hosts") if args.hosts is None else ("hosts", "rank")
+        parser.error(f"argument --{given}: expected together with --{missing}")
     if args.hosts and args.rank >= len(args.hosts):
         parser.error(f"argument --rank: expected a whole number from 0 to {len(args.hosts) - 1}, "
                      f"as there are {len(args.hosts)} hosts, got {args.rank}")
@@ -152,11 +153,14 @@ def resume(run, team):
     team.advice = advice(run, team)
     if team.leads:
         runs.read_json(run / "config.json", "--resume")
+        runs.check_resumable(run)
     copy = team.own_copy(run)
     config = runs.read_json(copy / "config.json", "--resume")
     if runs.is_finished(copy):
         runs.clean(copy)
-        say(f"{printable(run)} is finished. Next:  python evaluate.py --model {quoted(run)}")
+        photos = quoted(runs.from_here(run, config, "data_dir"))
+        say(f"{printable(run)} is finished. Next:  "
+            f"python evaluate.py --model {quoted(run)} --data-dir {photos}")
         return 0
     return prepare_and_train(copy, config, team)
 

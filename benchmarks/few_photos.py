@@ -1,6 +1,6 @@
 """Measures what --init brings with few photos: trains on small folders from scratch and from a run.
 
-    python benchmarks/few_photos.py --data-dir DIR --init weights
+    python -m benchmarks.few_photos --data-dir DIR --init weights
 
 Three tasks of two classes, each a folder in a temporary place, split into train, validation and
 test. The photos are those of the test split of DIR, Dogs vs. Cats, which weights/ never saw; the
@@ -20,14 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+import data
+import demo
+import photos
+import terminal
+from terminal import UserError, say, whole_number
 
-import data  # noqa: E402  found through the line above
-import demo  # noqa: E402
-import photos  # noqa: E402
-import terminal  # noqa: E402
-from terminal import UserError, say, whole_number  # noqa: E402
+ROOT = Path(__file__).parent.parent
 
 VALIDATION, TEST = 50, 500  # photos a class, at most of the latter
 

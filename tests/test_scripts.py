@@ -12,6 +12,16 @@ from conftest import ROOT, draw_photos, run_script, users_environment
 from PIL import Image
 
 
+def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):
+    for lost in ("metrics.json", "model.keras"):
+        run = tmp_path / lost
+        shutil.copytree(trained[0], run)
+        (run / lost).unlink()
+        process = run_script("train.py", "--resume", run)
+        assert process.returncode == 2 and lost in process.stderr
+        assert "Traceback" not in process.stderr
+
+
 @pytest.mark.slow
 def test_two_hundred_photos_a_class_are_enough_to_learn_from(tmp_path):
     draw_photos(tmp_path / "train", 200)
