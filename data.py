@@ -180,8 +180,7 @@ def training_batches(dataset, settings, start_epoch=0, share=(0, 1)):
         return batches.enumerate().map(lambda step, indices: (epoch, step, indices))
 
     def read_and_augment(epoch, step, indices):
-        indices = part(tf.sort(indices), batch_size, share)
-        images, targets = read(dataset, indices)
+        images, targets = read(dataset, part(tf.sort(indices), batch_size, share))
         seed = tf.stack([settings.seed, epoch * 2**32 + step + 1])
         return augment(images, sizes[epoch], seed, settings, share), targets
 
@@ -222,7 +221,7 @@ def shared_evaluation_batches(dataset, members, batch_size, size=None, share=(0,
 def part(batch, size, share):
     """The rows of a batch of `size` that the i-th of n processes takes; `share` is (i, n)."""
     i, n = share
-    return batch[i * size // n : (i + 1) * size // n]
+    return batch if n == 1 else batch[i * size // n : (i + 1) * size // n]
 
 
 def read_resized(dataset, indices, size):
@@ -263,8 +262,9 @@ def augment(images, size, seed, settings, share=(0, 1)):
         float32 (batch, size, size, 3) in 0-255.
     """
     batch = tf.shape(images)[0]
-    draws = tf.random.stateless_uniform((10, batch * share[1]), seed)
-    draws = draws[:, share[0] * batch : (share[0] + 1) * batch]
+    i, n = share
+    draws = tf.random.stateless_uniform((10, n * batch), seed)
+    draws = draws if n == 1 else draws[:, i * batch : (i + 1) * batch]
     area = settings.crop_area + draws[0] * (1 - settings.crop_area)
     aspect = tf.exp((2 * draws[1] - 1) * settings.aspect)  # width over height
     height = tf.minimum(tf.sqrt(area / aspect), 1)
