@@ -80,7 +80,7 @@ def losses(run):
 
 
 def test_shares_of_the_training_batches_are_together_what_one_process_trains_on(dataset):
-    settings = Settings(epochs=2, batch_size=18, image_size=32)
+    settings = Settings(epochs=1, batch_size=18, image_size=32)
     whole = list(data.training_batches(dataset, settings).as_numpy_iterator())
     parts = [data.training_batches(dataset, settings, share=(i, 3)).as_numpy_iterator()
              for i in range(3)]
