@@ -203,8 +203,7 @@ def training_batches(dataset, settings, start_epoch=0, share=(0, 1)):
         return batches.enumerate().map(lambda step, indices: (epoch, step, indices))
 
     def read_and_augment(epoch, step, indices):
-        indices = part(tf.sort(indices), batch_size, share)
-        images, targets = read(dataset, indices)
+        images, targets = read(dataset, part(tf.sort(indices), batch_size, share))
         seed = tf.stack([settings.seed, epoch * 2**32 + step + 1])
         return augment(images, sizes[epoch], seed, settings, share), targets
 
@@ -245,7 +244,7 @@ def shared_evaluation_batches(dataset, members, batch_size, size=None, share=(0,
 def part(batch, size, share):
     """The rows of a batch of `size` that the i-th of n processes takes; `share` is (i, n)."""
     i, n = share
-    return batch[i * size // n : (i + 1) * size // n]
+    return batch if n == 1 else batch[i * size // n : (i + 1) * size // n]
 
 
 def read_resized(dataset, indices, size):
@@ -286,8 +285,8 @@ def augment(images, size, seed, settings, share=(0, 1)):
         float32 (batch, size, size, 3) in 0-255.
     """
     batch = tf.shape(images)[0]
-    draws = tf.random.stateless_uniform((10, batch * share[1]), seed)
-    draws = draws[:, share[0] * batch : (share[0] + 1) * batch]
+    i, n = share
+    draws = tf.random.stateless_uniform((10, n * batch), seed)  # for the whole batch
     area = settings.crop_area + draws[0] * (1 - settings.crop_area)
     aspect = tf.exp((2 * draws[1] - 1) * settings.aspect)  # width over height
     height = tf.minimum(tf.sqrt(area / aspect), 1)
@@ -299,6 +298,13 @@ def augment(images, size, seed, settings, share=(0, 1)):
     boxes = tf.stack(
         [top, tf.where(mirrored, right, left), top + height, tf.where(mirrored, left, right)], 1
     )
+    contrast = 1 + (2 * draws[5] - 1) * settings.brightness
+    shift = (2 * draws[6] - 1) * settings.brightness * 127.5
+    reach = settings.erase * draws[7] / 2
+    row, column = draws[8], draws[9]
+    if n > 1:  # not sooner: the last digit depends on how many numbers are computed at once
+        boxes, contrast, shift, reach, row, column = (
+            x[i * batch : (i + 1) * batch] for x in (boxes, contrast, shift, reach, row, column))
     images = tf.cast(images, tf.float32)
     # Where a crop shrinks a lot, average first: bilinear sampling would pick single pixels.
     images = tf.cond(
@@ -307,14 +313,12 @@ def augment(images, size, seed, settings, share=(0, 1)):
         lambda: images,
     )
     images = tf.image.crop_and_resize(images, boxes, tf.range(batch), [size, size])
-    contrast = 1 + (2 * draws[5] - 1)[:, None, None, None] * settings.brightness
-    shift = (2 * draws[6] - 1)[:, None, None, None] * settings.brightness * 127.5
+    contrast, shift = contrast[:, None, None, None], shift[:, None, None, None]
     images = tf.clip_by_value((images - 127.5) * contrast + 127.5 + shift, 0, 255)
     # Cutout (DeVries and Taylor 2017): the network must not rely on one part of the animal.
     position = (tf.range(size, dtype=tf.float32) + 0.5) / tf.cast(size, tf.float32)
-    reach = settings.erase * draws[7][:, None] / 2
-    rows = tf.abs(position - draws[8][:, None]) < reach
-    columns = tf.abs(position - draws[9][:, None]) < reach
+    rows = tf.abs(position - row[:, None]) < reach[:, None]
+    columns = tf.abs(position - column[:, None]) < reach[:, None]
     return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 127.5, images)
 
 

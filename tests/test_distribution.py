@@ -80,14 +80,13 @@ def losses(run):
 
 
 def test_shares_of_the_training_batches_are_together_what_one_process_trains_on(dataset):
-    settings = Settings(epochs=2, batch_size=18, image_size=32)
+    settings = Settings(epochs=1, batch_size=18, image_size=32)
     whole = list(data.training_batches(dataset, settings).as_numpy_iterator())
     parts = [data.training_batches(dataset, settings, share=(i, 3)).as_numpy_iterator()
              for i in range(3)]
     for (images, targets), *shares in zip(whole, *parts, strict=True):
         assert [len(share[0]) for share in shares] == [6, 6, 6]
-        # TensorFlow rounds the last few numbers of an array otherwise than those before.
-        np.testing.assert_allclose(images, np.concatenate([s[0] for s in shares]), atol=0.01)
+        np.testing.assert_array_equal(images, np.concatenate([share[0] for share in shares]))
         np.testing.assert_array_equal(targets, np.concatenate([share[1] for share in shares]))
 
 
@@ -206,7 +205,7 @@ def test_two_processes_give_the_losses_of_one_and_the_first_alone_writes(
     np.testing.assert_allclose(losses(run), losses(of_jax), rtol=TOLERANCE)
     assert out.startswith("accuracy") and "on 2 machines" in err
     assert nothing == "" and list(tmp_path.iterdir()) == []
-    assert len(told.splitlines()) == 2 and "Rank 1 of 2" in told  # after that it waits for rank 0
+    assert "Rank 1 of 2" in told and "epoch" not in told
 
 
 @pytest.mark.slow
