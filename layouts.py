@@ -64,7 +64,8 @@ def _find(root, cache_dir):
     def folders(parent):
         if not parent.is_dir():
             return []
-        paths = sorted(Path(entry.path) for entry in os.scandir(parent) if entry.is_dir())
+        entries = sorted(Path(entry.path) for entry in os.scandir(parent))
+        paths = [path for path in entries if os.path.isdir(path)]  # False for a link in a loop
         return [path for path in paths
                 if not path.name.startswith(".") and path.resolve() != cache_dir]
 

@@ -26,7 +26,7 @@ def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):
 def test_two_hundred_photos_a_class_are_enough_to_learn_from(tmp_path):
     draw_photos(tmp_path / "train", 200)
     process = run_script("train.py", "--data-dir", tmp_path, "--cache-dir", tmp_path / "cache",
-                         "--image-size", 48, "--epochs", 12, "--output", tmp_path / "run")
+                         "--image-size", 48, "--epochs", 20, "--output", tmp_path / "run")
     assert process.returncode == 0, process.stderr
     test = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
     assert test["accuracy"] > 0.65

@@ -79,7 +79,7 @@ def test_training_learns_them_and_keeps_the_users_test_split(folder, run):
 
 
 def test_evaluate_reports_every_class_and_the_largest_confusions(folder, run):
-    metrics = score(folder, run, "--output", folder / "report")
+    metrics = score(folder, run, "--output", folder.parent / "ten-report")
     trained = json.loads((run / "metrics.json").read_text())["test"]
     assert {key: metrics[key] for key in trained} == trained
     assert metrics["classes"] == CLASSES and metrics["images"] == 200
@@ -87,11 +87,11 @@ def test_evaluate_reports_every_class_and_the_largest_confusions(folder, run):
     for i, accuracy in enumerate(metrics["class_accuracy"]):
         assert accuracy == metrics["confusion_matrix"][i][i] / 20
     assert 0.5 < metrics["roc_auc"] <= 1 and metrics["trained_on"] == 0
-    page = (folder / "report" / "report.html").read_text()
+    page = (folder.parent / "ten-report" / "report.html").read_text()
     assert all(f"<td>{name}</td><td>20</td>" in page for name in CLASSES)
     assert "most often taken for" in page and "class activation map" in page
-    assert len(list((folder / "report").glob("*.png"))) == 8
-    with open(folder / "report" / "predictions.csv") as file:
+    assert len(list((folder.parent / "ten-report").glob("*.png"))) == 8
+    with open(folder.parent / "ten-report" / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 200 and all(row["path"].startswith("test/") for row in rows)
 
@@ -128,8 +128,8 @@ def test_another_run_can_start_from_it_with_other_classes(folder, run):
             draw_shape(shape, COLOURS[colour], np.random.default_rng([n, 7])).save(
                 two / name / f"{n}.png")
     process = run_script("train.py", "--data-dir", two, "--cache-dir", two / "cache",
-                         "--image-size", 48, "--epochs", 2, "--init", run, "--output", two / "run")
+                         "--image-size", 48, "--epochs", 2, "--init", run, "--output", folder.parent / "two-run")
     assert process.returncode == 0, process.stderr
     assert f"starting from {run}" in process.stderr
-    config = json.loads((two / "run" / "config.json").read_text())
+    config = json.loads((folder.parent / "two-run" / "config.json").read_text())
     assert config["settings"]["init"] == str(run) and config["classes"] == CLASSES[:2]
