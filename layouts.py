@@ -188,7 +188,7 @@ def _join_splits(root, given):
 
 def _split_folders(root):
     """(split, folder) of the folders beside `train` that are named after a split."""
-    entries = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    entries = sorted(entry.name for entry in os.scandir(root) if os.path.isdir(entry.path))
     return [(split, root / name) for split, names in SPLIT_FOLDERS.items()
             for name in entries if name.lower() in names]
 

@@ -128,7 +128,8 @@ def test_another_run_can_start_from_it_with_other_classes(folder, run):
             draw_shape(shape, COLOURS[colour], np.random.default_rng([n, 7])).save(
                 two / name / f"{n}.png")
     process = run_script("train.py", "--data-dir", two, "--cache-dir", two / "cache",
-                         "--image-size", 48, "--epochs", 2, "--init", run, "--output", folder.parent / "two-run")
+                         "--image-size", 48, "--epochs", 2, "--init", run,
+                         "--output", folder.parent / "two-run")
     assert process.returncode == 0, process.stderr
     assert f"starting from {run}" in process.stderr
     config = json.loads((folder.parent / "two-run" / "config.json").read_text())
