@@ -104,7 +104,7 @@ def test_what_differs_is_named_and_ends_all():
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others_at_once_whatever_they_wait_for(victim):
     addresses = free_addresses(3)
-    body = 'print("ready", flush=True)\nteam.advice = "Go on"\ntime.sleep(60)'
+    body = 'team.advice = "Go on"\nprint("ready", flush=True)\ntime.sleep(60)'
     processes = [start(addresses, rank, body) for rank in range(3)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
