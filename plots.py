@@ -4,11 +4,11 @@ Drawn on matplotlib's Figure: pyplot's state is shared between threads and asks 
 """
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
 
+import files
 import report
 
 TITLE, TEXT, LABEL, GRID = "#1f2933", "#3e4c59", "#7b8794", "#e4e7eb"
@@ -16,17 +16,14 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#e07b39", "#52606d"
 COLORS = (BLUE, ORANGE, "#2a9d6f", "#b5446e", "#7a5cc0", "#8c6d1f", "#3aa6b9", GREY)
 
 
-def _save(figure, path):
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
+def save(figure, path):
+    """Writes a PNG, whole or not at all."""
+    with files.whole_file(Path(path)) as temporary:
         figure.savefig(temporary, format="png", backend="agg")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _style(axis):
+def style(axis):
+    """Grid, spines and ticks as in all pictures."""
     axis.grid(color=GRID)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -60,7 +57,7 @@ def plot_history(rows, path):
     _plot_steps(learning_rate, rows, "learning_rate", "Learning rate", "step size")
     _plot_steps(image_size, rows, "image_size", "Image size", "side (pixels)")
     for axis in axes.flat:
-        _style(axis)
+        style(axis)
         _count_epochs(axis)
         if not axis.lines:
             _say_missing(axis, "not recorded")
@@ -69,7 +66,7 @@ def plot_history(rows, path):
         axis.set_xlabel("epoch", fontsize=12, color=TEXT)
     figure.align_ylabels()
 
-    _save(figure, path)
+    save(figure, path)
 
 
 def _count_epochs(axis):
@@ -151,7 +148,7 @@ def plot_evaluation(labels, probabilities, uncalibrated, classes, history, folde
         figure, axis = _figure(title, x_label, y_label)
         alt = plot(axis, *arguments) or "Nothing to draw."
         path = Path(folder) / f"{name}.png"
-        _save(figure, path)
+        save(figure, path)
         return Plot(path, title, f"{title}: {alt}", note)
 
     two = len(classes) == 2
@@ -196,7 +193,7 @@ def _figure(title, x_label, y_label):
     axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color=TITLE)
     axis.set_xlabel(x_label, fontsize=12, color=TEXT)
     axis.set_ylabel(y_label, fontsize=12, color=TEXT)
-    _style(axis)
+    style(axis)
     return figure, axis
 
 
@@ -320,7 +317,7 @@ def _threshold(axis, labels, probabilities):
     axis.tick_params(axis="y", labelcolor=BLUE)
     other = axis.twinx()  # where nearly all is right, one scale would show a flat line
     other.step(thresholds, 100 * unsure, where="pre", color=ORANGE, linewidth=2.2)
-    _style(other)
+    style(other)
     other.grid(False)
     other.tick_params(axis="y", labelcolor=ORANGE)
     other.set_ylim(-2, 102)

@@ -94,22 +94,20 @@ def main(argv=None):
                 "growth", "--measure", kind, Path(folder) / "photos", count))
             terminal.say(rows[-1])
     *loaded, alone = rows
-    text = "\n".join([
+    text = [
         f"From {words}; each of a thousand photos takes",
-        "",
         measuring.table(
             ["photos", "ms to decode and load", "ms to load again", "ms to stream to training",
              "MB of memory in all", "beside the framework's own MB"],
             [[row["photos"], row["first"] / row["photos"] * 1e6,
               row["again"] / row["photos"] * 1e6, row["stream"] / row["streamed"] * 1e6,
               row["memory"], row["frameworks_own"]] for row in loaded]),
-        "",
         measuring.table(
             ["photos", "the index for the first time", "again", "again, per 100,000 photos",
              "MB of memory"],
             [[alone["photos"], f"{alone['first']:.1f} s", f"{alone['again']:.2f} s",
               f"{alone['again'] / alone['photos'] * 1e5:.2f} s", alone["memory"]]]),
-    ])
+    ]
 
     def draw(axis):
         for key, label in (("first", "decode and load"), ("again", "load again"),

@@ -54,7 +54,8 @@ def find_photos(data_dir):
     if found is None and data_dir:
         raise UserError(f"--data-dir: expected labelled photos, got none in {printable(data_dir)}")
     if found is None:
-        folder = ROOT / train.draw_demo()
+        folder = ROOT / "tmp" / "demo"
+        train.draw_demo(folder)
         found = layouts.find(folder)
         return folder, found, f"{len(found.paths):,} drawings of --demo"
     return folder, found, f"{len(found.paths):,} photos"
@@ -117,6 +118,11 @@ def in_turns(ways, turns):
 def spread(values):
     """{median, lowest, highest} of some numbers."""
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def medians(results):
+    """{name: median} of {name: numbers}, such as `in_turns` returns."""
+    return {name: statistics.median(values) for name, values in results.items()}
 
 
 def ratio(above, below):
@@ -205,7 +211,7 @@ def plot(title, x_label, y_label, draw, logarithmic=""):
         axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color=plots.TITLE)
         axis.set_xlabel(x_label, color=plots.TEXT)
         axis.set_ylabel(y_label, color=plots.TEXT)
-        plots._style(axis)
+        plots.style(axis)
         draw(axis)
         if "x" in logarithmic:
             axis.set_xscale("log")
@@ -213,7 +219,7 @@ def plot(title, x_label, y_label, draw, logarithmic=""):
             axis.set_yscale("log")
         if axis.get_legend_handles_labels()[1]:
             axis.legend(frameon=False)
-        plots._save(figure, path)
+        plots.save(figure, path)
 
     return save
 
@@ -228,12 +234,12 @@ def bars(axis, values, limit=None):
         axis.axvline(limit, linestyle="--", color="#52606d")
 
 
-def write(name, text, result, save_plot, docs):
-    """Prints the table and writes it down, with the figures as JSON and the picture.
+def write(name, paragraphs, result, save_plot, docs):
+    """Prints the tables and writes them down, with the figures as JSON and the picture.
 
     Args:
         name: of the benchmark, and of its files.
-        text: Markdown, a table and what there is to say about it.
+        paragraphs: Markdown, tables and what there is to say about them.
         result: what JSON can hold.
         save_plot: a function of the path to write the PNG to.
         docs: whether to write into docs/ rather than tmp/benchmarks.
@@ -241,9 +247,10 @@ def write(name, text, result, save_plot, docs):
     about = machine()
     versions = about["versions"]
     command = shlex.join([f"python -m benchmarks.{name}", *sys.argv[1:]]).replace("'", "")
-    text = (f"`{command}`, {about['date']}, {about['cores']} cores of {about['processor']}, "
-            f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, "
-            f"backend {versions['backend']}\n\n{text}")
+    origin = (f"`{command}`, {about['date']}, {about['cores']} cores of {about['processor']}, "
+              f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, "
+              f"backend {versions['backend']}")
+    text = "\n\n".join([origin, *paragraphs])
     print(text, flush=True)
     folder = DOCS / "benchmarks" if docs else ROOT / "tmp" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,11 @@ every pass.
 
 import concurrent.futures
 import dataclasses
+import functools
 import io
 import itertools
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from PIL import Image
 import terminal
 from benchmarks import measuring
 
-SIZES = {"fast": (48, 64, 80), "full": (64, 96, 128)}  # px in training, by recipe
+USED = ("fast", "full")  # recipes
 
 
 # --- The limit ------------------------------------------------------------------------------------
@@ -87,14 +89,12 @@ def rate(batches, seconds):
 
 
 def later_pass(dataset, recipe, size, seconds):
-    """Photos a second of the stream that training reads."""
+    """Photos a second of the stream that training reads, at one of its sizes."""
     import data
-    from recipe import RECIPES
 
-    settings = dataclasses.replace(RECIPES[recipe], epochs=1000, image_size=size)
+    settings = dataclasses.replace(recipe, epochs=1000, image_size=size, stages=(1,))
     settings = dataclasses.replace(settings, batch_size=min(128, len(dataset.splits["train"])))
-    # At its last size, which is `image_size`: the epochs before it are skipped.
-    return rate(data.training_batches(dataset, settings, start_epoch=700), seconds)
+    return rate(data.training_batches(dataset, settings), seconds)
 
 
 def peer_pass(folder, augmented, seconds):
@@ -115,7 +115,64 @@ def training_rate(size, steps):
     return step.BATCH / seconds
 
 
-# --- The program ----------------------------------------------------------------------------------
+def first_passes(found, recipes, turns):
+    """{name: [photos a second]} of decoding alone, and of the passes that fill a cache."""
+    paths = [str(found.root / path) for path in found.paths]
+    for path in paths:
+        Path(path).read_bytes()  # from here on, the files are in the system's memory
+
+    def per_second(function, *arguments):
+        return lambda: len(paths) / measuring.timed(lambda: function(*arguments))[0]
+
+    sizes = [recipe.score_size for recipe in recipes]
+    return measuring.in_turns({
+        "Pillow, decoding alone": per_second(on_all_cores, pillow, paths),
+        "tf.io, decoding alone": per_second(tensorflow, paths),
+        **{f"Pillow, decoding and shrinking to {size} px": per_second(
+            on_all_cores, functools.partial(pillow_small, size=size), paths) for size in sizes},
+        **{f"first pass, {size} px": per_second(first_pass, found, size) for size in sizes},
+    }, turns)
+
+
+def later_passes(found, recipes, turns, seconds):
+    """{name: [photos a second]} of the Keras example's stream and of ours, at every size."""
+    import data
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = measuring.link(found.root, found.paths, found.classes, found.labels,
+                                Path(temporary) / "photos")
+        ways = {
+            "image_dataset_from_directory, 180 px, augmented": functools.partial(
+                peer_pass, folder, True, seconds),
+            "image_dataset_from_directory, 180 px, as they are": functools.partial(
+                peer_pass, folder, False, seconds),
+        }
+        for recipe in recipes:
+            dataset = data.load(folder, recipe.score_size, Path(temporary) / "cache")
+            for size in dict.fromkeys(recipe.image_sizes()):
+                ways[f"later pass of {recipe.recipe}, {size} px"] = functools.partial(
+                    later_pass, dataset, recipe, size, seconds)
+        return measuring.in_turns(ways, turns)
+
+
+def paragraphs(photos, first, later, training):
+    """The figures in words and tables."""
+    limit, *_ = first.values()
+    peer, *_ = later.values()
+    first_rows = [[name, statistics.median(values), f"{measuring.ratio(values, limit):.0%}"]
+                  for name, values in first.items()]
+    later_rows = []
+    for name, values in later.items():
+        median, times = statistics.median(values), f"{measuring.ratio(values, peer):.1f}"
+        trained = training.get(int(name.split()[-2])) if name.startswith("later") else None
+        later_rows.append([name, median, times, trained,
+                           f"{median / trained:.1f}" if trained else ""])
+    return [
+        photos,
+        measuring.table(["first pass", "photos/s", "share of Pillow's decoding alone"], first_rows),
+        measuring.table(["later passes", "photos/s", "times the Keras example's",
+                         "training alone, photos/s", "times as fast as training"], later_rows),
+    ]
 
 
 def main(argv=None):
@@ -123,78 +180,25 @@ def main(argv=None):
     args = parser.parse_args(argv)
     photos, turns, seconds, steps = (600, 1, 1, 2) if args.quick else (3000, 3, 2, 6)
 
-    import data
     from recipe import RECIPES
 
+    recipes = [RECIPES[name] for name in USED]
     _, found, words = measuring.find_photos(args.data_dir)
     numbers = measuring.take(found, photos)
-    some = dataclasses.replace(
+    found = dataclasses.replace(
         found, paths=[found.paths[i] for i in numbers], labels=found.labels[numbers],
         names=[found.names[i] for i in numbers])
-    paths = [str(some.root / path) for path in some.paths]
-    for path in paths:
-        Path(path).read_bytes()  # from here on, the files are in the system's memory
+    first = first_passes(found, recipes, turns)
+    later = later_passes(found, recipes, turns, seconds)
+    sizes = sorted({size for recipe in recipes for size in recipe.image_sizes()})
+    training = {size: training_rate(size, steps) for size in sizes}
 
-    def per_second(function):
-        return lambda: len(paths) / measuring.timed(function)[0]
-
-    decoded = {recipe: RECIPES[recipe].score_size for recipe in SIZES}
-    first = measuring.in_turns({
-        "Pillow, decoding alone": per_second(lambda: on_all_cores(pillow, paths)),
-        "tf.io, decoding alone": per_second(lambda: tensorflow(paths)),
-        **{f"Pillow, decoding and shrinking to {size} px": per_second(
-            lambda size=size: on_all_cores(lambda path: pillow_small(path, size), paths))
-           for size in decoded.values()},
-        **{f"first pass, {size} px": per_second(lambda size=size: first_pass(some, size))
-           for size in decoded.values()},
-    }, turns)
-
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = measuring.link(some.root, some.paths, some.classes, some.labels,
-                                Path(temporary) / "photos")
-        datasets = {recipe: data.load(folder, size, Path(temporary) / "cache")
-                    for recipe, size in decoded.items()}
-        later = measuring.in_turns({
-            "image_dataset_from_directory, 180 px, augmented": lambda: peer_pass(
-                folder, True, seconds),
-            "image_dataset_from_directory, 180 px, as they are": lambda: peer_pass(
-                folder, False, seconds),
-            **{f"later pass of {recipe}, {size} px": (
-                lambda recipe=recipe, size=size: later_pass(
-                    datasets[recipe], recipe, size, seconds))
-               for recipe, sizes in SIZES.items() for size in sizes},
-        }, turns)
-    used = sorted({size for sizes in SIZES.values() for size in sizes})
-    training = {size: training_rate(size, steps) for size in used}
-
-    limit, *_ = first.values()
-    peer, *_ = later.values()
-
-    def middle(values):
-        return measuring.spread(values)["median"]
-
-    rows = [[name, middle(values), f"{measuring.ratio(values, limit):.0%}"]
-            for name, values in first.items()]
-    later_rows = []
-    for name, values in later.items():
-        size = int(name.split()[-2]) if name.startswith("later") else None
-        trained = training.get(size)
-        later_rows.append([name, middle(values), f"{measuring.ratio(values, peer):.1f}", trained,
-                           f"{middle(values) / trained:.1f}" if trained else ""])
-    text = "\n".join([
-        f"{len(paths):,} of {words}, {turns} turns",
-        "",
-        measuring.table(["first pass", "photos/s", "share of Pillow's decoding alone"], rows),
-        "",
-        measuring.table(["later passes", "photos/s", "times the Keras example's",
-                         "training alone, photos/s", "times as fast as training"], later_rows),
-    ])
-    result = {"photos": words, "used": len(paths), "first": first, "later": later,
-              "training": training}
-    medians = {name: middle(values) for name, values in {**first, **later}.items()}
+    words = f"{len(numbers):,} of {words}, {turns} turns"
+    result = {"photos": words, "first": first, "later": later, "training": training}
+    medians = measuring.medians({**first, **later})
     save = measuring.plot("Input pipeline", "photos a second", "",
                           lambda axis: measuring.bars(axis, medians), logarithmic="x")
-    measuring.write("pipeline", text, result, save, args.docs)
+    measuring.write("pipeline", paragraphs(words, first, later, training), result, save, args.docs)
     return 0
 
 

@@ -123,7 +123,7 @@ def median_seconds(ways, turns):
     for _ in range(turns):
         for name, way in ways.items():
             times[name].append(measuring.timed(way)[0])
-    return {name: measuring.spread(values)["median"] for name, values in times.items()}
+    return measuring.medians(times)
 
 
 def by_size_and_batch(turns, quick):
@@ -217,26 +217,23 @@ def main(argv=None):
         row["share_of_peak"] = row["operations"] / row["seconds"] / peaks["bfloat16"]
         row["images_per_second"] = row["batch_size"] / row["seconds"]
     base = tried["bfloat16 (as it is)"]
-    text = "\n".join([
+    text = [
         f"Matrix product of side {SIDE}: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, "
         f"{peaks['bfloat16'] / 1e9:.0f} in bfloat16, {one['peak'] / 1e9:.0f} in bfloat16 on one "
         "core.",
-        "",
         measuring.table(
             ["px", "batch", "ms a step", "photos/s", "GFLOP a step", "Muon's own GFLOP",
              "GFLOP/s", "share of the peak in bfloat16"],
             [[row["image_size"], row["batch_size"], row["seconds"] * 1e3,
               row["images_per_second"], row["operations"] / 1e9, row["muon_operations"] / 1e9,
               row["gflops"], f"{row['share_of_peak']:.0%}"] for row in rows]),
-        "",
         measuring.table(
             [f"tried at {size} px, batch {BATCH}", "ms a step", "times as long"],
             [[name, seconds * 1e3, f"{seconds / base:.2f}"] for name, seconds in tried.items()]),
-        "",
         measuring.table(
             [f"a step at {size} px by TensorFlow's profiler", "share of the operations' time"],
             [[part, f"{share:.0%}"] for part, share in shares.items()]),
-    ])
+    ]
 
     def draw(axis):
         labels = [f"{row['image_size']} px, {row['batch_size']}" for row in rows]
