@@ -128,6 +128,6 @@ def _decode(path, size):
     try:
         content = photos.read_bytes(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        return photos.load_photo(content, size).tobytes(), digest, None
+        return photos.load_photo(content, size), digest, None
     except photos.PhotoError as error:
         return None, None, str(error)

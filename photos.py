@@ -95,13 +95,15 @@ def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
         source: path, or the bytes of a file.
         size: side of the square in pixels.
 
-    Returns: uint8 array `(size, size, 3)`, RGB, 0 to 255.
+    Returns: read-only uint8 array `(size, size, 3)`, RGB, 0 to 255.
 
     Raises: PhotoError, as `open_photo` does.
     """
     image = open_photo(source, draft_size=size)
-    # Averages all pixels under each new one, so that fine fur does not turn into a pattern.
-    return np.array(image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0))
+    if image.size != (size, size):  # or Pillow would copy it
+        # Averages all pixels under each new one, so that fine fur does not turn into a pattern.
+        image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.asarray(image)
 
 
 def find_files(folder: str | os.PathLike) -> Iterator[str]:

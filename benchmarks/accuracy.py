@@ -161,7 +161,7 @@ def main(argv=None):
         result = measure(args, Path(temporary))
     save = measuring.plot("Validation accuracy by the clock", "minutes", "accuracy (%)",
                           lambda axis: draw(axis, result), logarithmic="x")
-    measuring.write("accuracy", paragraphs(result), result, save, args.docs)
+    measuring.write("accuracy", args, paragraphs(result), result, save)
     return 0
 
 

@@ -117,8 +117,8 @@ def main(argv=None):
             axis.plot(counts, values, "o-", label=label)
 
     save = measuring.plot("Growth", "photos", "ms a thousand photos", draw, logarithmic="xy")
-    measuring.write("growth", text, {"photos": words, "loaded": loaded, "index": alone}, save,
-                    args.docs)
+    result = {"photos": words, "loaded": loaded, "index": alone}
+    measuring.write("growth", args, text, result, save)
     return 0
 
 

@@ -37,6 +37,7 @@ def parser(description, name):
     add("--data-dir", metavar="DIR", help="labelled photos (default: tmp, or drawings if none)")
     add("--quick", action="store_true", help="fewer photos and turns, to see that it works")
     add("--docs", action="store_true", help="write into docs/ instead of tmp/benchmarks")
+    add("--name", default=name, help=f"of the files to write (default: {name})")
     return made
 
 
@@ -234,30 +235,30 @@ def bars(axis, values, limit=None):
         axis.axvline(limit, linestyle="--", color="#52606d")
 
 
-def write(name, paragraphs, result, save_plot, docs):
+def write(benchmark, args, paragraphs, result, save_plot):
     """Prints the tables and writes them down, with the figures as JSON and the picture.
 
     Args:
-        name: of the benchmark, and of its files.
+        benchmark: its name as a module.
+        args: --docs for a place in docs/ rather than tmp/benchmarks, and the --name of the files.
         paragraphs: Markdown, tables and what there is to say about them.
         result: what JSON can hold.
         save_plot: a function of the path to write the PNG to.
-        docs: whether to write into docs/ rather than tmp/benchmarks.
     """
     about = machine()
     versions = about["versions"]
-    command = shlex.join([f"python -m benchmarks.{name}", *sys.argv[1:]]).replace("'", "")
+    command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
     origin = (f"`{command}`, {about['date']}, {about['cores']} cores of {about['processor']}, "
               f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, "
               f"backend {versions['backend']}")
     text = "\n\n".join([origin, *paragraphs])
     print(text, flush=True)
-    folder = DOCS / "benchmarks" if docs else ROOT / "tmp" / "benchmarks"
+    folder = DOCS / "benchmarks" if args.docs else ROOT / "tmp" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / f"{name}.json", {"command": command, **about, **result})
-    save_plot(folder / f"{name}.png")
-    if docs:
-        put(DOCS / "BENCHMARKS.md", name, text)
+    runs.write_json(folder / f"{args.name}.json", {"command": command, **about, **result})
+    save_plot(folder / f"{args.name}.png")
+    if args.docs:
+        put(DOCS / "BENCHMARKS.md", args.name, text)
     say(f"written to {printable(folder)}")
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import layouts
 import terminal
 from benchmarks import measuring
 
@@ -138,17 +139,15 @@ def later_passes(found, recipes, turns, seconds):
     """{name: [photos a second]} of the Keras example's stream and of ours, at every size."""
     import data
 
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = measuring.link(found.root, found.paths, found.classes, found.labels,
-                                Path(temporary) / "photos")
-        ways = {
-            "image_dataset_from_directory, 180 px, augmented": functools.partial(
-                peer_pass, folder, True, seconds),
-            "image_dataset_from_directory, 180 px, as they are": functools.partial(
-                peer_pass, folder, False, seconds),
-        }
+    ways = {
+        "image_dataset_from_directory, 180 px, augmented": functools.partial(
+            peer_pass, found.root, True, seconds),
+        "image_dataset_from_directory, 180 px, as they are": functools.partial(
+            peer_pass, found.root, False, seconds),
+    }
+    with tempfile.TemporaryDirectory() as cache:
         for recipe in recipes:
-            dataset = data.load(folder, recipe.score_size, Path(temporary) / "cache")
+            dataset = data.load(found.root, recipe.score_size, Path(cache))
             for size in dict.fromkeys(recipe.image_sizes()):
                 ways[f"later pass of {recipe.recipe}, {size} px"] = functools.partial(
                     later_pass, dataset, recipe, size, seconds)
@@ -184,21 +183,20 @@ def main(argv=None):
 
     recipes = [RECIPES[name] for name in USED]
     _, found, words = measuring.find_photos(args.data_dir)
-    numbers = measuring.take(found, photos)
-    found = dataclasses.replace(
-        found, paths=[found.paths[i] for i in numbers], labels=found.labels[numbers],
-        names=[found.names[i] for i in numbers])
-    first = first_passes(found, recipes, turns)
-    later = later_passes(found, recipes, turns, seconds)
+    words = f"{photos:,} files, copied from {words}, {turns} turns"
+    with tempfile.TemporaryDirectory() as folder:
+        measuring.copies(found, photos, Path(folder))
+        found = layouts.find(folder)
+        first = first_passes(found, recipes, turns)
+        later = later_passes(found, recipes, turns, seconds)
     sizes = sorted({size for recipe in recipes for size in recipe.image_sizes()})
     training = {size: training_rate(size, steps) for size in sizes}
 
-    words = f"{len(numbers):,} of {words}, {turns} turns"
     result = {"photos": words, "first": first, "later": later, "training": training}
     medians = measuring.medians({**first, **later})
     save = measuring.plot("Input pipeline", "photos a second", "",
                           lambda axis: measuring.bars(axis, medians), logarithmic="x")
-    measuring.write("pipeline", paragraphs(words, first, later, training), result, save, args.docs)
+    measuring.write("pipeline", args, paragraphs(words, first, later, training), result, save)
     return 0
 
 

@@ -168,7 +168,7 @@ def main(argv=None):
                           "", draw)
     text = [f"{len(paths):,} of {words}, at {size} px", *text_of(start, many)]
     result = {"photos": words, "image_size": size, "cold_start": start, "bulk": many}
-    measuring.write("predict", text, result, save, args.docs)
+    measuring.write("predict", args, text, result, save)
     return 0
 
 

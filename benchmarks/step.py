@@ -243,7 +243,7 @@ def main(argv=None):
     result = {"peak": peaks, "steps": rows, "tried": tried, "one_core": one, "profile": shares}
     save = measuring.plot("Training step (dashed: the matrix product in bfloat16)", "GFLOP/s",
                           "image size, batch size", draw)
-    measuring.write("step", text, result, save, args.docs)
+    measuring.write("step", args, text, result, save)
     return 0
 
 
