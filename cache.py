@@ -14,7 +14,7 @@ import files
 import photos
 from terminal import UserError, printable
 
-MAGIC = b"photos\x00\x02"  # the last digit changes whenever decoding or the index does
+MAGIC = b"photos\x00\x03"  # the last digit changes whenever decoding or the index does
 
 
 def images(found, size, cache_dir):

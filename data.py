@@ -25,9 +25,13 @@ from layouts import SPLITS
 from recipe import RECIPES
 from terminal import UserError, printable, quiet, some_names
 
-with quiet():
-    import keras
-    import tensorflow as tf
+try:
+    with quiet():
+        import keras
+        import tensorflow as tf
+except (ImportError, ValueError) as error:
+    raise UserError(f"cannot load Keras, with KERAS_BACKEND="
+                    f"{os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}") from None
 
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # or it would take the memory that the backend needs

@@ -61,7 +61,7 @@ def open_photo(source: str | os.PathLike | bytes, draft_size: int | None = None)
     Args:
         source: path, or the bytes of a file. One of `FORMATS`, whatever the name ends with.
         draft_size: pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, several
-            times faster, but with both sides still at least twice this long.
+            times faster, but with both sides still at least one and a half times this long.
 
     Returns: the first frame as an RGB image, turned upright by its EXIF orientation. Transparent
         parts are white, as on a web page; 16-bit grey is scaled to 8 bits.
@@ -177,7 +177,7 @@ def _decode(data: bytes, draft_size: int | None) -> Image.Image:
         raise PhotoError(f"damaged: {scans} scans of {width}x{height} pixels in one JPEG")
 
     if draft_size:
-        image.draft(None, (2 * draft_size, 2 * draft_size))
+        image.draft(None, (round(1.5 * draft_size), round(1.5 * draft_size)))
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)

@@ -140,6 +140,7 @@ def start(args, settings, team):
     if not team.leads:
         return prepare_and_train(team.own_copy(run), config, team)
     files.check_new(run)
+    files.check_outside(run, config["data_dir"])
     made = runs.create(run, config)
     try:
         return prepare_and_train(team.own_copy(run), config, team)
@@ -277,12 +278,31 @@ def train(run, config, settings, dataset, team):
     import distribution
     import training
 
-    device, *more = distribution.devices()
     if not team.leads:
         say(f"Rank {team.rank} of {len(team.hosts)}; rank 0 at {team.hosts[0]} tells more")
         with distribution.scope(team):
             training.fit(settings, dataset, run)
         return 0
+    describe(run, settings, dataset, team)
+    with distribution.scope(team):
+        network, rows = training.fit(
+            settings,
+            dataset,
+            run,
+            callbacks=[training.ProgressBar()],
+            on_epoch=lambda row: say(epoch_line(row, settings)),
+            on_resume=lambda done: say(going_on(done, settings)),
+        )
+    complete(run, config, settings, dataset, network, rows)
+    return 0
+
+
+def describe(run, settings, dataset, team):
+    """Says what is about to be trained, on what, and where."""
+    import distribution
+    import training
+
+    device, *more = distribution.devices()
     parameters = training.build(settings, len(dataset.classes)).count_params()
     sizes = " > ".join(f"{size}" for size in dict.fromkeys(settings.image_sizes()))
     say(f"Device   {device}, {settings.precision}"
@@ -302,15 +322,11 @@ def train(run, config, settings, dataset, team):
     if settings.init:
         say_if_seen(dataset, settings.init)
 
-    with distribution.scope(team):
-        network, rows = training.fit(
-            settings,
-            dataset,
-            run,
-            callbacks=[training.ProgressBar()],
-            on_epoch=lambda row: say(epoch_line(row, settings)),
-            on_resume=lambda done: say(going_on(done, settings)),
-        )
+
+def complete(run, config, settings, dataset, network, rows):
+    """Saves, calibrates, exports and scores the trained network; says what it reaches."""
+    import distribution
+
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, run / "curves.png")
     runs.save_network(run, network)
@@ -327,6 +343,7 @@ def train(run, config, settings, dataset, team):
         split: report.score(labels[split], classifier.probabilities(logits[split]), dataset.classes)
         for split in labels
     }
+    device = distribution.devices()[0]
     runs.finish(run, {"training_seconds": round(seconds, 1), "device": device, **metrics})
 
     say(f"\nTrained for {clock(seconds)}. On the test split, which training never saw:\n")
@@ -336,7 +353,6 @@ def train(run, config, settings, dataset, team):
     model, photos = quoted(run), quoted(runs.from_here(run, config, "data_dir"))
     say(f"\nNext:  python evaluate.py --model {model} --data-dir {photos}\n"
         f"       python predict.py --model {model} photo.jpg")
-    return 0
 
 
 def say_if_uneven(counts, classes, settings):

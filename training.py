@@ -154,15 +154,14 @@ class History(keras.callbacks.Callback):
     """Validates the averaged weights after every epoch and gathers the rows of `history.csv`.
 
     Keras's own validation in `fit` knows one image size; here it follows that of the epoch, since
-    a network that has only seen small images does badly on large ones. `on_epoch` hears each row.
+    a network that has only seen small images does badly on large ones.
     """
 
-    def __init__(self, settings, dataset, average, on_epoch):
+    def __init__(self, settings, dataset, average):
         super().__init__()
         self.settings = settings
         self.dataset = dataset
         self.average = average
-        self.on_epoch = on_epoch
         self.one_class = guards.OneClassWarning()
         self.rows = []
 
@@ -190,8 +189,7 @@ class History(keras.callbacks.Callback):
             "seconds": round(time.perf_counter() - self.started, 2),
         }
         self.rows.append(row)
-        self.on_epoch(row)
-        if distribution.share()[0] == 0:  # of several processes one tells
+        if leads():
             self.one_class.see(scores["largest_share"], row["val_accuracy"])
 
 
@@ -256,7 +254,8 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
         dataset: a `data.Dataset` decoded at `settings.score_size`.
         run: path of the run directory, which receives `checkpoint.npz` and `history.csv`.
         callbacks: further `keras.callbacks.Callback`s, to show progress.
-        on_epoch: called with the row of `history.csv` after each epoch.
+        on_epoch: called with the row of `history.csv` after each epoch, once its checkpoint is
+            written.
         on_resume: called with the number of epochs done where a checkpoint is found.
     Returns:
         The network with the averaged weights, in float32, and the rows of `history.csv`.
@@ -275,12 +274,13 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
     compile_network(network, settings, classes, steps)
     network.optimizer.build(network.trainable_variables)
 
-    leads = distribution.share()[0] == 0  # of several processes one writes
     average = WeightAverage(steps)
-    history = History(settings, dataset, average, on_epoch)
+    history = History(settings, dataset, average)
     checkpoint = Checkpoint(run, history, average)
     for callback in (average, checkpoint):
         callback.set_model(network)
+    tell = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: on_epoch(history.rows[-1]))
     done = checkpoint.restore()
     if done:
         on_resume(done)
@@ -291,7 +291,7 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
             epochs=settings.epochs,
             steps_per_epoch=steps,
             callbacks=[guards.FiniteLoss(settings), average, *callbacks, history,
-                       *([checkpoint] if leads else [])],
+                       *([checkpoint] if leads() else []), tell],
             class_weight=class_weights(dataset) if settings.class_weight else None,
             shuffle=False,  # the stream is shuffled
             verbose=0,
@@ -318,8 +318,9 @@ def start(settings, classes):
                    for each in (network, donor))
     if shapes != got:
         size = "" if settings.arch in recipe.ANY_SIZE else f" --image-size {settings.image_size}"
-        raise UserError(f"--init: expected a run of --arch {settings.arch}{size}, "
-                        f"got another network in {printable(settings.init)}")
+        other = "another size of it" if donor.name == settings.arch else printable(donor.name)
+        raise UserError(f"--init: expected a run of --arch {settings.arch}{size}, got {other} in "
+                        f"{printable(settings.init)}")
     for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
         layer.set_weights(trained.get_weights())
     return network
@@ -339,6 +340,11 @@ def class_weights(dataset):
     """
     counts = training_counts(dataset)
     return {i: float(counts.sum() / (len(counts) * n)) for i, n in enumerate(counts)}
+
+
+def leads():
+    """Whether this process, of several, is the one that writes and tells."""
+    return distribution.share()[0] == 0
 
 
 def build(settings, classes):

@@ -112,8 +112,8 @@ def training_rate(size, steps):
     from benchmarks import step
 
     name = f"step at {size} px"
-    seconds = step.median_seconds({name: step.make_step(size)[0]}, steps)[name]
-    return step.BATCH / seconds
+    seconds = step.seconds_in_turns({name: step.make_step(size)[0]}, steps)[name]
+    return step.BATCH / statistics.median(seconds)
 
 
 def first_passes(found, recipes, turns):

@@ -3,8 +3,8 @@
 Operations are counted from the shapes of the layers, convolutions and fully connected ones alone:
 a multiplication and an addition are two, and a step takes three times those of the forward pass
 (the gradients of weights and of activations), but for the first layer twice: photos need no
-gradient. Those of Muon's iteration are counted apart. The peak is the best of many large matrix
-products through TensorFlow.
+gradient. Those of Muon's iteration are counted apart. The peak is a large matrix product through
+TensorFlow, which takes turns with the steps: shares of it are medians of those within a turn.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import statistics
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -25,6 +26,8 @@ from terminal import quiet, say
 
 BATCH = 128
 SIDE = 4096  # of the matrices
+SIZES = ((48, 128), (64, 128), (80, 128), (96, 128), (128, 128), (160, 128), (64, 32), (64, 256))
+AS_IT_IS = "bfloat16 (as it is)"
 
 PARTS = {  # what an operation belongs to, by its name or type; the first that fits
     "Muon and AdamW": r"muon|newton",
@@ -69,15 +72,13 @@ def muon_operations(network, iterations):
 # --- Measuring ------------------------------------------------------------------------------------
 
 
-def peak(dtype, turns=10):
-    """Operations a second of the best of some matrix products in `dtype`."""
+def make_product(dtype):
+    """A function that multiplies two large matrices in `dtype`."""
     import tensorflow as tf
 
     a, b = (tf.cast(tf.random.uniform((SIDE, SIDE)), dtype) for _ in range(2))
     product = tf.function(lambda: tf.reduce_sum(tf.matmul(a, b)[0, :1]))
-    product().numpy()
-    seconds = min(measuring.timed(lambda: product().numpy())[0] for _ in range(turns))
-    return 2 * SIDE**3 / seconds
+    return lambda: product().numpy()
 
 
 def make_step(size, batch=BATCH, precision="mixed_bfloat16", jit=False, optimizer=None,
@@ -114,8 +115,8 @@ def make_step(size, batch=BATCH, precision="mixed_bfloat16", jit=False, optimize
     return lambda: network.train_on_batch(images, targets), network
 
 
-def median_seconds(ways, turns):
-    """{name: median seconds} of functions that take turns, after one call of each."""
+def seconds_in_turns(ways, turns):
+    """{name: [seconds]} of functions that take turns, after one call of each."""
     for name, way in ways.items():
         say(f"compiling {name}")
         way()
@@ -123,29 +124,15 @@ def median_seconds(ways, turns):
     for _ in range(turns):
         for name, way in ways.items():
             times[name].append(measuring.timed(way)[0])
-    return measuring.medians(times)
+    return times
 
 
-def by_size_and_batch(turns, quick):
-    """A list of dicts: how fast training steps are at several image sizes and batch sizes."""
-    sizes = [(48, 128), (64, 128), (80, 128), (96, 128), (128, 128), (64, 32), (64, 256)]
-    sizes = sizes[:1] if quick else sizes
-    rows = []
-    for size, batch in sizes:
-        step, network = make_step(size, batch)
-        seconds = median_seconds({f"{size} px, batch {batch}": step}, turns)
-        rows.append({"image_size": size, "batch_size": batch, "seconds": sum(seconds.values()),
-                     "operations": step_operations(network, batch),
-                     "muon_operations": muon_operations(network, 3)})
-    return rows
-
-
-def variants(size, turns):
-    """{name: median seconds of a step} of what might be quicker, and of steps without a part."""
+def variants(size):
+    """{name: step} of what might be quicker, and of steps without a part."""
     import keras
 
-    ways = {
-        "bfloat16 (as it is)": make_step(size)[0],
+    return {
+        AS_IT_IS: make_step(size)[0],
         "float32": make_step(size, precision="float32")[0],
         "bfloat16, XLA": make_step(size, jit=True)[0],
         "Keras's own batch normalization": make_step(size, norm="Keras's")[0],
@@ -154,13 +141,11 @@ def variants(size, turns):
         "SGD, and no batch normalization": make_step(
             size, optimizer=keras.optimizers.SGD, norm="none")[0],
     }
-    return median_seconds(ways, turns)
 
 
-def on_one_core(size, turns):
-    """Median seconds of a step and operations a second of the product, on one core."""
-    one = {name: "1" for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")}
-    return measuring.in_a_process("step", "--one-core", size, turns, **one)
+def with_threads(size, turns, **threads):
+    """The median seconds of a step in a process with so many threads."""
+    return measuring.in_a_process("step", "--alone", size, turns, **threads)["seconds"]
 
 
 def profile(size, steps=3):
@@ -192,58 +177,85 @@ def profile(size, steps=3):
 # --- The program ----------------------------------------------------------------------------------
 
 
-def main(argv=None):
-    parser = measuring.parser(__doc__.splitlines()[0], "step")
-    parser.add_argument("--one-core", nargs=2, type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.one_core:
-        size, turns = args.one_core
-        seconds = median_seconds({"one core": make_step(size)[0]}, turns)["one core"]
-        print(report.to_json({"seconds": seconds, "peak": peak("bfloat16", 3)}))
-        return 0
-
-    with quiet():
-        import keras  # noqa: F401  here, as it prints much
-    turns, size = (3, 48) if args.quick else (10, 64)
-    peaks = {dtype: peak(dtype, 3 if args.quick else 10) for dtype in ("float32", "bfloat16")}
-    rows = by_size_and_batch(turns, args.quick)
-    peaks = {dtype: max(best, peak(dtype, 3)) for dtype, best in peaks.items()}  # of two moments
-    tried = variants(size, turns)
-    tried["bfloat16, one core"] = (one := on_one_core(size, turns))["seconds"]
-    shares = profile(size)
-
+def measure(size, turns, quick):
+    """All figures: a dict."""
+    products = {f"matrix product in {dtype}": make_product(dtype)
+                for dtype in ("float32", "bfloat16")}
+    rows, steps = [], {}
+    for pixels, batch in SIZES[:1] if quick else SIZES:
+        name = f"{pixels} px, batch {batch}"
+        steps[name], network = make_step(pixels, batch)
+        rows.append({"name": name, "image_size": pixels, "batch_size": batch,
+                     "operations": step_operations(network, batch),
+                     "muon_operations": muon_operations(network, 3)})
+    tried = variants(size)
+    times = seconds_in_turns({**products, **steps, **tried}, turns)
+    _, peak = (times[name] for name in products)
     for row in rows:
+        row["seconds"] = statistics.median(times[row["name"]])
         row["gflops"] = row["operations"] / row["seconds"] / 1e9
-        row["share_of_peak"] = row["operations"] / row["seconds"] / peaks["bfloat16"]
         row["images_per_second"] = row["batch_size"] / row["seconds"]
-    base = tried["bfloat16 (as it is)"]
-    text = [
-        f"Matrix product of side {SIDE}: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, "
-        f"{peaks['bfloat16'] / 1e9:.0f} in bfloat16, {one['peak'] / 1e9:.0f} in bfloat16 on one "
-        "core.",
+        row["share_of_peak"] = (row["operations"] / (2 * SIDE**3)
+                                * measuring.ratio(peak, times[row["name"]]))
+    return {
+        "peak_gflops": {name: 2 * SIDE**3 / statistics.median(times[name]) / 1e9
+                        for name in products},
+        "steps": rows,
+        "tried": {name: {"seconds": statistics.median(times[name]),
+                         "ratio": measuring.ratio(times[name], times[AS_IT_IS])} for name in tried},
+        "threads": {
+            "as it is": with_threads(size, turns),
+            "one operation at a time": with_threads(size, turns, TF_NUM_INTEROP_THREADS="1"),
+            "one core": with_threads(
+                size, turns, TF_NUM_INTEROP_THREADS="1", TF_NUM_INTRAOP_THREADS="1"),
+        },
+        "profile": profile(size),
+        "times": times,
+    }
+
+
+def paragraphs(result, size):
+    """The figures in words and tables."""
+    whole, *fewer = result["threads"].items()
+    return [
+        f"Of {SIDE}x{SIDE}: " + ", ".join(
+            f"{name} {gflops:,.0f} GFLOP/s" for name, gflops in result["peak_gflops"].items()),
         measuring.table(
             ["px", "batch", "ms a step", "photos/s", "GFLOP a step", "Muon's own GFLOP",
              "GFLOP/s", "share of the peak in bfloat16"],
             [[row["image_size"], row["batch_size"], row["seconds"] * 1e3,
               row["images_per_second"], row["operations"] / 1e9, row["muon_operations"] / 1e9,
-              row["gflops"], f"{row['share_of_peak']:.0%}"] for row in rows]),
+              row["gflops"], f"{row['share_of_peak']:.0%}"] for row in result["steps"]]),
         measuring.table(
             [f"tried at {size} px, batch {BATCH}", "ms a step", "times as long"],
-            [[name, seconds * 1e3, f"{seconds / base:.2f}"] for name, seconds in tried.items()]),
+            [*([name, row["seconds"] * 1e3, f"{row['ratio']:.2f}"]
+               for name, row in result["tried"].items()),
+             *([name, seconds * 1e3, f"{seconds / whole[1]:.2f}"] for name, seconds in fewer)]),
         measuring.table(
             [f"a step at {size} px by TensorFlow's profiler", "share of the operations' time"],
-            [[part, f"{share:.0%}"] for part, share in shares.items()]),
+            [[part, f"{share:.0%}"] for part, share in result["profile"].items()]),
     ]
 
-    def draw(axis):
-        labels = [f"{row['image_size']} px, {row['batch_size']}" for row in rows]
-        values = [row["gflops"] for row in rows]
-        measuring.bars(axis, dict(zip(labels, values, strict=True)), peaks["bfloat16"] / 1e9)
 
-    result = {"peak": peaks, "steps": rows, "tried": tried, "one_core": one, "profile": shares}
-    save = measuring.plot("Training step (dashed: the matrix product in bfloat16)", "GFLOP/s",
-                          "image size, batch size", draw)
-    measuring.write("step", args, text, result, save)
+def main(argv=None):
+    parser = measuring.parser(__doc__.splitlines()[0], "step")
+    parser.add_argument("--alone", nargs=2, type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    with quiet():
+        import keras  # noqa: F401  here, as it prints much
+    if args.alone:
+        size, turns = args.alone
+        (times,) = seconds_in_turns({"a step": make_step(size)[0]}, turns).values()
+        print(report.to_json({"seconds": statistics.median(times)}))
+        return 0
+
+    turns, size = (3, 48) if args.quick else (10, 64)
+    result = measure(size, turns, args.quick)
+    bars = {row["name"]: row["gflops"] for row in result["steps"]}
+    *_, peak = result["peak_gflops"].values()
+    save = measuring.plot("Training step (dashed: the matrix product in bfloat16)", "GFLOP/s", "",
+                          lambda axis: measuring.bars(axis, bars, peak))
+    measuring.write("step", args, paragraphs(result, size), result, save)
     return 0
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import plots
+from terminal import UserError
 
 
 def history(epochs):
@@ -50,7 +51,7 @@ def test_plot_history_that_fails_leaves_the_last_plot(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     path.write_bytes(b"the last one")
     monkeypatch.setattr(Figure, "savefig", disk_full)
-    with pytest.raises(OSError, match="space"):
+    with pytest.raises(UserError, match="space"):
         plots.plot_history(history(2), path)
     assert path.read_bytes() == b"the last one"
     assert list(tmp_path.iterdir()) == [path]

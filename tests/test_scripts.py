@@ -218,7 +218,7 @@ def test_importing_our_modules_leaves_ctrl_c_alone():
     assert process.stdout == "default_int_handler\n"
 
 
-@pytest.mark.parametrize("script", ["evaluate.py", "data.py"])
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "data.py"])
 def test_an_output_among_the_photos_is_refused(script, trained, photos_dir):
     model = ["--model", trained[0]] if script == "evaluate.py" else []
     process = run_script(script, *model, "--data-dir", photos_dir, "--output", photos_dir / "out")

@@ -159,11 +159,11 @@ def test_a_resumed_run_ends_with_the_weights_and_history_of_one_that_was_never_s
             raise Stop
 
     run = new_run(tmp_path / "stopped")
-    with pytest.raises(Stop):  # after the second epoch, before its checkpoint
+    with pytest.raises(Stop):  # once the second epoch is told, it must not be lost
         training.fit(SETTINGS, dataset, run, on_epoch=stop_after_two)
     resumed_at = []
     network, rows = training.fit(SETTINGS, dataset, run, on_resume=resumed_at.append)
-    assert resumed_at == [1]
+    assert resumed_at == [2]
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_time(rows) == without_time(whole[1])
