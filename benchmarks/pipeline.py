@@ -111,9 +111,7 @@ def training_rate(size, steps):
     """Photos a second of training steps without any pipeline."""
     from benchmarks import step
 
-    name = f"step at {size} px"
-    seconds = step.seconds_in_turns({name: step.make_step(size)[0]}, steps)[name]
-    return step.BATCH / statistics.median(seconds)
+    return step.BATCH / step.with_threads(size, steps)
 
 
 def first_passes(found, recipes, turns):
@@ -177,7 +175,7 @@ def paragraphs(photos, first, later, training):
 def main(argv=None):
     parser = measuring.parser(__doc__.splitlines()[0], "pipeline")
     args = parser.parse_args(argv)
-    photos, turns, seconds, steps = (600, 1, 1, 2) if args.quick else (3000, 3, 2, 6)
+    photos, turns, seconds, steps = (600, 1, 1, 2) if args.quick else (3000, 5, 1, 6)
 
     from recipe import RECIPES
 

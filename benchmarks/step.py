@@ -214,7 +214,21 @@ def measure(size, turns, quick):
     }
 
 
-def paragraphs(result, size):
+def whole_run(name, result):
+    """What all training steps of a recipe need, told in words."""
+    from recipe import RECIPES
+
+    recipe = RECIPES[name]
+    rows = {row["image_size"]: row for row in result["steps"]
+            if row["batch_size"] == recipe.batch_size}
+    steps = [rows[size] for size in recipe.image_sizes()]
+    operations, seconds = (sum(row[key] for row in steps) for key in ("operations", "seconds"))
+    *_, peak = result["peak_gflops"].values()
+    return (f"A step of every epoch of `{name}`: {operations / 1e9:,.0f} GFLOP in {seconds:.2f} "
+            f"seconds, {operations / seconds / peak / 1e9:.0%} of the peak.")
+
+
+def paragraphs(result, size, recipes):
     """The figures in words and tables."""
     whole, *fewer = result["threads"].items()
     return [
@@ -226,6 +240,7 @@ def paragraphs(result, size):
             [[row["image_size"], row["batch_size"], row["seconds"] * 1e3,
               row["images_per_second"], row["operations"] / 1e9, row["muon_operations"] / 1e9,
               row["gflops"], f"{row['share_of_peak']:.0%}"] for row in result["steps"]]),
+        *(whole_run(name, result) for name in recipes),
         measuring.table(
             [f"tried at {size} px, batch {BATCH}", "ms a step", "times as long"],
             [*([name, row["seconds"] * 1e3, f"{row['ratio']:.2f}"]
@@ -255,7 +270,8 @@ def main(argv=None):
     *_, peak = result["peak_gflops"].values()
     save = measuring.plot("Training step (dashed: the matrix product in bfloat16)", "GFLOP/s", "",
                           lambda axis: measuring.bars(axis, bars, peak))
-    measuring.write("step", args, paragraphs(result, size), result, save)
+    recipes = () if args.quick else ("full", "fast")
+    measuring.write("step", args, paragraphs(result, size, recipes), result, save)
     return 0
 
 
