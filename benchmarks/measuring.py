@@ -213,11 +213,14 @@ def plot(title, x_label, y_label, draw, logarithmic=""):
         axis.set_xlabel(x_label, color=plots.TEXT)
         axis.set_ylabel(y_label, color=plots.TEXT)
         plots.style(axis)
+        axis.set_prop_cycle(color=plots.COLORS)
         draw(axis)
         if "x" in logarithmic:
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:,g}")
         if "y" in logarithmic:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:,g}")
         if axis.get_legend_handles_labels()[1]:
             axis.legend(frameon=False)
         plots.save(figure, path)
