@@ -98,6 +98,16 @@ def later_pass(dataset, recipe, size, seconds):
     return rate(data.training_batches(dataset, settings), seconds)
 
 
+def crops_alone(recipe, size, seconds):
+    """Photos a second of nothing but the random crops of a later pass, which limit it."""
+    import tensorflow as tf
+
+    images = tf.random.uniform((128, recipe.score_size, recipe.score_size, 3), maxval=255)
+    boxes = tf.constant([[0.1, 0.1, 0.9, 0.9]] * 128)
+    crop = tf.function(lambda: tf.image.crop_and_resize(images, boxes, range(128), [size, size]))
+    return rate(((crop(), None) for _ in itertools.count()), seconds)
+
+
 def peer_pass(folder, augmented, seconds):
     """Photos a second of the Keras example's stream."""
     from benchmarks import peers
@@ -149,6 +159,8 @@ def later_passes(found, recipes, turns, seconds):
             for size in dict.fromkeys(recipe.image_sizes()):
                 ways[f"later pass of {recipe.recipe}, {size} px"] = functools.partial(
                     later_pass, dataset, recipe, size, seconds)
+            ways[f"crops alone, {recipe.image_size} px"] = functools.partial(
+                crops_alone, recipe, recipe.image_size, seconds)
         return measuring.in_turns(ways, turns)
 
 
