@@ -115,6 +115,7 @@ def main(argv=None):
             photos = [row["streamed" if key == "stream" else "photos"] for row in loaded]
             values = [row[key] / count * 1e6 for row, count in zip(loaded, photos, strict=True)]
             axis.plot(counts, values, "o-", label=label)
+        axis.legend(frameon=False, loc="center right")
 
     save = measuring.plot("Growth", "photos", "ms a thousand photos", draw, logarithmic="xy")
     result = {"photos": words, "loaded": loaded, "index": alone}

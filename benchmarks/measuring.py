@@ -221,7 +221,7 @@ def plot(title, x_label, y_label, draw, logarithmic=""):
         if "y" in logarithmic:
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter("{x:,g}")
-        if axis.get_legend_handles_labels()[1]:
+        if axis.get_legend_handles_labels()[1] and not axis.get_legend():
             axis.legend(frameon=False)
         plots.save(figure, path)
 
