@@ -165,7 +165,7 @@ def main(argv=None):
                               if isinstance(row, dict)})
 
     save = measuring.plot(f"Prediction of {len(paths):,} photos at {size} px", "photos a second",
-                          "", draw)
+                          "", draw, logarithmic="x")
     text = [f"{len(paths):,} of {words}, at {size} px", *text_of(start, many)]
     result = {"photos": words, "image_size": size, "cold_start": start, "bulk": many}
     measuring.write("predict", args, text, result, save)
