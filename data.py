@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,19 @@ import files
 import layouts
 from layouts import SPLITS
 from recipe import RECIPES
-from terminal import UserError, printable, quiet, some_names
+from terminal import UserError, printable, quiet, say, some_names
 
 try:
     with quiet():
         import keras
         import tensorflow as tf
 except (ImportError, ValueError) as error:
-    raise UserError(f"cannot load Keras, with KERAS_BACKEND="
-                    f"{os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}") from None
+    reason = (f"cannot load Keras, with KERAS_BACKEND="
+              f"{os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}")
+    if __name__ == "__main__":  # `run_program` is not reached
+        say(f"data.py: error: {reason}")
+        sys.exit(2)
+    raise UserError(reason) from None
 
 if keras.backend.backend() != "tensorflow":
     tf.config.set_visible_devices([], "GPU")  # or it would take the memory that the backend needs

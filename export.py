@@ -81,7 +81,7 @@ def convert(run, path):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description="Writes model.tflite, with which predict.py "
-                                     "starts at once, into a run that has none.")
+                                     "starts at once, into a run: anew where it has one.")
     parser.add_argument("run", metavar="RUN", help="a run directory that train.py wrote")
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="photos to check it on")
     args = parser.parse_args(argv)

@@ -72,11 +72,11 @@ def check_outside(path, data_dir):
                         f"got {printable(path)}")
 
 
-def check_new(path):
-    """Raises `UserError` where the folder that --output names exists or cannot be made."""
+def check_new(path, flag="--output", kind="folder"):
+    """Raises `UserError` where the folder or file that `flag` names exists or cannot be made."""
     if os.path.lexists(path):
-        raise UserError(f"--output: expected a new folder, got {printable(path)}, which exists")
+        raise UserError(f"{flag}: expected a new {kind}, got {printable(path)}, which exists")
     parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"--output: expected a folder that can be written to, "
+        raise UserError(f"{flag}: expected a folder that can be written to, "
                         f"got {printable(path)} in {printable(parent)}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+import files
 import report
 import runs
 import stream
@@ -217,9 +218,10 @@ def submit(args):
     import kaggle
 
     found = kaggle.find(args.photos[0] if args.photos else "tmp")
-    if not os.path.isdir(os.path.dirname(args.kaggle) or ".") or os.path.isdir(args.kaggle):
+    if not os.path.isdir(os.path.dirname(args.kaggle) or "."):
         raise UserError(f"--kaggle: expected a file in a folder that exists, "
                         f"got {printable(args.kaggle)}")
+    files.check_new(args.kaggle, "--kaggle", "file")
     classifier = load_classifier(args)
     if "dog" not in classifier.classes or len(classifier.classes) != 2:
         raise UserError(f"--kaggle: expected a model of two classes, one of them dog, "

@@ -12,6 +12,13 @@ NAME = os.path.basename(sys.argv[0])
 QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+for _number, _name in enumerate(("stdin", "stdout", "stderr")):
+    try:
+        os.fstat(_number)
+    except OSError:  # closed, as by `>&-`: the next file to be opened would take its place
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+        setattr(sys, _name, os.fdopen(_number, "r" if _number == 0 else "w", closefd=False))
+
 
 @contextlib.contextmanager
 def quiet():
@@ -143,8 +150,11 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, handled like Ctrl-C."""
 
 
-def run_program(main):
-    """Runs `main()` and exits with the code it returns; a `UserError` becomes one line and 2."""
+def run_program(main, closed_pipe=0):
+    """Runs `main()` and exits with the code it returns; a `UserError` becomes one line and 2.
+
+    closed_pipe: the code where whoever reads the output leaves early, as in `| head -1`.
+    """
 
     def terminate(signum, frame):
         raise Terminated
@@ -165,9 +175,9 @@ def run_program(main):
     except KeyboardInterrupt:
         say(f"{NAME}: interrupted")
         code = 130
-    except BrokenPipeError:  # the reader of our output left, as in `| head -1`
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = closed_pipe
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

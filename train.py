@@ -413,4 +413,4 @@ def versions():
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run_program(main, closed_pipe=141)  # as where SIGPIPE ends it: the run is not finished

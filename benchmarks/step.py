@@ -22,7 +22,7 @@ import numpy as np
 import report
 import terminal
 from benchmarks import measuring
-from terminal import quiet, say
+from terminal import say
 
 BATCH = 128
 SIDE = 4096  # of the matrices
@@ -256,8 +256,9 @@ def main(argv=None):
     parser = measuring.parser(__doc__.splitlines()[0], "step")
     parser.add_argument("--alone", nargs=2, type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    with quiet():
-        import keras  # noqa: F401  here, as it prints much
+    from data import tf  # which imports Keras too, quietly, or says why it cannot
+
+    tf.get_logger().setLevel("ERROR")  # it warns of several networks in one process
     if args.alone:
         size, turns = args.alone
         (times,) = seconds_in_turns({"a step": make_step(size)[0]}, turns).values()

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pty
+import shlex
 import shutil
 import signal
 import struct
@@ -392,6 +393,16 @@ def test_a_submission_has_every_id_once_in_the_order_of_numbers(answers, tmp_pat
     assert all((values[i] > 0.5) == accuracy[i] and 0 < values[i] < 1 for i in values)
 
 
+def test_a_submission_overwrites_no_file(answers, tmp_path, drawn):
+    (tmp_path / "test1").mkdir()
+    photo = tmp_path / "test1" / "1.png"
+    shutil.copy(paths(drawn)[1], photo)
+    before = photo.read_bytes()
+    with pytest.raises(UserError, match="--kaggle: expected a new file"):
+        answers("--kaggle", photo, tmp_path)
+    assert photo.read_bytes() == before
+
+
 def test_the_clip_bounds_what_a_confident_mistake_costs(trained):
     config = json.loads((trained[0] / "config.json").read_text())
     assert 0 < config["clip"] <= 0.2
@@ -445,6 +456,17 @@ def test_a_closed_pipe_ends_quietly(trained, photos_dir):
         errors = process.stderr.read()
     assert process.returncode == 0
     assert len(errors.splitlines()) <= 2  # the model and the web page
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-"])
+def test_closed_standard_streams_change_nothing_else(trained, drawn, redirection):
+    command = [sys.executable, "predict.py", "--model", trained[0], paths(drawn)[0]]
+    line = f"{shlex.join(map(str, command))} {redirection}"
+    process = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True,
+                             env=users_environment())
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    assert len(process.stdout.splitlines()) == (0 if redirection == ">&-" else 1)
 
 
 def test_ctrl_c_ends_within_a_second_with_what_was_done_printed(trained, photos_dir, drawn):

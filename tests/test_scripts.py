@@ -257,3 +257,11 @@ def test_without_photos_and_network_training_names_the_three_ways_on(tmp_path):
     for words in ("kaggle competitions download", "one folder a class", "--demo"):
         assert words in process.stderr
     assert not os.path.exists(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("script", ["train.py", "data.py"])
+def test_a_backend_that_is_not_there_is_named_in_one_line(script, photos_dir, tmp_path):
+    process = run_script(script, "--data-dir", photos_dir, "--cache-dir", tmp_path / "cache",
+                         env={"KERAS_BACKEND": "nonsense"}, cwd=tmp_path)
+    assert process.returncode == 2
+    assert len(process.stderr.splitlines()) == 1 and "KERAS_BACKEND=nonsense" in process.stderr
