@@ -162,8 +162,8 @@ class History(keras.callbacks.Callback):
         self.settings = settings
         self.dataset = dataset
         self.average = average
-        self.one_class = guards.OneClassWarning()
         self.rows = []
+        self.largest_share = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -189,8 +189,7 @@ class History(keras.callbacks.Callback):
             "seconds": round(time.perf_counter() - self.started, 2),
         }
         self.rows.append(row)
-        if leads():
-            self.one_class.see(scores["largest_share"], row["val_accuracy"])
+        self.largest_share = scores["largest_share"]
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -279,8 +278,13 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
     checkpoint = Checkpoint(run, history, average)
     for callback in (average, checkpoint):
         callback.set_model(network)
-    tell = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: on_epoch(history.rows[-1]))
+    one_class = guards.OneClassWarning()
+
+    def tell(epoch, logs):
+        on_epoch(history.rows[-1])
+        if leads():
+            one_class.see(history.largest_share, history.rows[-1]["val_accuracy"])
+
     done = checkpoint.restore()
     if done:
         on_resume(done)
@@ -291,7 +295,8 @@ def fit(settings, dataset, run, callbacks=(), on_epoch=lambda row: None, on_resu
             epochs=settings.epochs,
             steps_per_epoch=steps,
             callbacks=[guards.FiniteLoss(settings), average, *callbacks, history,
-                       *([checkpoint] if leads() else []), tell],
+                       *([checkpoint] if leads() else []),
+                       keras.callbacks.LambdaCallback(on_epoch_end=tell)],
             class_weight=class_weights(dataset) if settings.class_weight else None,
             shuffle=False,  # the stream is shuffled
             verbose=0,
