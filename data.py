@@ -6,7 +6,7 @@
 Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers of classes.
 """
 
-import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
+from catdog import cli as terminal
 import argparse
 import dataclasses
 import functools
@@ -18,13 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-import cache
-import exclusion
-import files
-import layouts
-from layouts import SPLITS
-from recipe import RECIPES
-from terminal import UserError, printable, quiet, say, some_names
+from catdog.photos import cache
+from catdog.photos import exclusion
+from catdog import files
+from catdog.photos import index as layouts
+from catdog.photos.index import SPLITS
+from catdog.training.recipe import RECIPES
+from catdog.backend import quiet
+from catdog.cli import say
+from catdog.errors import UserError
+from catdog.files import printable, some_names
 
 try:
     with quiet():
@@ -347,8 +350,8 @@ def main(argv=None):
         help="a new folder for the whole list (CSV) and a contact sheet of the suspects (PNG)")
     args = parser.parse_args(argv)
 
-    import inspection
-    import runs
+    from catdog.scores import inspect as inspection
+    from catdog.runs import run as runs
 
     if args.output:
         files.check_new(args.output)
@@ -367,4 +370,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

@@ -5,7 +5,7 @@
     python evaluate.py --model RUN_A RUN_B            which is better, and is that more than chance
 """
 
-import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
+from catdog import cli as terminal
 import argparse
 import csv
 import dataclasses
@@ -15,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-import exclusion
-import files
-import report
-import runs
-from terminal import UserError, printable, say, some_names
+from catdog.photos import exclusion
+from catdog import files
+from catdog.scores import metrics as report
+from catdog.runs import run as runs
+from catdog.cli import say
+from catdog.errors import UserError
+from catdog.files import printable, some_names
 
 
 def parse_arguments(argv=None):
@@ -150,11 +152,11 @@ def compare(scored, args):
 
 def write(scored, folder):
     """Writes report, metrics, predictions and plots into a new folder, all or none of them."""
-    import page
-    import plots
+    from catdog.scores import report as page
+    from catdog.scores import plots
 
     config = scored.classifier.config
-    with files.whole_folder(folder) as temporary:
+    with files.atomic_folder(folder) as temporary:
         runs.write_json(temporary / "metrics.json", scored.metrics)
         write_predictions(temporary / "predictions.csv", scored)
         drawn = plots.plot_evaluation(
@@ -181,4 +183,4 @@ def write_predictions(path, scored):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

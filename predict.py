@@ -6,7 +6,7 @@
 Starts in half a second: nothing here imports Keras or TensorFlow unless it has to.
 """
 
-import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
+from catdog import cli as terminal
 import argparse
 import os
 import sys
@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-import files
-import report
-import runs
-import stream
-from photos import PhotoError
-from terminal import UserError, number, printable, say, some_names, whole_number
+from catdog import files
+from catdog.scores import metrics as report
+from catdog.runs import run as runs
+from catdog.photos import decode as stream
+from catdog.photos.photo import PhotoError
+from catdog.cli import number, say, whole_number
+from catdog.errors import UserError
+from catdog.files import printable, some_names
 
 MANY = 50  # photos; a progress bar for fewer would only flicker
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
@@ -158,7 +160,7 @@ def make_pictures(args, classifier):
     """The drawers of --explain and --layers, each with the folder that it draws into."""
     if not (args.explain or args.layers):
         return []
-    import explain
+    from catdog.scores import explain
 
     pictures = []
     for flag, folder, drawer in (("--explain", args.explain, explain.Explanations),
@@ -215,7 +217,7 @@ def main(argv=None):
 
 def submit(args):
     """Writes the submission of --kaggle."""
-    import kaggle
+    from catdog.scores import kaggle
 
     found = kaggle.find(args.photos[0] if args.photos else "tmp")
     if not os.path.isdir(os.path.dirname(args.kaggle) or "."):
@@ -239,4 +241,4 @@ def submit(args):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

@@ -4,7 +4,7 @@
     python train.py --demo       on drawings, in about a minute and a half
 """
 
-import terminal  # isort: skip  (first: it makes Ctrl-C end the imports below in one line)
+from catdog import cli as terminal
 import argparse
 import dataclasses
 import datetime
@@ -15,17 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-import demo
-import download
-import exclusion
-import export
-import files
-import hosts
-import layouts
-import plots
-import report
-import runs
-from recipe import (
+from catdog.photos import drawings as demo
+from catdog.photos import download
+from catdog.photos import exclusion
+from catdog.runs import export
+from catdog import files
+from catdog.training import hosts
+from catdog.photos import index as layouts
+from catdog.scores import plots
+from catdog.scores import metrics as report
+from catdog.runs import run as runs
+from catdog.training.recipe import (
     ANY_SIZE,
     ARCHITECTURES,
     FIXED_SIZE,
@@ -34,7 +34,9 @@ from recipe import (
     Settings,
     fit_to_size,
 )
-from terminal import UserError, number, printable, say, some_names, whole_number
+from catdog.cli import number, say, whole_number
+from catdog.errors import UserError
+from catdog.files import printable, some_names
 
 NO_PHOTOS = """\
 Three ways on:
@@ -116,7 +118,7 @@ def make_settings(args):
 def main(argv=None):
     args, settings = parse_arguments(argv)
     if args.hosts:
-        import distribution
+        from catdog.training import devices as distribution
 
         distribution.check_backend()
     with hosts.join(args.hosts, args.rank or 0) as team:
@@ -194,8 +196,8 @@ def prepare(run, config, team):
     if settings.recipe == "demo":
         draw_demo(data_dir)
     dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
-    import distribution
-    import training
+    from catdog.training import devices as distribution
+    from catdog.training import optimizer as training
 
     distribution.initialize(team)
     if "splits" in config:
@@ -231,7 +233,7 @@ def prepare(run, config, team):
 
 def check_all_alike(team, settings, dataset, flag):
     """Raises `UserError` unless all processes have the same, and all devices an equal share."""
-    import distribution
+    from catdog.training import devices as distribution
 
     distribution.check_batch_size(settings.batch_size, flag)
     libraries = {name: version for name, version in versions().items() if name != "python"}
@@ -275,8 +277,8 @@ def download_photos():
 
 def train(run, config, settings, dataset, team):
     """Trains, scores, and completes the run directory; returns the exit code."""
-    import distribution
-    import training
+    from catdog.training import devices as distribution
+    from catdog.training import optimizer as training
 
     if not team.leads:
         say(f"Rank {team.rank} of {len(team.hosts)}; rank 0 at {team.hosts[0]} tells more")
@@ -299,8 +301,8 @@ def train(run, config, settings, dataset, team):
 
 def describe(run, settings, dataset, team):
     """Says what is about to be trained, on what, and where."""
-    import distribution
-    import training
+    from catdog.training import devices as distribution
+    from catdog.training import optimizer as training
 
     device, *more = distribution.devices()
     parameters = training.build(settings, len(dataset.classes)).count_params()
@@ -325,7 +327,7 @@ def describe(run, settings, dataset, team):
 
 def complete(run, config, settings, dataset, network, rows):
     """Saves, calibrates, exports and scores the trained network; says what it reaches."""
-    import distribution
+    from catdog.training import devices as distribution
 
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, run / "curves.png")
@@ -413,4 +415,4 @@ def versions():
 
 
 if __name__ == "__main__":
-    terminal.run_program(main, closed_pipe=141)  # as where SIGPIPE ends it: the run is not finished
+    terminal.run(main, closed_pipe=141)  # as where SIGPIPE ends it: the run is not finished

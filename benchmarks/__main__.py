@@ -7,10 +7,11 @@ import argparse
 import subprocess
 import sys
 
-import runs
-import terminal
+from catdog.runs import run as runs
+from catdog import cli as terminal
 from benchmarks import measuring
-from terminal import UserError, say
+from catdog.cli import say
+from catdog.errors import UserError
 
 NAMES = ("step", "pipeline", "growth", "predict", "accuracy")
 
@@ -37,4 +38,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

@@ -16,9 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import terminal
+from catdog import cli as terminal
 from benchmarks import measuring
-from terminal import UserError, number, say
+from catdog.cli import number, say
+from catdog.errors import UserError
 
 GOAL = 0.94
 
@@ -61,7 +62,7 @@ def measure(args, temporary):
     """Trains all three on the same photos: what `write` needs, a dict."""
     import data
     from benchmarks import peers
-    from recipe import RECIPES
+    from catdog.training.recipe import RECIPES
 
     data_dir, found, words = measuring.find_photos(args.data_dir)
     if args.quick:
@@ -166,4 +167,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

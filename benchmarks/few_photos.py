@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 import data
-import demo
-import photos
-import terminal
-from terminal import UserError, say, whole_number
+from catdog.photos import drawings as demo
+from catdog.photos import photo as photos
+from catdog import cli as terminal
+from catdog.cli import say, whole_number
+from catdog.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,4 +123,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

@@ -12,10 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-import report
-import terminal
+from catdog.scores import metrics as report
+from catdog import cli as terminal
 from benchmarks import measuring
-from terminal import whole_number
+from catdog.cli import whole_number
 
 SIZE = 48  # px; small, so that 100,000 photos need 0.7 GB of disk
 
@@ -42,7 +42,7 @@ def measure(folder, photos):
     import dataclasses
 
     import data
-    from recipe import RECIPES
+    from catdog.training.recipe import RECIPES
 
     epochs = max(1, 10_000 // photos)
     settings = dataclasses.replace(RECIPES["fast"], epochs=epochs, image_size=SIZE)
@@ -59,7 +59,7 @@ def measure(folder, photos):
 
 def measure_index(folder, photos):
     """The index alone: no photo is decoded, each has one grey pixel and a digest of its name."""
-    import cache
+    from catdog.photos import cache
     import data
 
     cache._decode = lambda path, size: (
@@ -124,4 +124,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

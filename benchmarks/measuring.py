@@ -19,12 +19,14 @@ import sys
 import time
 from pathlib import Path
 
-import files
-import layouts
-import runs
-import terminal
+from catdog import files
+from catdog.photos import index as layouts
+from catdog.runs import run as runs
+from catdog import cli as terminal
 import train
-from terminal import UserError, printable, say
+from catdog.cli import say
+from catdog.errors import UserError
+from catdog.files import printable
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -204,7 +206,7 @@ def plot(title, x_label, y_label, draw, logarithmic=""):
     """A function of a path that writes a picture; `draw(axis)` draws what is in it."""
     from matplotlib.figure import Figure
 
-    import plots
+    from catdog.scores import plots
 
     def save(path):
         figure = Figure(figsize=(8, 4.5), dpi=120, facecolor="white", layout="constrained")
@@ -272,6 +274,6 @@ def put(path, name, text):
     _, found, after = rest.partition(end)
     if not found:
         raise UserError(f"{printable(path)}: expected the marks {start} and {end}")
-    with files.whole_file(path) as temporary:
+    with files.atomic_file(path) as temporary:
         temporary.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 

@@ -19,8 +19,9 @@ import argparse
 import time
 from pathlib import Path
 
-import report
-from terminal import number, quiet, run_program, whole_number
+from catdog.scores import metrics as report
+from catdog.backend import quiet
+from catdog.cli import number, run_program, whole_number
 
 STARTED = time.perf_counter()
 with quiet():  # the clock runs meanwhile, as for train.py

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import layouts
-import terminal
+from catdog.photos import index as layouts
+from catdog import cli as terminal
 from benchmarks import measuring
 
 USED = ("fast", "full")  # recipes
@@ -70,7 +70,7 @@ def tensorflow(paths):
 
 def first_pass(found, size):
     """Decodes, shrinks and writes the cache into a new folder, as `data.load` does."""
-    import cache
+    from catdog.photos import cache
 
     with tempfile.TemporaryDirectory() as folder:
         cache.images(found, size, Path(folder))
@@ -189,7 +189,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     photos, turns, seconds, steps = (600, 1, 1, 2) if args.quick else (3000, 5, 1, 6)
 
-    from recipe import RECIPES
+    from catdog.training.recipe import RECIPES
 
     recipes = [RECIPES[name] for name in USED]
     _, found, words = measuring.find_photos(args.data_dir)
@@ -211,4 +211,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

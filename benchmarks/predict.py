@@ -12,12 +12,13 @@ import time
 
 import numpy as np
 
-import photos
-import runs
-import stream
-import terminal
+from catdog.photos import photo as photos
+from catdog.runs import run as runs
+from catdog.photos import decode as stream
+from catdog import cli as terminal
 from benchmarks import measuring
-from terminal import UserError, say, whole_number
+from catdog.cli import say, whole_number
+from catdog.errors import UserError
 
 # What a tutorial does.
 KERAS_ONE = """
@@ -173,4 +174,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

@@ -19,10 +19,10 @@ from unittest import mock
 
 import numpy as np
 
-import report
-import terminal
+from catdog.scores import metrics as report
+from catdog import cli as terminal
 from benchmarks import measuring
-from terminal import say
+from catdog.cli import say
 
 BATCH = 128
 SIDE = 4096  # of the matrices
@@ -89,9 +89,9 @@ def make_step(size, batch=BATCH, precision="mixed_bfloat16", jit=False, optimize
     """
     import keras
 
-    import normalization
-    import training
-    from recipe import RECIPES
+    from catdog.training import normalization
+    from catdog.training import optimizer as training
+    from catdog.training.recipe import RECIPES
 
     settings = dataclasses.replace(
         RECIPES["full"], image_size=size, batch_size=batch, precision=precision)
@@ -216,7 +216,7 @@ def measure(size, turns, quick):
 
 def whole_run(name, result):
     """What all training steps of a recipe need, told in words."""
-    from recipe import RECIPES
+    from catdog.training.recipe import RECIPES
 
     recipe = RECIPES[name]
     rows = {row["image_size"]: row for row in result["steps"]
@@ -277,4 +277,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

@@ -1,120 +1,41 @@
-"""What the three programs share at the terminal: argument types, one-line errors, signals."""
+"""What the scripts share at the terminal: `run`, argument types, progress bars, `say`."""
 
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
-import unicodedata
+from collections.abc import Callable, Iterator
 
-NAME = os.path.basename(sys.argv[0])
-QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from catdog.errors import UserError
 
-for _number, _name in enumerate(("stdin", "stdout", "stderr")):
-    try:
-        os.fstat(_number)
-    except OSError:  # closed, as by `>&-`: the next file to be opened would take its place
-        os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
-        setattr(sys, _name, os.fdopen(_number, "r" if _number == 0 else "w", closefd=False))
+# --- Words for the user ---------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def quiet():
-    """Hides what TensorFlow prints while it is imported, six lines that say nothing to a user.
-
-    It prints them before it looks at TF_CPP_MIN_LOG_LEVEL; whoever sets that variable sees them.
-    """
-    if not QUIET:
-        yield
-        return
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def say(*words):
-    """Prints to stderr: stdout is for results."""
+def say(*words: object) -> None:
+    """Print to stderr: stdout is for results."""
     if "tqdm" in sys.modules:  # a line between the progress bars, not within one
         sys.modules["tqdm"].tqdm.write(" ".join(map(str, words)), file=sys.stderr)
     else:
         print(*words, file=sys.stderr, flush=True)
 
 
-def whole_number(least, most=None):
-    """An argparse type: a whole number from `least` to `most`."""
-
-    def parse(text):
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < least or (most is not None and value > most):
-            limit = f"from {least} to {most}" if most is not None else f"of {least} or more"
-            raise argparse.ArgumentTypeError(f"expected a whole number {limit}, got {text!r}")
-        return value
-
-    return parse
+@contextlib.contextmanager
+def blame(argument: str) -> Iterator[None]:
+    """Add the command-line `argument` to a `UserError` of the block, unless it has one."""
+    try:
+        yield
+    except UserError as error:
+        error.argument = error.argument or argument
+        raise
 
 
-def number(above, most):
-    """An argparse type: a number greater than `above` and at most `most`."""
+def progress(description: str, unit: str) -> Callable[[int, int | None], None]:
+    """Return a function of (done, total) that shows a bar on stderr if that is a terminal.
 
-    def parse(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not above < value <= most:
-            raise argparse.ArgumentTypeError(
-                f"expected a number above {above:g} and at most {most:g}, got {text!r}"
-            )
-        return value
-
-    return parse
-
-
-class UserError(Exception):
-    """What the user can mend, such as a mistake in the command; one line, exit code 2."""
-
-
-def printable(path: str | bytes | os.PathLike) -> str:
-    r"""Returns a path as text for one output line, always fit for UTF-8.
-
-    Control characters (`\n`, `\t`, `\x1b`), invisible ones (`\u202e`) and bytes that are no text
-    (`\xff`) are escaped; all other characters stay, spaces and backslashes among them.
-    """
-    text = os.fsdecode(path)
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":
-        return character
-    if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def some_names(names, most=10):
-    """The names for one output line; of more than `most`, the first and the last few."""
-    shown = [printable(name) for name in names]
-    if len(shown) <= most:
-        return ", ".join(shown)
-    return f"{', '.join(shown[:3])} ... {', '.join(shown[-2:])} ({len(shown):,} in all)"
-
-
-def progress(description, unit):
-    """A function of (done, total) that shows a bar on stderr where that is a terminal.
-
-    total: None as long as it is not known.
+    `total` is None as long as it is not known.
     """
     from tqdm import tqdm
 
@@ -133,47 +54,106 @@ def progress(description, unit):
     return show
 
 
-def _stop_importing(signum, frame):
-    os.write(2, f"{NAME}: interrupted\n".encode(errors="replace"))
-    os._exit(130)
+# --- Arguments ------------------------------------------------------------------------------------
 
 
-# Until `run_program`, Ctrl-C ends one of our scripts at once: a KeyboardInterrupt amid the imports
-# of NumPy or TensorFlow would be a traceback.
-_script = getattr(sys.modules["__main__"], "__file__", None) or ""
-_own = os.path.dirname(os.path.abspath(_script)) == os.path.dirname(os.path.abspath(__file__))
-if _own and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
-    signal.signal(signal.SIGINT, _stop_importing)
+def data_arguments(default: str | None = "tmp") -> argparse.ArgumentParser:
+    """Return a parent parser of the arguments that say which photos are meant."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--data-dir", default=default, metavar="DIR", help="folder of labelled photos (default: tmp)"
+    )
+    parser.add_argument(
+        "--cache-dir",
+        default=default and f"{default}/cache",
+        metavar="DIR",
+        help="folder for decoded photos (default: tmp/cache)",
+    )
+    parser.add_argument(
+        "--exclude",
+        metavar="FILE",
+        help="file of photos to leave out, one per line: cat.4085, or a path below the data "
+        "folder; # begins a comment",
+    )
+    return parser
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return an argparse type: a whole number from `least` to `most`."""
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < least or (most is not None and value > most):
+            limit = f"from {least} to {most}" if most is not None else f"of {least} or more"
+            raise argparse.ArgumentTypeError(f"expected a whole number {limit}, got {text!r}")
+        return value
+
+    return parse
+
+
+def number(above: float, most: float) -> Callable[[str], float]:
+    """Return an argparse type: a number greater than `above` and at most `most`."""
+
+    def parse(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not above < value <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a number above {above:g} and at most {most:g}, got {text!r}"
+            )
+        return value
+
+    return parse
+
+
+# --- Running --------------------------------------------------------------------------------------
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, handled like Ctrl-C."""
 
 
-def run_program(main, closed_pipe=0):
-    """Runs `main()` and exits with the code it returns; a `UserError` becomes one line and 2.
+class _Say(logging.Handler):
+    """Shows the warnings of the modules below the scripts."""
 
-    closed_pipe: the code where whoever reads the output leaves early, as in `| head -1`.
+    def emit(self, record):
+        say(record.getMessage())
+
+
+def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
+    """Run `main()` and exit with the code that it returns.
+
+    0: done; 1: some photos failed; 2: UserError, a line on stderr, or a full disk; 130 and 143:
+    interrupted by Ctrl-C or SIGTERM.
+
+    Args:
+        closed_pipe: the exit code if the reader of stdout leaves early, as in `| head -1`.
     """
+    name = os.path.basename(sys.argv[0])
+    _open_closed_streams()
 
     def terminate(signum, frame):
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
-    if signal.getsignal(signal.SIGINT) is _stop_importing:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.getLogger("catdog").addHandler(_Say())
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
     try:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        say(f"{NAME}: error: {error}")
+        say(f"{name}: error: {error}")
         code = 2
     except Terminated:
-        say(f"{NAME}: terminated")
+        say(f"{name}: terminated")
         code = 143
     except KeyboardInterrupt:
-        say(f"{NAME}: interrupted")
+        say(f"{name}: interrupted")
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -181,7 +161,17 @@ def run_program(main, closed_pipe=0):
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        say(f"{NAME}: error: cannot write: {error.strerror}")
+        say(f"{name}: error: cannot write: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed, as by `>&-`: the next file to be opened would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))

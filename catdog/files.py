@@ -1,25 +1,37 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are written atomically, JSON, and paths that can be printed."""
 
 import contextlib
 import hashlib
+import json
+import math
 import os
 import re
 import shutil
 import time
+import unicodedata
 import uuid
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 
-from terminal import UserError, printable
+import numpy as np
+
+from catdog.errors import UserError
+
+# --- Writing --------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def whole_file(path, argument=None, make_folder=False):
-    """Gives a temporary path; the file written there becomes `path` if the block ends well.
+def atomic_file(path: Path, make_folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary path; the file written there becomes `path` if the block ends well.
 
-    argument: what to blame where it cannot be written; make_folder: makes the folders that are
-    missing. (That of a run that someone removed must not come back with a checkpoint alone.)
+    Args:
+        path: the file, in the same folder as the temporary one.
+        make_folder: make the folders that are missing. (A run directory that somebody removed must
+            not come back with a checkpoint alone.)
+    Raises:
+        UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    temporary = _temporary(path)
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,30 +40,36 @@ def whole_file(path, argument=None, make_folder=False):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
-        blame = f"{argument}: " if argument else ""
-        raise UserError(f"{blame}cannot write {printable(path)}: {reason}") from None
+        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 @contextlib.contextmanager
-def whole_folder(path):
-    """Gives a temporary folder, which becomes `path` if the block ends well; see `check_new`."""
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `path` if the block ends well; see `check_new`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(path)
     except OSError as error:
-        raise UserError(f"--output: cannot write {printable(path)}: {error.strerror}") from error
+        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder, age=0):
-    """Removes what killed processes left half written, untouched for `age` seconds."""
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+
+
+def remove_leftovers(folder: Path, age: float = 0) -> None:
+    """Remove what killed processes left half written, untouched for `age` seconds."""
     for path in Path(folder).glob(".*"):
         with contextlib.suppress(OSError):
             old = time.time() - path.stat().st_mtime >= age
@@ -59,24 +77,87 @@ def remove_leftovers(folder, age=0):
                 path.unlink()
 
 
-def sha256(path):
-    """The sha256 of a file, in hex."""
+def write_json(path: Path, content: object) -> None:
+    """Write `content` atomically as indented JSON; see `to_json`."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(json.loads(to_json(content)), indent=2) + "\n")
+
+
+def to_json(obj: object) -> str:
+    """Return `obj` as strict JSON on one line; NaN and infinity become null.
+
+    Takes what `json.dumps` does and NumPy scalars, arrays and paths, at any depth; keys become
+    strings. Raises TypeError for anything else.
+    """
+    return json.dumps(_plain(obj), allow_nan=False)
+
+
+def _plain(obj):
+    if isinstance(obj, dict):
+        return {str(key): _plain(value) for key, value in obj.items()}
+    if isinstance(obj, np.ndarray):
+        return _plain(obj.tolist())
+    if isinstance(obj, list | tuple):
+        return [_plain(value) for value in obj]
+    if isinstance(obj, PurePath):
+        return str(obj)
+    if isinstance(obj, float | np.floating):
+        return float(obj) if math.isfinite(obj) else None
+    return obj.item() if isinstance(obj, np.generic) else obj
+
+
+# --- Checking -------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_outside(path, data_dir):
-    """Raises `UserError` where --output lies among the photos, of which its pictures would be."""
+def check_outside(path: Path, data_dir: Path) -> None:
+    """Raise UserError if `path` lies among the photos, where its pictures would be taken for one."""
     if Path(path).resolve().is_relative_to(Path(data_dir).resolve()):
-        raise UserError(f"--output: expected a folder outside the photos in {printable(data_dir)}, "
-                        f"got {printable(path)}")
+        raise UserError(
+            f"expected a folder outside the photos in {printable(data_dir)}, got {printable(path)}"
+        )
 
 
-def check_new(path, flag="--output", kind="folder"):
-    """Raises `UserError` where the folder or file that `flag` names exists or cannot be made."""
+def check_new(path: Path, kind: str = "folder") -> None:
+    """Raise UserError if the folder or file `path` exists or cannot be made."""
     if os.path.lexists(path):
-        raise UserError(f"{flag}: expected a new {kind}, got {printable(path)}, which exists")
+        raise UserError(f"expected a new {kind}, got {printable(path)}, which exists")
     parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{flag}: expected a folder that can be written to, "
-                        f"got {printable(path)} in {printable(parent)}")
+        raise UserError(
+            f"expected a folder that can be written to, got {printable(path)} in {printable(parent)}"
+        )
+
+
+# --- Printing -------------------------------------------------------------------------------------
+
+
+def printable(path: str | bytes | os.PathLike) -> str:
+    r"""Return a path as text for one output line that any UTF-8 terminal can show.
+
+    Control characters (`\n`, `\t`, `\x1b`), invisible ones (`\u202e`) and bytes that are no text
+    (`\xff`) are escaped; all other characters stay, spaces and backslashes among them.
+    """
+    text = os.fsdecode(path)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def some_names(names: Sequence[str], most: int = 10) -> str:
+    """Return the names for one output line; of more than `most`, the first and the last few."""
+    shown = [printable(name) for name in names]
+    if len(shown) <= most:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:3])} ... {', '.join(shown[-2:])} ({len(shown):,} in all)"

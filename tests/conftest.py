@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A shell has its background jobs ignore Ctrl-C, and the processes that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import demo  # noqa: E402  found through the line above
+from catdog.photos import drawings as demo  # noqa: E402  found through the line above
 
 
 def draw_photos(folder, per_class, size=48, seed=0):

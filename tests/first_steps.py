@@ -10,8 +10,8 @@ import conftest  # noqa: F401  for the path
 import numpy as np
 
 import data
-import training
-from recipe import MILD, Settings
+from catdog.training import optimizer as training
+from catdog.training.recipe import MILD, Settings
 
 # Without dropout, whose random numbers differ between the backends.
 SETTINGS = Settings(epochs=2, batch_size=16, image_size=32, lr=5e-4, **MILD)

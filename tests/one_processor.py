@@ -2,9 +2,9 @@
 
 import conftest  # noqa: F401  for the path
 
-import normalization
-import terminal
+from catdog.training import normalization
+from catdog import cli as terminal
 import train
 
 normalization.fuse = lambda network: network
-terminal.run_program(train.main)
+terminal.run(train.main)

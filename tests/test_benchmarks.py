@@ -6,10 +6,10 @@ import keras
 import pytest
 from conftest import draw_photos
 
-import demo
-import layouts
+from catdog.photos import drawings as demo
+from catdog.photos import index as layouts
 from benchmarks import measuring, predict, step
-from terminal import UserError
+from catdog.errors import UserError
 
 
 def test_without_photos_the_drawings_of_the_demo_are_measured(tmp_path, monkeypatch):

@@ -10,11 +10,11 @@ import tensorflow as tf
 from conftest import disk_full_at
 from PIL import Image
 
-import cache
+from catdog.photos import cache
 import data
-import layouts
-from recipe import Settings
-from terminal import UserError
+from catdog.photos import index as layouts
+from catdog.training.recipe import Settings
+from catdog.errors import UserError
 
 
 def save(path, colour=None, size=8):

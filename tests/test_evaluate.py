@@ -10,9 +10,9 @@ from conftest import draw_photos
 import data
 import evaluate
 import model
-import report
-import runs
-from terminal import UserError
+from catdog.scores import metrics as report
+from catdog.runs import run as runs
+from catdog.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_runs_of_different_sizes_are_compared_on_the_same_photos(folder, capsys)
 
 
 def test_what_fails_leaves_nothing(folder, tmp_path, monkeypatch):
-    import page
+    from catdog.scores import report as page
 
     (tmp_path / "exists").mkdir()
     with pytest.raises(UserError, match="--output: expected a new folder"):

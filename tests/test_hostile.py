@@ -12,7 +12,7 @@ import pytest
 from conftest import draw_photos, run_script
 from test_photos import ENCODINGS, EXTREMES
 
-import photos
+from catdog.photos import photo as photos
 
 BROKEN = int(os.environ.get("BROKEN_PHOTOS", 1000))
 

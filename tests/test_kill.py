@@ -154,7 +154,7 @@ def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on_from_another_folder(
 BUILD_CACHE = """
 import sys
 from pathlib import Path
-import cache, layouts
+from catdog.photos import cache, index as layouts
 found = layouts.find("photos")
 print("begun", flush=True)
 images, _, _ = cache.images(found, 64, Path(sys.argv[1]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import model
-import recipe
+from catdog.training import recipe
 
 
 def test_every_architecture_that_the_flag_offers_can_be_built():

@@ -19,14 +19,14 @@ import pytest
 from conftest import ROOT, draw_photos, run_script, users_environment
 from PIL import Image
 
-import explain
-import export
+from catdog.scores import explain
+from catdog.runs import export
 import model
-import photos
+from catdog.photos import photo as photos
 import predict
-import report
-import runs
-from terminal import UserError
+from catdog.scores import metrics as report
+from catdog.runs import run as runs
+from catdog.errors import UserError
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ import pytest
 import tensorflow as tf
 
 import data
-import guards
-import normalization
-import runs
+from catdog.training import guards
+from catdog.training import normalization
+from catdog.runs import run as runs
 import train
-import training
-from recipe import FIXED_SIZE, RECIPES, Settings, fit_to_size
-from terminal import UserError
+from catdog.training import optimizer as training
+from catdog.training.recipe import FIXED_SIZE, RECIPES, Settings, fit_to_size
+from catdog.errors import UserError
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
 

@@ -10,9 +10,10 @@ import threading
 import numpy as np
 from tqdm import tqdm
 
-import files
-import photos
-from terminal import UserError, printable
+from catdog import files
+from catdog.photos import photo as photos
+from catdog.errors import UserError
+from catdog.files import printable
 
 MAGIC = b"photos\x00\x03"  # the last digit changes whenever decoding or the index does
 
@@ -86,7 +87,7 @@ def _write(path, found, size, names, stats):
     bar = tqdm(total=len(found.paths), unit=" photos", desc="decoding", disable=None, leave=False)
     digests, errors = np.zeros(len(found.paths), "S16"), {}
     files.remove_leftovers(path.parent, age=24 * 3600)  # another process may be writing one now
-    whole = files.whole_file(path, "--cache-dir", make_folder=True)
+    whole = files.atomic_file(path, "--cache-dir", make_folder=True)
     with bar, whole as temporary, open(temporary, "wb") as file:
         for number, (image, digest, error) in enumerate(_decode_all(found, size)):
             if error is None:

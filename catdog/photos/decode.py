@@ -5,9 +5,9 @@ import queue
 import threading
 from concurrent.futures import Future
 
-import photos
-from photos import PhotoError
-from terminal import UserError
+from catdog.photos import photo as photos
+from catdog.photos.photo import PhotoError
+from catdog.errors import UserError
 
 AHEAD = 256  # photos found but not yet handed on; bounds the memory
 BATCH = 8  # photos; on two cores one alone is as quick, on many more cores it is not

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from terminal import UserError, printable, say
+from catdog.cli import say
+from catdog.errors import UserError
+from catdog.files import printable
 
 HELP = ("names of photos to leave out, one a line: cat.4085, or a path below the data folder; "
         "# begins a comment")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-import photos
-from terminal import UserError, printable, say, some_names
+from catdog.photos import photo as photos
+from catdog.cli import say
+from catdog.errors import UserError
+from catdog.files import printable, some_names
 
 KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
 NUMBER_NAME = re.compile(r"(?:(cat|dog)\.)?(\d+)\.\w+", re.IGNORECASE)

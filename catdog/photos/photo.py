@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  it adds WEBP to Image.OPEN
 
-from terminal import printable
+from catdog.files import printable
 
 Image.preinit()  # adds the other formats
 

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-import files
-import photos
-import runs
-import terminal
-from terminal import UserError, say
+from catdog import files
+from catdog.photos import photo as photos
+from catdog.runs import run as runs
+from catdog import cli as terminal
+from catdog.cli import say
+from catdog.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference to Keras of a logit
 
@@ -43,18 +44,18 @@ def export(run, images):
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",  # a GPU is not needed, rounds more, and may be full
     }
-    with files.whole_file(Path(run) / "model.tflite") as temporary:
+    with files.atomic_file(Path(run) / "model.tflite") as temporary:
         child = subprocess.run(
-            [sys.executable, "-c", "import sys, export; export.convert(*sys.argv[1:])",
+            [sys.executable, "-c", "import sys; from catdog.runs import export; export.convert(*sys.argv[1:])",
              Path(run).resolve(), temporary.resolve()],
-            cwd=Path(__file__).parent, env=environment, input=images_file.getvalue(),
+            cwd=Path(__file__).parents[2], env=environment, input=images_file.getvalue(),
             capture_output=True,
         )
         if child.returncode:
             reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            reason = reason.removeprefix("terminal.UserError: ")
+            reason = reason.removeprefix("UserError: ")
             raise UserError(f"cannot export to LiteRT (exit code {child.returncode}): "
-                            f"{terminal.printable(reason[:300])}")
+                            f"{printable(reason[:300])}")
         digest = files.sha256(temporary)
     config = runs.read_config(run, flag="RUN")
     runs.write_json(Path(run) / "config.json", {**config, "litert_sha256": digest})
@@ -91,11 +92,11 @@ def main(argv=None):
         try:
             images.append(photos.load_photo(path, size))
         except photos.PhotoError as error:
-            raise UserError(f"PHOTO: cannot read {terminal.printable(path)}: {error}") from None
+            raise UserError(f"PHOTO: cannot read {printable(path)}: {error}") from None
     export(args.run, np.stack(images))
-    say(f"wrote {terminal.printable(Path(args.run) / 'model.tflite')}")
+    say(f"wrote {printable(Path(args.run) / 'model.tflite')}")
     return 0
 
 
 if __name__ == "__main__":
-    terminal.run_program(main)
+    terminal.run(main)

@@ -23,12 +23,15 @@ from pathlib import Path
 
 import numpy as np
 
-import files
-import report
-import safe_load
-from terminal import UserError, printable, quiet, say
+from catdog import files
+from catdog.scores import metrics as report
+from catdog.runs import safe_load
+from catdog.backend import quiet
+from catdog.cli import say
+from catdog.errors import UserError
+from catdog.files import printable
 
-WEIGHTS = Path(__file__).parent / "weights"  # the run that comes with the project
+WEIGHTS = Path(__file__).parents[2] / "weights"  # the run that comes with the project
 
 # --- Writing --------------------------------------------------------------------------------------
 
@@ -36,7 +39,7 @@ WEIGHTS = Path(__file__).parent / "weights"  # the run that comes with the proje
 def create(run, config):
     """Makes a new run directory with its `config.json`; returns the folders made, inmost first."""
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
-    with files.whole_folder(run) as temporary:
+    with files.atomic_folder(run) as temporary:
         write_json(temporary / "config.json", config)
     return made
 
@@ -67,7 +70,7 @@ def from_here(run, config, key):
 
 
 def write_json(path, content):
-    with files.whole_file(path) as temporary:
+    with files.atomic_file(path) as temporary:
         temporary.write_text(json.dumps(json.loads(report.to_json(content)), indent=2) + "\n")
 
 
@@ -76,14 +79,14 @@ def write_history(run, rows):
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with files.whole_file(run / "history.csv") as temporary:
+    with files.atomic_file(run / "history.csv") as temporary:
         temporary.write_text(text.getvalue())
 
 
 def write_checkpoint(run, state, arrays):
     """Keeps a `state` that JSON can hold and a list of arrays, in one file."""
     named = {f"array{i}": array for i, array in enumerate(arrays)}
-    with files.whole_file(run / "checkpoint.npz") as temporary:
+    with files.atomic_file(run / "checkpoint.npz") as temporary:
         np.savez(temporary, state=np.array(json.dumps(state)), **named)
 
 
@@ -117,7 +120,7 @@ def check_resumable(run):
 
 def save_network(run, network):
     """Writes `model.keras`: architecture and weights, without the optimizer's state."""
-    with files.whole_file(run / "model.keras") as temporary:
+    with files.atomic_file(run / "model.keras") as temporary:
         network.save(temporary)
 
 
@@ -127,7 +130,7 @@ def write_trained_on(run, dataset, init=None):
 
     hashes = data.name_hashes([dataset.names[i] for i in dataset.splits["train"]])
     before = None if init is None else _read_trained_on(init)
-    with files.whole_file(run / "trained_on.npy") as temporary:
+    with files.atomic_file(run / "trained_on.npy") as temporary:
         np.save(temporary, hashes if before is None else np.union1d(hashes, before))
 
 

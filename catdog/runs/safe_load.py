@@ -9,7 +9,7 @@ import json
 import math
 import zipfile
 
-from terminal import printable
+from catdog.files import printable
 
 MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 MAX_CONFIG = 2**20  # bytes; ours have 40 KB

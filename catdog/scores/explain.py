@@ -8,10 +8,11 @@ import os
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-import files
-import photos
-import runs
-from terminal import UserError, printable
+from catdog import files
+from catdog.photos import photo as photos
+from catdog.runs import run as runs
+from catdog.errors import UserError
+from catdog.files import printable
 
 INK, PAPER = "#1f2933", "#ffffff"
 # From no activity to the most, light rising all the way: readable in grey and by the colour-blind.
@@ -40,7 +41,7 @@ class Folder:
             count += 1
             name = f"{stem}-{count}"
         self.used.add(name.casefold())
-        with files.whole_file(self.folder / f"{name}{self.ending}") as temporary:
+        with files.atomic_file(self.folder / f"{name}{self.ending}") as temporary:
             image.save(temporary, quality=92)
 
 

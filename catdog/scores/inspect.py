@@ -11,11 +11,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import data
-import files
-import photos
-import report
-import runs
-from terminal import UserError, printable, progress, say
+from catdog import files
+from catdog.photos import photo as photos
+from catdog.scores import metrics as report
+from catdog.runs import run as runs
+from catdog.cli import progress, say
+from catdog.errors import UserError
+from catdog.files import printable
 
 LINES = 12  # of a list that is printed; --output writes all
 NEAR_BITS = 6  # of 64 in which the hashes of near-identical photos may differ
@@ -272,7 +274,7 @@ def inspect(dataset, classifier=None, output=None):
                                       for row in rows[: 1 + 2 * LINES]], left=5)))
         sheet = contact_sheet(dataset, rows, members) if output else None
     if output:
-        with files.whole_folder(output) as temporary:
+        with files.atomic_folder(output) as temporary:
             with open(temporary / name, "w", newline="", encoding="utf-8",
                       errors="surrogateescape") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-import files
-import photos
-from terminal import UserError, printable, say
+from catdog import files
+from catdog.photos import photo as photos
+from catdog.cli import say
+from catdog.errors import UserError
+from catdog.files import printable
 
 NUMBERED = re.compile(r"(\d+)\.\w+", re.ASCII)
 IDS = 12_500
@@ -46,7 +48,7 @@ def write(path, dogs, metric, clip):
         metric: what the edition scores: `accuracy` takes 0 or 1, `log-loss` the probability.
         clip: distance from 0 and 1 that probabilities keep.
     """
-    with files.whole_file(Path(path)) as temporary, open(temporary, "w") as file:
+    with files.atomic_file(Path(path)) as temporary, open(temporary, "w") as file:
         file.write("id,label\n")
         for number, dog in sorted(dogs.items()):
             if dog is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-import files
-import report
+from catdog import files
+from catdog.scores import metrics as report
 
 TITLE, TEXT, LABEL, GRID = "#1f2933", "#3e4c59", "#7b8794", "#e4e7eb"
 BLUE, ORANGE, GREY = "#1f5fa8", "#e07b39", "#52606d"
@@ -18,7 +18,7 @@ COLORS = (BLUE, ORANGE, "#2a9d6f", "#b5446e", "#7a5cc0", "#8c6d1f", "#3aa6b9", G
 
 def save(figure, path):
     """Writes a PNG, whole or not at all."""
-    with files.whole_file(Path(path)) as temporary:
+    with files.atomic_file(Path(path)) as temporary:
         figure.savefig(temporary, format="png", backend="agg")
 
 

@@ -11,9 +11,9 @@ from html import escape
 import numpy as np
 from PIL import Image, ImageOps
 
-import explain
-import photos
-from terminal import printable
+from catdog.scores import explain
+from catdog.photos import photo as photos
+from catdog.files import printable
 
 CERTAIN_MISTAKES, LEAST_CERTAIN, RIGHT = 12, 12, 8  # photos shown
 PHOTO_SIDE = 320  # px, the longer side of a photo shown

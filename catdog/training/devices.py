@@ -11,8 +11,8 @@ import os
 import sys
 
 import data
-from data import keras, tf  # imported there, without their noise
-from terminal import UserError
+from catdog.backend import keras, tf
+from catdog.errors import UserError
 
 
 def check_backend():

@@ -3,7 +3,8 @@
 import keras
 import numpy as np
 
-from terminal import UserError, say
+from catdog.cli import say
+from catdog.errors import UserError
 
 LIKELY_CAUSES = """\
 Likely causes: a learning rate that is too high (--lr, here {lr:g}); a batch of very few photos

@@ -23,7 +23,9 @@ import threading
 import time
 from pathlib import Path
 
-from terminal import Terminated, UserError, printable, say
+from catdog.cli import Terminated, say
+from catdog.errors import UserError
+from catdog.files import printable
 
 WAIT = 300  # seconds for the others to be started
 PULSE = 2  # seconds between signs of life

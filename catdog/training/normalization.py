@@ -1,6 +1,6 @@
 """Batch normalization as TensorFlow computes it fastest, for training on that backend."""
 
-from data import keras, tf  # imported there, without their noise
+from catdog.backend import keras, tf
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):

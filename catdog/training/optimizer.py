@@ -11,13 +11,14 @@ import numpy as np
 from tqdm import tqdm
 
 import data
-import distribution
-import guards
+from catdog.training import devices as distribution
+from catdog.training import guards
 import model as networks
-import normalization
-import recipe
-import runs
-from terminal import UserError, printable
+from catdog.training import normalization
+from catdog.training import recipe
+from catdog.runs import run as runs
+from catdog.errors import UserError
+from catdog.files import printable
 
 
 def best_precision(device):

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import download
-from download import DownloadError, download_photos, fetch, unpack
+from catdog.photos import download
+from catdog.photos.download import DownloadError, download_photos, fetch, unpack
 
 CONTENT = random.Random(0).randbytes(300_000)
 SUM = hashlib.sha256(CONTENT).hexdigest()

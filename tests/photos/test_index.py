@@ -7,8 +7,8 @@ import pytest
 from test_data import save
 
 import data
-import layouts
-from terminal import UserError
+from catdog.photos import index as layouts
+from catdog.errors import UserError
 
 
 def fill(root, *folders, photos=1):

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import photos
-from photos import PhotoError, find_files, load_photo, open_photo, printable
+from catdog.photos import photo as photos
+from catdog.photos.photo import PhotoError, find_files, load_photo, open_photo, printable
 
 # pytest puts its own warning filters in the place of the one that photos.py sets when imported.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")

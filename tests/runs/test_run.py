@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import disk_full_at
 
-import files
+from catdog import files
 import model
-import runs
-from terminal import UserError
+from catdog.runs import run as runs
+from catdog.errors import UserError
 
 CONFIG = {"classes": ["cat", "dog"], "score_size": 64, "temperature": 1.0}
 
@@ -54,12 +54,12 @@ def test_a_checkpoint_comes_back_as_it_was_written_and_a_torn_one_is_refused(tmp
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     (tmp_path / "file").write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.whole_file(tmp_path / "file") as temporary:
+    with pytest.raises(KeyboardInterrupt), files.atomic_file(tmp_path / "file") as temporary:
         temporary.write_text("ne")
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
-    with files.whole_file(tmp_path / "file") as temporary:
+    with files.atomic_file(tmp_path / "file") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "file").read_text() == "new"
 
@@ -108,7 +108,7 @@ def test_a_folder_that_may_no_longer_be_written_to_or_is_gone_ends_in_one_line(
 
 def test_a_report_that_cannot_be_written_is_not_there_at_all(tmp_path):
     with disk_full_at(1000), pytest.raises(UserError, match=r"--output: .*report: "), \
-            files.whole_folder(tmp_path / "report") as folder:
+            files.atomic_folder(tmp_path / "report") as folder:
         (folder / "small").write_text("x")
         (folder / "large").write_text("x" * 2000)
     assert list(tmp_path.iterdir()) == []

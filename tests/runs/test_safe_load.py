@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT
 
 import model
-import runs
-from terminal import UserError
+from catdog.runs import run as runs
+from catdog.errors import UserError
 
 CASES = int(os.environ.get("BROKEN_MODELS", 40))  # of each kind
 
@@ -335,8 +335,9 @@ def test_a_litert_network_that_disagrees_with_config_json_is_refused(litert_run)
 
 
 LOAD_AND_RUN = """
-import sys, numpy as np, resource, runs
-from terminal import UserError
+import sys, numpy as np, resource
+from catdog.runs import run as runs
+from catdog.errors import UserError
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 try:
     run = runs.Classifier(sys.argv[1], litert=True)

@@ -10,10 +10,10 @@ from conftest import draw_photos
 from PIL import Image, ImageEnhance
 
 import data
-import exclusion
-import inspection
+from catdog.photos import exclusion
+from catdog.scores import inspect as inspection
 import train
-from terminal import UserError
+from catdog.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import report
+from catdog.scores import metrics as report
 
 CLASSES = ["cat", "dog"]
 LABELS = [0, 0, 1, 1]
@@ -257,4 +257,4 @@ def test_import_is_light_and_plots_leave_no_state(tmp_path):
                "plots.plot_history([], sys.argv[1])\n"
                "assert 'matplotlib.pyplot' not in sys.modules\n")
     subprocess.run([sys.executable, "-c", program, tmp_path / "curves.png"], check=True,
-                   cwd=Path(report.__file__).parent)
+                   cwd=Path(report.__file__).parents[2])

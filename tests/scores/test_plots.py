@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import plots
-from terminal import UserError
+from catdog.scores import plots
+from catdog.errors import UserError
 
 
 def history(epochs):

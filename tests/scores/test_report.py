@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-import page
-import plots
-import report
+from catdog.scores import report as page
+from catdog.scores import plots
+from catdog.scores import metrics as report
 
 CONFIG = {"settings": {"lr": 0.005, "arch": "<plain>"}, "classes": ["cat", "dog"], "exclude": []}
 

@@ -17,9 +17,9 @@ from conftest import ROOT, draw_photos, run_script, users_environment
 from test_hosts import end, free_addresses
 
 import data
-import distribution
-import hosts
-from recipe import Settings
+from catdog.training import devices as distribution
+from catdog.training import hosts
+from catdog.training.recipe import Settings
 
 JAX = {"KERAS_BACKEND": "jax"}
 TWO_DEVICES = {**JAX, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

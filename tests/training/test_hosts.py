@@ -13,13 +13,14 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
-import hosts
+from catdog.training import hosts
 
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-import hosts, terminal
+from catdog.training import hosts
+from catdog import cli as terminal
 
 hosts.WAIT, hosts.SILENCE, hosts.PULSE = 20, {silence}, 0.2
 
@@ -27,7 +28,7 @@ def main():
     with hosts.join({addresses!r}, {rank}) as team:
         {body}
 
-terminal.run_program(main)
+terminal.run(main)
 """
 
 

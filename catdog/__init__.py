@@ -1,0 +1,15 @@
+"""Small convolutional networks that tell cats from dogs, or any other classes.
+
+Five scripts stand above this package: train.py, evaluate.py, predict.py, model.py (the networks)
+and data.py (the data set). They call four rooms, none of which imports a script:
+
+    photos/    from a path to decoded pixels on disk
+    training/  what a training step and a schedule are, and on which devices
+    runs/      a run directory, and the trained network in it as a classifier
+    scores/    from labels and probabilities to metrics, tables, plots and pages
+
+    cli.py      what the scripts share at the terminal
+    backend.py  Keras and TensorFlow, loaded at first use and without their noise
+    files.py    files that are written atomically, paths that can be printed
+    errors.py   UserError
+"""

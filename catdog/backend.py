@@ -1,0 +1,75 @@
+"""Keras and TensorFlow, loaded at first use and without their noise.
+
+Loading takes four to six seconds, so that nobody loads them who does not need them:
+
+    from catdog.backend import keras, layers, tf    costs nothing
+    keras.Input(...)                                loads Keras
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+import sys
+import types
+from collections.abc import Iterator
+
+from catdog.errors import UserError
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what libraries print to stderr while they are loaded.
+
+    TensorFlow prints six lines before it looks at TF_CPP_MIN_LOG_LEVEL; set that variable to see
+    them.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        del os.environ["TF_CPP_MIN_LOG_LEVEL"]
+
+
+@functools.cache
+def _load(name: str) -> types.ModuleType:
+    try:
+        with quiet():
+            module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] not in ("keras", "tensorflow"):
+            raise _cannot_load(error) from None
+        raise UserError(
+            f"this needs {error.name}, which is not installed: pip install -r requirements.txt"
+        ) from None
+    except (ImportError, ValueError) as error:
+        raise _cannot_load(error) from None
+    if name == "tensorflow" and keras.backend.backend() != "tensorflow":
+        module.config.set_visible_devices([], "GPU")  # its memory is for the other backend
+    return module
+
+
+def _cannot_load(error: Exception) -> UserError:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    return UserError(f"cannot load Keras, with KERAS_BACKEND={backend}: {error}")
+
+
+class _Lazy(types.ModuleType):
+    """A module that is loaded when something of it is asked for."""
+
+    def __getattr__(self, name: str):
+        return getattr(_load(self.__name__), name)
+
+
+keras = _Lazy("keras")
+layers = _Lazy("keras.layers")
+tf = _Lazy("tensorflow")
