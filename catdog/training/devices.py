@@ -1,65 +1,113 @@
 """The devices that a network is trained on: all of this machine, or of several.
 
 Every device holds the whole network and takes an equal share of each batch, so that the losses are
-those of one device. With TensorFlow it is `tf.distribute.MirroredStrategy`, on one machine; with
-JAX it is `keras.distribution.DataParallel`, on one machine or several (see hosts.py). Where there
-is one device, nothing here changes anything.
+those of one device. TensorFlow does it with `tf.distribute.MirroredStrategy`, on one machine; JAX
+with `keras.distribution.DataParallel`, on one machine or several. With one device, nothing here
+changes anything.
+
+The words for several processes are JAX's: the coordinator is the process that the others connect
+to, and each has a process index, from 0.
 """
 
+import atexit
 import contextlib
+import hashlib
+import json
 import os
 import sys
+from collections.abc import Iterator
 
-import data
+import numpy as np
+
 from catdog.backend import keras, tf
 from catdog.errors import UserError
 
-
-def check_backend():
-    """Raises `UserError` where --hosts is not for the backend.
-
-    TensorFlow's `MultiWorkerMirroredStrategy` fails in Keras's `fit` (keras#20585).
-    """
-    if keras.backend.backend() != "jax":
-        raise UserError(f"--hosts: expected KERAS_BACKEND=jax, got the backend "
-                        f"{keras.backend.backend()}, which trains on one machine")
-
-
-def initialize(team):
-    """Connects the JAX of every process, before anything is computed."""
-    if len(team.hosts) == 1:
-        return
-    # Keras would draw a common seed over the network, and needs none.
-    keras.utils.set_random_seed(0)
-    try:
-        keras.distribution.initialize(",".join(team.hosts), len(team.hosts), team.rank)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--hosts: JAX cannot connect to {team.hosts[0]}: {reason}") from None
-
-
-def devices():
-    """The devices to train on, such as `gpu:0`, of all machines: the best kind that there is."""
-    return keras.distribution.list_devices()
-
-
-def of_this_machine():
-    """How many devices this process has, and of which kind; JAX needs as many in every process."""
-    kind = devices()[0].split(":")[0]
-    if keras.backend.backend() != "jax":
-        return f"{len(devices())} {kind}"
-    import jax  # Keras lists those of all machines
-
-    return f"{jax.local_device_count()} {kind}"
+HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends the others
+SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which scores the network
 
 
 @contextlib.contextmanager
-def scope(team):
-    """In this block networks are built, trained and scored on all devices; all processes enter it.
+def join(
+    coordinator: str | None = None, processes: int = 1, index: int = 0, cluster: bool = False
+) -> Iterator[None]:
+    """Connect the processes of a distributed run, before anything is computed.
 
-    They do so together: Gloo, which connects processors for JAX, waits for 30 seconds at first.
+    Args:
+        coordinator: HOST:PORT of process 0, or None for a single process.
+        processes: how many there are; index: which of them this is, from 0.
+        cluster: let JAX find all this out from Slurm, Open MPI, Kubernetes or a TPU pod.
+    Raises:
+        UserError: a backend other than JAX, or processes that cannot be connected. TensorFlow's
+            `MultiWorkerMirroredStrategy` fails in Keras's `fit` (keras#20585).
     """
-    team.meet()
+    if not coordinator and not cluster:
+        yield
+        return
+    if keras.backend.backend() != "jax":
+        raise UserError(
+            f"expected KERAS_BACKEND=jax, got the backend {keras.backend.backend()}, which trains "
+            "on one machine"
+        )
+    import jax
+
+    where = {} if cluster else {
+        "coordinator_address": coordinator, "num_processes": processes, "process_id": index
+    }  # fmt: skip
+    try:
+        jax.distributed.initialize(
+            **where, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"JAX cannot connect the processes: {reason}") from None
+    keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
+    try:
+        yield
+    except BaseException as error:
+        # JAX's own exit handler would wait for the other processes, which wait for this one.
+        atexit.register(os._exit, _exit_code(error))
+        raise
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, UserError):
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        return 130 if type(error) is KeyboardInterrupt else 143
+    return 1
+
+
+def index() -> int:
+    """Return the index of this process; process 0 alone writes and prints the results."""
+    return _jax().process_index() if processes() > 1 else 0
+
+
+def processes() -> int:
+    """Return the number of processes that train together."""
+    return _jax().process_count() if keras.backend.backend() == "jax" else 1
+
+
+def _jax():
+    import jax
+
+    return jax
+
+
+def devices() -> list[str]:
+    """Return the devices to train on, such as `gpu:0`, of all machines: the best kind there is."""
+    return keras.distribution.list_devices()
+
+
+def of_this_machine() -> str:
+    """Return how many devices this process has, and of which kind."""
+    kind = devices()[0].split(":")[0]
+    count = len(devices()) if processes() == 1 else _jax().local_device_count()
+    return f"{count} {kind}"
+
+
+@contextlib.contextmanager
+def scope() -> Iterator[None]:
+    """Build, train and score networks on all devices in this block; all processes enter it."""
     names = devices()
     if len(names) == 1:
         yield
@@ -67,15 +115,13 @@ def scope(team):
         with tf.distribute.MirroredStrategy([f"/{name}" for name in names]).scope():
             yield
     else:
-        # Each process reads its own share of a batch; Keras would have each read all of it.
-        parallel = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-        with parallel.scope(), _stdout_to_stderr():
+        with keras.distribution.DataParallel(devices=names).scope(), _stdout_to_stderr():
             yield
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr():
-    """Keeps what JAX's collectives say, a line of Gloo's, out of the results."""
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keep a line that JAX's collectives print on processors, of Gloo, out of the results."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -87,21 +133,8 @@ def _stdout_to_stderr():
         os.close(kept)
 
 
-def share():
-    """(i, n): this process takes the i-th of n equal parts of every batch."""
-    parallel = keras.distribution.distribution()
-    return (parallel.data_shard_id, parallel.num_processes) if parallel else (0, 1)
-
-
-def evaluation_batches(dataset, members, batch_size, size):
-    """`data.evaluation_batches`, in equal shares where there are several devices."""
-    if keras.distribution.distribution() or tf.distribute.has_strategy():
-        return data.shared_evaluation_batches(dataset, members, batch_size, size, share())
-    return data.evaluation_batches(dataset, members, batch_size, size)
-
-
-def synchronize(network):
-    """Has batch normalization take its mean and variance over all of a batch, not a share of it.
+def synchronize(network: "keras.Model") -> None:
+    """Have batch normalization use the mean and variance of a whole batch, not of a share of it.
 
     JAX computes so anyway.
     """
@@ -111,14 +144,59 @@ def synchronize(network):
                 layer.synchronized = True
 
 
-def divisible(batch_size):
-    """The largest batch of at most so many photos that all devices have an equal share of."""
+def divisible(batch_size: int) -> int:
+    """Return the largest batch of at most so many photos that all devices can share equally."""
     return batch_size - batch_size % len(devices())
 
 
-def check_batch_size(batch_size, flag):
-    """Raises `UserError` where the devices cannot have equal shares of a batch."""
+def check_batch_size(batch_size: int) -> None:
+    """Raise UserError if the devices cannot share a batch equally."""
     count = len(devices())
     if batch_size % count or not batch_size:
-        raise UserError(f"{flag}: expected batches of a multiple of {count} photos, as there are "
-                        f"{count} devices, got {batch_size}")
+        raise UserError(
+            f"expected a batch of a multiple of {count} photos, as there are {count} devices, got "
+            f"{batch_size}"
+        )
+
+
+# --- What all processes know ----------------------------------------------------------------------
+
+
+def broadcast(content: object) -> object:
+    """Return to every process what JSON can hold of `content` in process 0."""
+    if processes() == 1:
+        return content
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(json.dumps(content).encode(), np.uint8)
+    # Arrays must have one shape everywhere: first comes the length, then the content.
+    length = int(multihost_utils.broadcast_one_to_all(np.array(len(data))))
+    data = np.resize(data, length) if len(data) else np.zeros(length, np.uint8)
+    data = multihost_utils.broadcast_one_to_all(data.astype(np.uint8))
+    return json.loads(np.asarray(data).tobytes())
+
+
+def broadcast_arrays(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Return to every process the arrays of process 0, which have the same shapes everywhere."""
+    if processes() == 1:
+        return arrays
+    from jax.experimental import multihost_utils
+
+    return [np.asarray(array) for array in multihost_utils.broadcast_one_to_all(arrays)]
+
+
+def agree(facts: dict[str, object]) -> None:
+    """Raise UserError in every process unless all have the same `facts`, named in the message."""
+    if processes() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    digests = [hashlib.sha256(json.dumps(fact).encode()).digest()[:4] for fact in facts.values()]
+    mine = np.frombuffer(b"".join(digests), np.int32)
+    everybodys = np.asarray(multihost_utils.process_allgather(mine))  # (processes, facts)
+    differing = [
+        name for name, column in zip(facts, everybodys.T, strict=True) if len(set(column)) > 1
+    ]
+    if differing:
+        shown = "; ".join(f"{name} {facts[name]} in process {index()}" for name in differing)
+        raise UserError(f"expected all processes to have the same {shown}")
