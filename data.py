@@ -416,7 +416,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
 
-    from catdog.runs import run
     from catdog.runs.classifier import Classifier
     from catdog.scores import inspect
 

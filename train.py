@@ -216,35 +216,26 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def resume(folder: Path) -> int:
-    """Go on with a run from its checkpoint; of several processes, the first one needs it."""
-    config = None
-    with cli.blame("--resume"):
-        if devices.index() == 0:
-            config = run.read_config(folder)
-            if not run.is_finished(folder):
-                run.check_resumable(folder)
-            else:
-                run.clean(folder)
-                config["finished"] = True
-        config = devices.broadcast(config)
-        settings = Settings.from_dict(config.get("settings"))
-        data_dir, cache_dir = (
-            run.from_run(folder, config[key]) for key in ("data_dir", "cache_dir")
-        )
-    if config.get("finished"):
-        say(
-            f"{printable(folder)} is finished. Next:  python evaluate.py --model {quoted(folder)} "
-            f"--data-dir {quoted(data_dir)}"
-        )
-        return 0
-    dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
-    if dataset.digest() != config["digest"]:
-        raise UserError(
-            f"expected the photos that the run began with, {config['splits']}, got others in "
-            f"{printable(data_dir)}, {dataset.split_sizes()}",
-            "--resume",
-        )
-    return train(folder, config, settings, dataset)
+    """Go on with a run from its checkpoint."""
+    with cli.blame("--resume"), devices.own_copy(folder, run.TO_RESUME) as copy:
+        config = run.read_config(copy)
+        settings = Settings.from_dict(config["settings"])
+        data_dir = run.from_run(folder, config["data_dir"])
+        cache_dir = run.from_run(folder, config["cache_dir"])
+        if run.is_finished(copy):
+            run.clean(copy)
+            say(
+                f"{printable(folder)} is finished. Next:  python evaluate.py --model "
+                f"{quoted(folder)} --data-dir {quoted(data_dir)}"
+            )
+            return 0
+        run.check_resumable(copy)
+        dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
+        if dataset.digest() != config.get("digest"):
+            raise UserError(
+                f"expected the photos that the run began with, got others in {printable(data_dir)}"
+            )
+        return train(copy, config, settings, dataset)
 
 
 def load_photos(data_dir: str, cache_dir: str, settings: Settings, exclude: list) -> data.Dataset:
@@ -289,8 +280,8 @@ def complete(settings: Settings, dataset: data.Dataset, batch_size: int | None) 
     settings = recipe.fit_to_size(settings, len(dataset.splits["train"]), batch_size)
     if batch_size is None:
         settings = dataclasses.replace(settings, batch_size=devices.divisible(settings.batch_size))
-    precision = devices.broadcast(optimizer.best_precision(devices.devices()[0]))
-    return dataclasses.replace(settings, precision=precision)
+    precision = devices.broadcast(optimizer.best_precision(devices.devices()[0]).encode())
+    return dataclasses.replace(settings, precision=precision.decode())
 
 
 def train(folder: Path, config: dict, settings: Settings, dataset: data.Dataset) -> int:
@@ -351,10 +342,9 @@ def fit(
 
     keras.utils.set_random_seed(settings.seed)
     steps = len(dataset.splits["train"]) // settings.batch_size
-    checkpoint = read_checkpoint(folder)
-    network = build(settings, dataset.classes, steps, fresh=checkpoint is None)
+    network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint(folder))
     average = WeightAverage(network, steps)
-    rows = restore(network, average, checkpoint, settings)
+    rows = restore(folder, network, average, settings)
     progress = Progress(lambda seconds: say(estimate(seconds * steps, len(rows), settings)))
     callbacks = [average, progress, keras.callbacks.TerminateOnNaN(raise_error=True), *callbacks]
     same_label = 0
@@ -372,7 +362,7 @@ def fit(
                 verbose=0,
             )
         except RuntimeError as error:
-            raise explained(error, epoch, steps, settings) from error
+            raise not_finite(error, epoch, steps, settings) from error
         validation = data.evaluation_batches(
             dataset,
             dataset.splits["validation"],
@@ -453,72 +443,52 @@ def class_weights(dataset: data.Dataset) -> dict[int, float]:
     return dict(enumerate(weights.tolist()))
 
 
-def explained(error: RuntimeError, epoch: int, steps: int, settings: Settings) -> Exception:
-    """Return the error of `TerminateOnNaN` with its place and likely causes, others as they are."""
-    found = re.search(
-        r"NaN or Inf loss encountered at batch (\d+)\. Loss value: (\S+)\.", str(error)
-    )
-    if not found:
-        return error
-    return UserError(
-        f"expected a finite loss, got {found[2]} in epoch {epoch + 1} at step {int(found[1]) + 1} "
-        f"of {steps}\n{LIKELY_CAUSES.format(lr=settings.lr, batch_size=settings.batch_size)}"
-    )
-
-
 # --- Checkpoints ----------------------------------------------------------------------------------
 
 
-def read_checkpoint(folder: Path) -> tuple[dict, list[np.ndarray]] | None:
-    """Return the state and arrays of the checkpoint of process 0, or None if there is none."""
-    checkpoint = None
-    if devices.index() == 0:
-        with cli.blame("--resume"):
-            checkpoint = run.read_checkpoint(folder)
-    state = devices.broadcast(checkpoint and checkpoint[0])
-    return None if state is None else (state, checkpoint[1] if checkpoint else [])
-
-
-def restore(network, average, checkpoint, settings: Settings) -> list[dict]:
-    """Put a checkpoint into place; return the rows of its history, none without a checkpoint."""
-    if checkpoint is None:
-        return []
-    state, arrays = checkpoint
-    variables = [*network.variables, *network.optimizer.variables]
-    expected = [*(tuple(v.shape) for v in variables), *(w.shape for w in average.weights)]
-    if devices.index() == 0:
-        with cli.blame("--resume"):
-            run.check_arrays(arrays, expected)
-    else:
-        arrays = [np.zeros(shape, np.float32) for shape in expected]
-    arrays = devices.broadcast_arrays(arrays)
+def restore(folder: Path, network: keras.Model, average, settings: Settings) -> list[dict]:
+    """Put the checkpoint of a run into place; return the rows of its history, none without one."""
+    with cli.blame("--resume"):
+        checkpoint = run.read_checkpoint(folder)
+        if checkpoint is None:
+            return []
+        state, arrays = checkpoint
+        variables = [*network.variables, *network.optimizer.variables]
+        run.check_arrays(arrays, [tuple(each.shape) for each in [*variables, *average.weights]])
     for variable, array in zip(variables, arrays, strict=False):
         variable.assign(array)
     average.weights = [np.array(array) for array in arrays[len(variables) :]]
     average.updates = state["updates"]
-    done = len(state["history"])
-    if devices.index() == 0:
-        say(
-            f"Going on at epoch {done + 1} of {settings.epochs}"
-            if done < settings.epochs
-            else f"All {done} epochs are done; going on with the scores"
-        )
     return state["history"]
 
 
 def write_checkpoint(folder: Path, network, average, rows: list[dict], settings: Settings) -> None:
-    """Write all that a resumed run needs, in process 0; raise UserError if it is not finite."""
+    """Write all that a resumed run needs; raise UserError if it is not finite."""
     variables = [*network.variables, *network.optimizer.variables]
     arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
     arrays += average.weights
     if not all(np.isfinite(array).all() for array in arrays):
         raise UserError(
-            f"expected finite weights after epoch {len(rows)}, got nan or inf\n"
-            f"{LIKELY_CAUSES.format(lr=settings.lr, batch_size=settings.batch_size)}"
+            f"expected finite weights after epoch {len(rows)}, got nan or inf\n{causes(settings)}"
         )
     if devices.index() == 0:
         run.write_checkpoint(folder, {"updates": average.updates, "history": rows}, arrays)
         run.write_history(folder, rows)
+
+
+def not_finite(error: RuntimeError, epoch: int, steps: int, settings: Settings) -> Exception:
+    """Return the error of `TerminateOnNaN` with its place and likely causes, others as they are."""
+    found = re.search(r"NaN or Inf loss .* at batch (\d+)\. Loss value: (\S+)\.", str(error))
+    if not found:
+        return error
+    return UserError(
+        f"expected a finite loss, got {found[2]} in epoch {epoch + 1} at step {int(found[1]) + 1} "
+        f"of {steps}\n{causes(settings)}"
+    )
+
+
+def causes(settings: Settings) -> str:
+    return LIKELY_CAUSES.format(lr=settings.lr, batch_size=settings.batch_size)
 
 
 # --- Before and after -----------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 
 from catdog.errors import UserError
 
-
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 ASKED_FOR = LOG_LEVEL in os.environ  # whoever sets it wants to see what TensorFlow says
 

@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -162,41 +164,54 @@ def check_batch_size(batch_size: int) -> None:
 # --- What all processes know ----------------------------------------------------------------------
 
 
-def broadcast(content: object) -> object:
-    """Return to every process what JSON can hold of `content` in process 0."""
+def broadcast(content: bytes | None) -> bytes | None:
+    """Return to every process the bytes that process 0 gives."""
     if processes() == 1:
         return content
-    from jax.experimental import multihost_utils
+    from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    data = np.frombuffer(json.dumps(content).encode(), np.uint8)
-    # Arrays must have one shape everywhere: first comes the length, then the content.
-    length = int(multihost_utils.broadcast_one_to_all(np.array(len(data))))
-    data = np.resize(data, length) if len(data) else np.zeros(length, np.uint8)
-    data = multihost_utils.broadcast_one_to_all(data.astype(np.uint8))
-    return json.loads(np.asarray(data).tobytes())
+    # Arrays must have one shape everywhere: the length comes first, then the content.
+    length = int(broadcast_one_to_all(np.array(-1 if content is None else len(content))))
+    if length < 0:
+        return None
+    data = np.frombuffer(content, np.uint8) if index() == 0 else np.zeros(length, np.uint8)
+    return np.asarray(broadcast_one_to_all(data)).tobytes()
 
 
-def broadcast_arrays(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Return to every process the arrays of process 0, which have the same shapes everywhere."""
-    if processes() == 1:
-        return arrays
-    from jax.experimental import multihost_utils
+@contextlib.contextmanager
+def own_copy(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder to read from: `folder` in process 0, a copy of its files in the others.
 
-    return [np.asarray(array) for array in multihost_utils.broadcast_one_to_all(arrays)]
+    Args:
+        folder: a run directory, which process 0 alone need have.
+        names: of the files that are copied, if they exist.
+    """
+    if index() == 0:
+        for name in names if processes() > 1 else ():
+            broadcast((folder / name).read_bytes() if (folder / name).is_file() else None)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            content = broadcast(None)
+            if content is not None:
+                Path(temporary, name).write_bytes(content)
+        yield Path(temporary)
 
 
 def agree(facts: dict[str, object]) -> None:
     """Raise UserError in every process unless all have the same `facts`, named in the message."""
     if processes() == 1:
         return
-    from jax.experimental import multihost_utils
+    from jax.experimental.multihost_utils import process_allgather
 
     digests = [hashlib.sha256(json.dumps(fact).encode()).digest()[:4] for fact in facts.values()]
-    mine = np.frombuffer(b"".join(digests), np.int32)
-    everybodys = np.asarray(multihost_utils.process_allgather(mine))  # (processes, facts)
+    own = np.frombuffer(b"".join(digests), np.int32)
+    all_processes = np.asarray(process_allgather(own))  # (processes, facts)
     differing = [
-        name for name, column in zip(facts, everybodys.T, strict=True) if len(set(column)) > 1
+        f"{name} ({fact} in process {index()})"
+        for (name, fact), column in zip(facts.items(), all_processes.T, strict=True)
+        if len(set(column.tolist())) > 1
     ]
     if differing:
-        shown = "; ".join(f"{name} {facts[name]} in process {index()}" for name in differing)
-        raise UserError(f"expected all processes to have the same {shown}")
+        raise UserError(f"expected the same in all processes, got different {'; '.join(differing)}")
