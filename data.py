@@ -6,6 +6,8 @@
 Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are int, indices into `classes`.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import hashlib
@@ -200,7 +202,7 @@ def _check_classes(found: index.Found, errors: dict[int, str]) -> None:
 # --- Stream ---------------------------------------------------------------------------------------
 
 
-def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> "tf.data.Dataset":
+def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.data.Dataset:
     """Stream the training photos of one epoch in augmented batches, in an order of its own.
 
     Indices are shuffled, not images; then come batching, reading from the cache, augmentation.
@@ -231,7 +233,7 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> "tf.da
 
 def evaluation_batches(
     dataset: Dataset, members: np.ndarray, batch_size: int, size: int | None = None
-) -> "tf.data.Dataset":
+) -> tf.data.Dataset:
     """Stream photos as they are, each once, in order, in batches that are all of one size.
 
     Every device then has an equal share. The last batch is filled up with copies of the last photo
@@ -258,7 +260,7 @@ def evaluation_batches(
     return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)
 
 
-def read(dataset: Dataset, indices: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+def read(dataset: Dataset, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Read a batch from the cache, in the order of the file: uint8 images and their targets."""
     indices = tf.sort(indices)
     images = tf.numpy_function(lambda i: dataset.images[i], [indices], tf.uint8, stateful=False)
@@ -267,12 +269,12 @@ def read(dataset: Dataset, indices: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]
     return images, targets_of(labels, len(dataset.classes))
 
 
-def of_any_size(images: "tf.Tensor") -> "tf.Tensor":
+def of_any_size(images: tf.Tensor) -> tf.Tensor:
     """Return images whose size is not known to Keras, which then traces a step once for all."""
     return tf.compat.v1.placeholder_with_default(images, (None, None, None, 3))
 
 
-def targets_of(labels: "tf.Tensor", classes: int) -> "tf.Tensor":
+def targets_of(labels: tf.Tensor, classes: int) -> tf.Tensor:
     """Return float32 (batch, 1) of 0 and 1 for two classes, one-hot (batch, classes) for more."""
     if classes == 2:
         return tf.cast(labels[:, None], tf.float32)
@@ -282,7 +284,7 @@ def targets_of(labels: "tf.Tensor", classes: int) -> "tf.Tensor":
 # --- Augment --------------------------------------------------------------------------------------
 
 
-def augment(images: "tf.Tensor", size: int, seed: "tf.Tensor", settings: Settings) -> "tf.Tensor":
+def augment(images: tf.Tensor, size: int, seed: tf.Tensor, settings: Settings) -> tf.Tensor:
     """Crop, mirror, turn, recolour, erase and corrupt photos at random.
 
     Args:

@@ -4,6 +4,8 @@ python train.py              on the photos under tmp/, which it downloads if the
 python train.py --demo       on drawings, in about a minute and a half
 """
 
+from __future__ import annotations  # Keras is loaded when it is used
+
 import argparse
 import dataclasses
 import datetime
@@ -217,23 +219,22 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
 
 def resume(folder: Path) -> int:
     """Go on with a run from its checkpoint."""
-    with cli.blame("--resume"), devices.own_copy(folder, run.TO_RESUME) as copy:
-        config = run.read_config(copy)
-        settings = Settings.from_dict(config["settings"])
+    with devices.own_copy(folder, run.TO_RESUME) as copy:
+        with cli.blame("--resume"):
+            config = run.read_config(copy)
+            settings = Settings.from_dict(config["settings"])
+            run.check_resumable(copy)
         data_dir = run.from_run(folder, config["data_dir"])
         cache_dir = run.from_run(folder, config["cache_dir"])
         if run.is_finished(copy):
             run.clean(copy)
-            say(
-                f"{printable(folder)} is finished. Next:  python evaluate.py --model "
-                f"{quoted(folder)} --data-dir {quoted(data_dir)}"
-            )
+            say(f"{printable(folder)} is finished. Next:  {evaluate(folder, data_dir)}")
             return 0
-        run.check_resumable(copy)
         dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
         if dataset.digest() != config.get("digest"):
             raise UserError(
-                f"expected the photos that the run began with, got others in {printable(data_dir)}"
+                f"expected the photos that the run began with, got others in {printable(data_dir)}",
+                "--resume",
             )
         return train(copy, config, settings, dataset)
 
@@ -325,7 +326,7 @@ def advice(folder: Path) -> str:
 
 def fit(
     settings: Settings, dataset: data.Dataset, folder: Path, callbacks: Sequence = ()
-) -> "tuple[keras.Model, list[dict]]":
+) -> tuple[keras.Model, list[dict]]:
     """Train a network, on from the checkpoint in `folder` if there is one.
 
     Args:
@@ -396,7 +397,7 @@ def fit(
     return final, rows
 
 
-def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> "keras.Model":
+def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:
     """Build and compile a network to train; if `fresh`, with the weights of `settings.init`."""
     from catdog.training import normalization, optimizer
 
@@ -414,7 +415,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> "k
     return network
 
 
-def take_weights(network: "keras.Model", settings: Settings, classes: list[str]) -> None:
+def take_weights(network: keras.Model, settings: Settings, classes: list[str]) -> None:
     """Give a network the weights of the run `settings.init`, but an output of other classes.
 
     Raises:
@@ -581,9 +582,13 @@ def finish(folder, config, settings: Settings, dataset: data.Dataset, network, r
         )
     data_dir = run.from_run(folder, config["data_dir"])
     say(
-        f"\nNext:  python evaluate.py --model {quoted(folder)} --data-dir {quoted(data_dir)}\n"
+        f"\nNext:  {evaluate(folder, data_dir)}\n"
         f"       python predict.py --model {quoted(folder)} photo.jpg"
     )
+
+
+def evaluate(folder: Path, data_dir: str) -> str:
+    return f"python evaluate.py --model {quoted(folder)} --data-dir {quoted(data_dir)}"
 
 
 def quoted(path: str | Path) -> str:

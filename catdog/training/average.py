@@ -1,5 +1,7 @@
 """The running average of a network's weights, which is validated and kept."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ class WeightAverage(keras.callbacks.Callback):
 
     EVERY = 4  # steps between updates
 
-    def __init__(self, network: "keras.Model", steps_per_epoch: int):
+    def __init__(self, network: keras.Model, steps_per_epoch: int):
         super().__init__()
         self.set_model(network)
         self.every = max(1, min(self.EVERY, steps_per_epoch // 4))

@@ -9,6 +9,8 @@ The words for several processes are JAX's: the coordinator is the process that t
 to, and each has a process index, from 0.
 """
 
+from __future__ import annotations
+
 import atexit
 import contextlib
 import hashlib
@@ -135,7 +137,7 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def synchronize(network: "keras.Model") -> None:
+def synchronize(network: keras.Model) -> None:
     """Have batch normalization use the mean and variance of a whole batch, not of a share of it.
 
     JAX computes so anyway.

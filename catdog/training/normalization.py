@@ -1,5 +1,7 @@
 """Batch normalization as TensorFlow computes it fastest, for training on that backend."""
 
+from __future__ import annotations
+
 from catdog.backend import keras, tf
 
 
@@ -31,7 +33,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def fuse(network: "keras.Model") -> "keras.Model":
+def fuse(network: keras.Model) -> keras.Model:
     """Return the same layers and weights, with batch normalization as above if it can be.
 
     For training on one device with TensorFlow: a saved network has to hold Keras's own layers, each

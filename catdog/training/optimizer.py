@@ -1,5 +1,7 @@
 """Optimizer, loss and metrics: what one training step does."""
 
+from __future__ import annotations
+
 import math
 import platform
 from pathlib import Path
@@ -24,7 +26,7 @@ def best_precision(device: str) -> str:
     return "mixed_bfloat16" if fast else "float32"
 
 
-def compile(network: "keras.Model", settings: Settings, classes: int, steps_per_epoch: int) -> None:
+def compile(network: keras.Model, settings: Settings, classes: int, steps_per_epoch: int) -> None:
     """Compile with cross-entropy on logits; the targets are those of `data.targets_of`."""
     smoothing = settings.label_smoothing
     if classes == 2:
@@ -43,7 +45,7 @@ def compile(network: "keras.Model", settings: Settings, classes: int, steps_per_
     network.optimizer.build(network.trainable_variables)
 
 
-def make(settings: Settings, steps_per_epoch: int) -> "ConvolutionMuon":
+def make(settings: Settings, steps_per_epoch: int) -> ConvolutionMuon:
     """Return Muon and AdamW, at a rate that rises to `lr` and falls along a half cosine to 0."""
     steps = settings.epochs * steps_per_epoch
     warmup = int(settings.warmup * steps)
