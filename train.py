@@ -7,6 +7,7 @@ python train.py --demo       on drawings, in about a minute and a half
 from __future__ import annotations  # Keras is loaded when it is used
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -176,11 +177,13 @@ def make_settings(args: argparse.Namespace) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     settings = make_settings(args)
-    with cli.blame("--cluster" if args.cluster else "--hosts"):
-        connection = devices.join(
-            args.hosts and args.hosts[0], len(args.hosts or [0]), args.rank or 0, args.cluster
-        )
-    with connection:
+    hosts = args.hosts or []
+    with contextlib.ExitStack() as stack:
+        with cli.blame("--cluster" if args.cluster else "--hosts"):
+            coordinator = hosts[0] if hosts else None
+            stack.enter_context(
+                devices.join(coordinator, len(hosts), args.rank, cluster=bool(args.cluster))
+            )
         return resume(Path(args.resume)) if args.resume else start(args, settings)
 
 
@@ -198,7 +201,8 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
     with cli.blame("--exclude"):
         exclude = index.read_names(args.exclude)
     dataset = load_photos(data_dir, cache_dir, settings, exclude)
-    settings = complete(settings, dataset, args.batch_size)
+    with cli.blame("--batch-size"):
+        settings = complete(settings, dataset, args.batch_size)
     config = {
         "settings": dataclasses.asdict(settings),
         "data_dir": run.relative_to_run(folder, data_dir),

@@ -32,7 +32,7 @@ SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which s
 
 @contextlib.contextmanager
 def join(
-    coordinator: str | None = None, processes: int = 1, index: int = 0, cluster: bool = False
+    coordinator: str | None, processes: int, index: int | None, cluster: bool = False
 ) -> Iterator[None]:
     """Connect the processes of a distributed run, before anything is computed.
 
@@ -81,20 +81,15 @@ def _exit_code(error: BaseException) -> int:
     return 1
 
 
-def index() -> int:
-    """Return the index of this process; process 0 alone writes and prints the results."""
-    return _jax().process_index() if processes() > 1 else 0
-
-
 def processes() -> int:
     """Return the number of processes that train together."""
-    return _jax().process_count() if keras.backend.backend() == "jax" else 1
+    jax = sys.modules.get("jax")  # only `join` can have made them more than one
+    return jax.process_count() if jax and jax.distributed.is_initialized() else 1
 
 
-def _jax():
-    import jax
-
-    return jax
+def index() -> int:
+    """Return the index of this process; process 0 alone writes and prints the results."""
+    return sys.modules["jax"].process_index() if processes() > 1 else 0
 
 
 def devices() -> list[str]:
@@ -105,7 +100,7 @@ def devices() -> list[str]:
 def of_this_machine() -> str:
     """Return how many devices this process has, and of which kind."""
     kind = devices()[0].split(":")[0]
-    count = len(devices()) if processes() == 1 else _jax().local_device_count()
+    count = len(devices()) if processes() == 1 else sys.modules["jax"].local_device_count()
     return f"{count} {kind}"
 
 
