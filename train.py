@@ -343,13 +343,15 @@ def fit(
         UserError: the loss or the weights are no longer finite.
     """
     from catdog.training.average import WeightAverage  # these two load Keras
-    from catdog.training.progress import Progress, epoch_line, estimate
+    from catdog.training.progress import Progress, epoch_line, estimate, going_on
 
     keras.utils.set_random_seed(settings.seed)
     steps = len(dataset.splits["train"]) // settings.batch_size
     network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint(folder))
     average = WeightAverage(network, steps)
     rows = restore(folder, network, average, settings)
+    if rows and devices.index() == 0:
+        say(going_on(len(rows), settings))
     progress = Progress(lambda seconds: say(estimate(seconds * steps, len(rows), settings)))
     callbacks = [average, progress, keras.callbacks.TerminateOnNaN(raise_error=True), *callbacks]
     same_label = 0

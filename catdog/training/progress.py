@@ -64,6 +64,13 @@ def epoch_line(row: dict, settings: Settings) -> str:
     )
 
 
+def going_on(done: int, settings: Settings) -> str:
+    """Return what a resumed run says first, with `done` epochs."""
+    if done == settings.epochs:
+        return f"All {done} epochs are done; going on with the scores"
+    return f"Going on at epoch {done + 1} of {settings.epochs}"
+
+
 def estimate(seconds: float, epoch: int, settings: Settings) -> str:
     """Return about how long a run will take, from the `seconds` of its next epoch (from 0)."""
     total = seconds * _pixels(settings, epoch) / settings.image_sizes()[epoch] ** 2

@@ -13,13 +13,13 @@ import first_steps
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, draw_photos, run_script, users_environment
 from test_hosts import end, free_addresses
 
 import data
 from catdog.training import devices as distribution
 from catdog.training import hosts
 from catdog.training.recipe import Settings
+from conftest import ROOT, draw_photos, run_script, users_environment
 
 JAX = {"KERAS_BACKEND": "jax"}
 TWO_DEVICES = {**JAX, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -44,19 +44,32 @@ def dataset(folder):
 def run_at_its_start(folder, dataset, name):
     """A run directory as it is before the first epoch: in float32 whatever this processor is."""
     (folder / name).mkdir()
-    (folder / name / "config.json").write_text(json.dumps({
-        "settings": dataclasses.asdict(first_steps.SETTINGS),
-        "data_dir": str(folder / "photos"), "cache_dir": str(folder / "cache"),
-        "classes": dataset.classes, "score_size": first_steps.SETTINGS.score_size,
-        "splits": dataset.split_sizes()}))
+    (folder / name / "config.json").write_text(
+        json.dumps(
+            {
+                "settings": dataclasses.asdict(first_steps.SETTINGS),
+                "data_dir": str(folder / "photos"),
+                "cache_dir": str(folder / "cache"),
+                "classes": dataset.classes,
+                "score_size": first_steps.SETTINGS.score_size,
+                "splits": dataset.split_sizes(),
+            }
+        )
+    )
     return folder / name
 
 
 def start(*arguments, program=ROOT / "train.py", env=JAX, **options):
     """Starts `train.py`, by default with JAX."""
     command = [sys.executable, program, *map(str, arguments)]
-    return subprocess.Popen(command, env=users_environment(**env), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command,
+        env=users_environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def finish(process):
@@ -82,8 +95,9 @@ def losses(run):
 def test_shares_of_the_training_batches_are_together_what_one_process_trains_on(dataset):
     settings = Settings(epochs=1, batch_size=18, image_size=32)
     whole = list(data.training_batches(dataset, settings).as_numpy_iterator())
-    parts = [data.training_batches(dataset, settings, share=(i, 3)).as_numpy_iterator()
-             for i in range(3)]
+    parts = [
+        data.training_batches(dataset, settings, share=(i, 3)).as_numpy_iterator() for i in range(3)
+    ]
     for (images, targets), *shares in zip(whole, *parts, strict=True):
         assert [len(share[0]) for share in shares] == [6, 6, 6]
         np.testing.assert_array_equal(images, np.concatenate([share[0] for share in shares]))
@@ -94,10 +108,18 @@ def test_shares_of_the_training_batches_are_together_what_one_process_trains_on(
 def test_shares_of_the_validation_batches_score_every_photo_once(dataset, batch_size):
     members = dataset.splits["validation"]
     assert len(members) % 4
-    parts = [list(data.shared_evaluation_batches(dataset, members, batch_size, share=(i, 4))
-                  .as_numpy_iterator()) for i in range(4)]
-    rows = [np.concatenate([share[k] for batch in zip(*parts, strict=True) for share in batch])
-            for k in range(3)]
+    parts = [
+        list(
+            data.shared_evaluation_batches(
+                dataset, members, batch_size, share=(i, 4)
+            ).as_numpy_iterator()
+        )
+        for i in range(4)
+    ]
+    rows = [
+        np.concatenate([share[k] for batch in zip(*parts, strict=True) for share in batch])
+        for k in range(3)
+    ]
     images, targets, weights = rows
     assert all(len(share[2]) == batch_size // 4 for part in parts for share in part)
     scored = weights > 0
@@ -140,9 +162,19 @@ def test_a_run_saved_by_one_backend_is_scored_by_the_other_with_the_same_result(
     for run in (of_jax, of_tensorflow):
         scores = []
         for env in ({}, JAX):
-            process = run_script("evaluate.py", "--model", run, "--data-dir", folder / "photos",
-                                 "--cache-dir", folder / "cache", "--split", "all", "--json",
-                                 env=env)
+            process = run_script(
+                "evaluate.py",
+                "--model",
+                run,
+                "--data-dir",
+                folder / "photos",
+                "--cache-dir",
+                folder / "cache",
+                "--split",
+                "all",
+                "--json",
+                env=env,
+            )
             assert process.returncode == 0, process.stderr
             scores.append(json.loads(process.stdout))
         assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
@@ -217,8 +249,23 @@ def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folde
     run = tmp_path / "run"
     at = ["--hosts", ",".join(addresses), "--rank"]
     # A small network: JAX compiles the default one for half a minute.
-    new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--arch", "classic",
-           "--image-size", 16, "--batch-size", 16, "--epochs", 400, "--output", run, *at]
+    new = [
+        "--data-dir",
+        folder / "photos",
+        "--cache-dir",
+        folder / "cache",
+        "--arch",
+        "classic",
+        "--image-size",
+        16,
+        "--batch-size",
+        16,
+        "--epochs",
+        400,
+        "--output",
+        run,
+        *at,
+    ]
     first, second = start(*new, 0), start(*new, 1)
     deadline = time.monotonic() + 500
     while not (run / "history.csv").exists():  # after the first epoch
@@ -246,13 +293,24 @@ def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folde
 @pytest.mark.slow
 def test_a_worker_with_other_photos_or_devices_is_refused_before_training(folder, tmp_path):
     shutil.copytree(folder / "photos", tmp_path / "photos")
-    shutil.copy(tmp_path / "photos" / "train" / "cat.1.png",
-                tmp_path / "photos" / "train" / "cat.2.png")
-    rest = ["--image-size", 32, "--output", tmp_path / "run",
-            "--hosts", ",".join(free_addresses(2)), "--rank"]
-    processes = [start("--data-dir", photos / "photos", "--cache-dir", photos / "cache",
-                       *rest, rank, env=env)
-                 for rank, photos, env in ((0, folder, JAX), (1, tmp_path, TWO_DEVICES))]
+    shutil.copy(
+        tmp_path / "photos" / "train" / "cat.1.png", tmp_path / "photos" / "train" / "cat.2.png"
+    )
+    rest = [
+        "--image-size",
+        32,
+        "--output",
+        tmp_path / "run",
+        "--hosts",
+        ",".join(free_addresses(2)),
+        "--rank",
+    ]
+    processes = [
+        start(
+            "--data-dir", photos / "photos", "--cache-dir", photos / "cache", *rest, rank, env=env
+        )
+        for rank, photos, env in ((0, folder, JAX), (1, tmp_path, TWO_DEVICES))
+    ]
     for process in processes:
         code, out, err = end(process, 600)
         assert code == 2 and out == "" and "Traceback" not in err

@@ -11,9 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
 
 from catdog.training import hosts
+from conftest import ROOT
 
 PROGRAM = """
 import json, os, sys, time
@@ -43,10 +43,16 @@ def free_addresses(count):
 
 def start(addresses, rank, body, silence=60):
     """A process that runs `body` as a member of the team."""
-    code = PROGRAM.format(root=str(ROOT), addresses=addresses, rank=rank, silence=silence,
-                          body=body.replace("\n", "\n        "))
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    code = PROGRAM.format(
+        root=str(ROOT),
+        addresses=addresses,
+        rank=rank,
+        silence=silence,
+        body=body.replace("\n", "\n        "),
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def end(process, seconds=60):
@@ -133,7 +139,7 @@ def test_a_process_that_gives_no_sign_of_life_is_lost():
 
 
 def test_an_error_of_one_ends_the_others_with_a_line_that_says_so():
-    first, second = run(['time.sleep(60)', 'raise ValueError("a mistake")'])
+    first, second = run(["time.sleep(60)", 'raise ValueError("a mistake")'])
     assert first[0] == 2 and "stopped: a mistake" in first[2] and "Traceback" not in first[2]
     assert second[0] == 1 and "ValueError: a mistake" in second[2]
 
@@ -156,8 +162,9 @@ def test_an_error_that_another_process_may_have_caused_waits_for_its_sign_of_lif
 
 def test_an_interrupt_ends_all_and_keeps_its_exit_code():
     addresses = free_addresses(2)
-    processes = [start(addresses, rank, 'print("ready", flush=True)\ntime.sleep(60)')
-                 for rank in range(2)]
+    processes = [
+        start(addresses, rank, 'print("ready", flush=True)\ntime.sleep(60)') for rank in range(2)
+    ]
     for process in processes:
         process.stdout.readline()
     processes[0].send_signal(signal.SIGINT)
@@ -177,8 +184,10 @@ def test_a_port_in_use_is_refused(rank):
 def test_a_process_that_does_not_answer_is_named(rank, monkeypatch):
     monkeypatch.setattr(hosts, "WAIT", 0.5)
     addresses = free_addresses(2)
-    with pytest.raises(hosts.UserError, match=f"rank {1 - rank} at {addresses[1 - rank]}"), \
-            hosts.join(addresses, rank):
+    with (
+        pytest.raises(hosts.UserError, match=f"rank {1 - rank} at {addresses[1 - rank]}"),
+        hosts.join(addresses, rank),
+    ):
         pass
 
 
@@ -191,8 +200,10 @@ def test_a_rank_at_the_address_of_another_is_refused():
 
 def test_hosts_in_other_words_are_refused():
     first, second = free_addresses(2)
-    processes = [start([first, second], 0, "time.sleep(60)"),
-                 start([first.replace("127.0.0.1", "localhost"), second], 1, "pass")]
+    processes = [
+        start([first, second], 0, "time.sleep(60)"),
+        start([first.replace("127.0.0.1", "localhost"), second], 1, "pass"),
+    ]
     for code, _, err in map(end, processes):
         assert code == 2 and f"the same as rank 0, hosts {first},{second}, got localhost" in err
 
@@ -212,8 +223,9 @@ def test_a_stranger_at_the_port_is_hung_up_on():
         assert end(other)[:2] == (0, "hello\n") and end(first)[0] == 0
 
 
-@pytest.mark.parametrize("text", ["a:1", "a:1,b", "a:1,b:0", "a:1,b:65536", "a:1,:2", "a:1,a:1",
-                                  "a:1,b:²", ""])
+@pytest.mark.parametrize(
+    "text", ["a:1", "a:1,b", "a:1,b:0", "a:1,b:65536", "a:1,:2", "a:1,a:1", "a:1,b:²", ""]
+)
 def test_malformed_addresses_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="expected"):
         hosts.addresses(text)
