@@ -94,6 +94,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         f"{full.image_size}; fast: {fast.image_size}; classic and dnn: {recipe.FIXED_SIZE})",
     )
     add(
+        "--minutes",
+        type=cli.number(0, 100_000),
+        metavar="N",
+        help="choose image size and epochs so that the whole command takes so many minutes",
+    )
+    add(
         "--init",
         metavar="RUN",
         help="start from the convolutions of this run, such as weights, instead of from scratch: "
@@ -156,6 +162,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     ]
     if args.resume and given:
         parser.error(f"argument --resume: expected alone, got --{given[0].replace('_', '-')} too")
+    for name in ("recipe", "epochs", "image_size") if args.minutes else ():
+        if getattr(args, name):
+            parser.error(f"argument --minutes: expected without --{name.replace('_', '-')}")
     if args.demo and (args.data_dir or args.recipe):
         other = "--data-dir" if args.data_dir else "--recipe"
         parser.error(f"argument --demo: brings photos and recipe of its own, got {other} too")
@@ -163,7 +172,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def make_settings(args: argparse.Namespace) -> Settings:
     """Return the settings of the recipe, overridden by the arguments that are given."""
-    base = RECIPES[args.recipe or ("demo" if args.demo else "tune" if args.init else "full")]
+    default = "demo" if args.demo else "tune" if args.init else "fast" if args.minutes else "full"
+    base = RECIPES[args.recipe or default]
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
     if given.get("arch", base.arch) not in recipe.ANY_SIZE:
@@ -175,6 +185,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    started = time.perf_counter()
     args = parse_arguments(argv)
     settings = make_settings(args)
     hosts = args.hosts or []
@@ -184,10 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.enter_context(
                 devices.join(coordinator, len(hosts), args.rank, cluster=bool(args.cluster))
             )
-        return resume(Path(args.resume)) if args.resume else start(args, settings)
+        return resume(Path(args.resume)) if args.resume else start(args, settings, started)
 
 
-def start(args: argparse.Namespace, settings: Settings) -> int:
+def start(args: argparse.Namespace, settings: Settings, started: float) -> int:
     """Begin a run; its directory is made when the photos are known to be usable."""
     folder = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
     data_dir = args.data_dir or ("tmp/demo" if args.demo else "tmp")
@@ -203,6 +214,9 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
     dataset = load_photos(data_dir, cache_dir, settings, exclude)
     with cli.blame("--batch-size"):
         settings = complete(settings, dataset, args.batch_size)
+    if args.minutes:
+        settings = within_minutes(args.minutes, settings, dataset, started)
+        dataset = load_photos(data_dir, cache_dir, settings, exclude)  # at the size of that choice
     config = {
         "settings": dataclasses.asdict(settings),
         "data_dir": run.relative_to_run(folder, data_dir),
@@ -287,6 +301,21 @@ def complete(settings: Settings, dataset: data.Dataset, batch_size: int | None) 
         settings = dataclasses.replace(settings, batch_size=devices.divisible(settings.batch_size))
     precision = devices.broadcast(optimizer.best_precision(devices.devices()[0]).encode())
     return dataclasses.replace(settings, precision=precision.decode())
+
+
+def within_minutes(
+    minutes: float, settings: Settings, dataset: data.Dataset, started: float
+) -> Settings:
+    """Return the settings of the best run that ends so many minutes after `started`."""
+    from catdog.training import budget  # which loads Keras
+
+    say("Measuring how fast this machine trains")
+    classes = len(dataset.classes)
+    rate = budget.measure(
+        lambda: model.build(settings.arch, classes, settings.fixed_size), settings, classes
+    )
+    seconds = 60 * minutes - (time.perf_counter() - started)
+    return budget.choose(settings, rate, dataset.split_sizes(), seconds)
 
 
 def train(folder: Path, config: dict, settings: Settings, dataset: data.Dataset) -> int:

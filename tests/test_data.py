@@ -1,5 +1,7 @@
 """The data set: load, split, stream, augment."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -136,7 +138,7 @@ def test_training_images_have_the_size_of_their_epoch_and_stay_in_range(folder):
     batches = epochs(dataset, settings)
     shapes = [of_epoch[0][0].shape[1:] for of_epoch in batches]
     assert shapes == [(48, 48, 3), (48, 48, 3), (64, 64, 3)]
-    for images, targets in sum(batches, []):
+    for images, targets in itertools.chain(*batches):
         assert images.dtype == np.float32 and targets.shape == (16, 1)
         assert images.min() >= 0 and images.max() <= 255
 

@@ -36,8 +36,15 @@ def dataset(folder):
 
 
 def run_data(folder, *arguments):
-    return data.main(["--data-dir", str(folder / "photos"), "--cache-dir", str(folder / "cache"),
-                      *map(str, arguments)])
+    return data.main(
+        [
+            "--data-dir",
+            str(folder / "photos"),
+            "--cache-dir",
+            str(folder / "cache"),
+            *map(str, arguments),
+        ]
+    )
 
 
 @pytest.mark.parametrize("size", [40, 48, 64])
@@ -54,11 +61,16 @@ def test_shrink_averages_rectangles(size):
 def test_copies_are_found_and_nothing_else(dataset):
     identical = inspection.identical_groups(dataset.digests)
     assert [{dataset.names[i] for i in group} for group in identical] == [
-        {"cat.3", "cat.800"}, {"cat.4", "dog.801"}]
+        {"cat.3", "cat.800"},
+        {"cat.4", "dog.801"},
+    ]
     pairs = inspection.near_pairs(*inspection.hashes_and_thumbnails(dataset))
     groups = inspection.groups_of(len(dataset.labels), pairs)
     assert sorted(sorted(dataset.names[i] for i in group) for group in groups) == [
-        ["cat.3", "cat.800"], ["cat.4", "dog.801"], ["dog.5", "dog.900"]]
+        ["cat.3", "cat.800"],
+        ["cat.4", "dog.801"],
+        ["dog.5", "dog.900"],
+    ]
 
 
 def test_groups_join_pairs_that_share_a_photo():
@@ -87,8 +99,10 @@ def test_data_py_shows_what_is_there(folder, dataset, capsys):
     assert "sizes     48x48 to 70x70 pixels, median 48x48" in text
     assert "formats   PNG 62, JPEG 1" in text
     assert "cat.999.jpg: not an image" in text
-    assert ("identical: 2 groups of 4 photos, of which 0 straddle splits and 1 have several labels"
-            in text)
+    assert (
+        "identical: 2 groups of 4 photos, of which 0 straddle splits and 1 have several labels"
+        in text
+    )
     assert "near-identical: 1 groups of 2 photos" in text
     assert "dog.5.png (" in text and "dog.900.jpg (" in text
     with open(folder / "out" / "photos.csv") as file:
@@ -124,12 +138,29 @@ def test_an_exclusion_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_resumed_run_leaves_the_same_photos_out(folder, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "train", lambda run, config, settings, dataset, team: seen.append(
-        [dataset.names[i] for i in dataset.excluded]))
+    monkeypatch.setattr(
+        train,
+        "train",
+        lambda run, config, settings, dataset, team: seen.append(
+            [dataset.names[i] for i in dataset.excluded]
+        ),
+    )
     listed = tmp_path / "exclude.txt"
     listed.write_text("cat.7\ntrain/dog.9.png\n")
-    train.main(["--data-dir", str(folder / "photos"), "--cache-dir", str(folder / "cache"),
-                "--image-size", "32", "--exclude", str(listed), "--output", str(tmp_path / "run")])
+    train.main(
+        [
+            "--data-dir",
+            str(folder / "photos"),
+            "--cache-dir",
+            str(folder / "cache"),
+            "--image-size",
+            "32",
+            "--exclude",
+            str(listed),
+            "--output",
+            str(tmp_path / "run"),
+        ]
+    )
     listed.unlink()  # the run keeps the names
     train.main(["--resume", str(tmp_path / "run")])
     assert seen == [["cat.7", "dog.9"]] * 2
@@ -143,7 +174,8 @@ class Oracle:
 
     def logits_of(self, dataset, members, on_progress):
         return np.array([[4.0 - 8 * (i in self.disputed)] for i in members]) * (
-            2 * dataset.labels[members, None] - 1)
+            2 * dataset.labels[members, None] - 1
+        )
 
     def probabilities(self, logits):
         p = 1 / (1 + np.exp(-logits))

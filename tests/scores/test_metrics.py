@@ -16,13 +16,16 @@ LABELS = [0, 0, 1, 1]
 PROBABILITIES = [[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]]
 
 
-@pytest.mark.parametrize(("correct", "total", "low", "high"), [
-    # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I.
-    (81, 263, 0.2553, 0.3662),
-    (15, 148, 0.0624, 0.1605),
-    (0, 20, 0.0, 0.1611),
-    (1, 29, 0.0061, 0.1718),
-])
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [
+        # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, table I.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_agrees_with_published_intervals(correct, total, low, high):
     assert report.wilson(correct, total) == pytest.approx((low, high), abs=5e-5)
     mirrored = (1 - high, 1 - low)
@@ -41,8 +44,17 @@ def test_wilson_stays_in_range_and_refuses_the_impossible():
 
 def test_score_of_two_classes_by_hand():
     score = report.score(LABELS, PROBABILITIES, CLASSES)
-    assert list(score) == ["images", "accuracy", "accuracy_low", "accuracy_high", "log_loss",
-                           "roc_auc", "confusion_matrix", "classes", "class_accuracy"]
+    assert list(score) == [
+        "images",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "log_loss",
+        "roc_auc",
+        "confusion_matrix",
+        "classes",
+        "class_accuracy",
+    ]
     assert score["images"] == 4
     assert score["accuracy"] == 0.75
     assert (score["accuracy_low"], score["accuracy_high"]) == report.wilson(3, 4)
@@ -92,16 +104,19 @@ def test_score_takes_what_networks_return():
     assert np.sum(score["confusion_matrix"]) == 101
 
 
-@pytest.mark.parametrize(("labels", "probabilities", "words"), [
-    ([0, 1], [[0.5, 0.5]], "shape"),
-    ([0], [[0.2, 0.3, 0.5]], "shape"),
-    ([[0]], [[0.5, 0.5]], "shape"),
-    ([2], [[0.5, 0.5]], "labels from 0 to 1"),
-    ([-1], [[0.5, 0.5]], "labels from 0 to 1"),
-    ([0], [[math.nan, 0.5]], "sum to 1"),
-    ([0], [[1.5, -0.5]], "sum to 1"),
-    ([0], [[3.0, 2.0]], "sum to 1"),
-])
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "words"),
+    [
+        ([0, 1], [[0.5, 0.5]], "shape"),
+        ([0], [[0.2, 0.3, 0.5]], "shape"),
+        ([[0]], [[0.5, 0.5]], "shape"),
+        ([2], [[0.5, 0.5]], "labels from 0 to 1"),
+        ([-1], [[0.5, 0.5]], "labels from 0 to 1"),
+        ([0], [[math.nan, 0.5]], "sum to 1"),
+        ([0], [[1.5, -0.5]], "sum to 1"),
+        ([0], [[3.0, 2.0]], "sum to 1"),
+    ],
+)
 def test_score_refuses_what_does_not_match(labels, probabilities, words):
     with pytest.raises(ValueError, match=words):
         report.score(labels, probabilities, CLASSES)
@@ -127,9 +142,11 @@ def test_format_score_shows_figures_and_matrix():
     assert lines[0] == "accuracy   75.00%  (95% interval 30.06% to 95.44%, 4 photos)"
     assert lines[1] == "log loss   0.4723"
     assert lines[2] == "ROC AUC    0.7500"
-    assert lines[4:] == ["true \\ predicted  cat  dog  correct",
-                         "cat                 2    0  100.00%",
-                         "dog                 1    1   50.00%"]
+    assert lines[4:] == [
+        "true \\ predicted  cat  dog  correct",
+        "cat                 2    0  100.00%",
+        "dog                 1    1   50.00%",
+    ]
 
 
 def test_format_score_of_nothing_and_of_many_classes():
@@ -139,10 +156,15 @@ def test_format_score_of_nothing_and_of_many_classes():
     predicted = labels.copy()
     predicted[[3, 15]] = 7
     text = report.format_score(report.score(labels, np.eye(12)[predicted], names))
-    assert text.splitlines()[4:] == ["largest confusions", "true class  predicted  photos",
-                                     "breed 3     breed 7         2", "",
-                                     "least often right", "true class  photos  correct",
-                                     "breed 3          3   33.33%"]
+    assert text.splitlines()[4:] == [
+        "largest confusions",
+        "true class  predicted  photos",
+        "breed 3     breed 7         2",
+        "",
+        "least often right",
+        "true class  photos  correct",
+        "breed 3          3   33.33%",
+    ]
     assert "no mistakes" in report.format_score(report.score(labels, np.eye(12)[labels], names))
 
 
@@ -153,14 +175,33 @@ def test_format_score_keeps_the_terminal_safe():
 
 
 def test_to_json_is_strict_and_on_one_line():
-    text = report.to_json({
-        "nan": math.nan, "inf": [-math.inf, np.float32(np.inf)], "path": Path("a") / "b",
-        "array": np.array([[1.5, np.nan]]), "int": np.int64(3), "bool": (np.bool_(True), False),
-        "long": np.longdouble(0.5), "empty": np.zeros((0, 2)), "text": "line\nline", 1: None})
+    text = report.to_json(
+        {
+            "nan": math.nan,
+            "inf": [-math.inf, np.float32(np.inf)],
+            "path": Path("a") / "b",
+            "array": np.array([[1.5, np.nan]]),
+            "int": np.int64(3),
+            "bool": (np.bool_(True), False),
+            "long": np.longdouble(0.5),
+            "empty": np.zeros((0, 2)),
+            "text": "line\nline",
+            1: None,
+        }
+    )
     assert "\n" not in text
     assert json.loads(text, parse_constant=pytest.fail) == {
-        "nan": None, "inf": [None, None], "path": str(Path("a") / "b"), "array": [[1.5, None]],
-        "int": 3, "bool": [True, False], "long": 0.5, "empty": [], "text": "line\nline", "1": None}
+        "nan": None,
+        "inf": [None, None],
+        "path": str(Path("a") / "b"),
+        "array": [[1.5, None]],
+        "int": 3,
+        "bool": [True, False],
+        "long": 0.5,
+        "empty": [],
+        "text": "line\nline",
+        "1": None,
+    }
     with pytest.raises(TypeError):
         report.to_json({"object": object()})
 
@@ -216,17 +257,21 @@ def test_accuracy_by_threshold_by_hand():
     assert unsure.tolist() == pytest.approx([0, 0.25, 0.5, 0.75])
     tied = report.accuracy_by_threshold([0, 1, 0], [[0.7, 0.3], [0.7, 0.3], [0.6, 0.4]])
     assert [part.tolist() for part in tied] == [
-        pytest.approx(values) for values in ([0.6, 0.7], [2 / 3, 1 / 2], [0, 1 / 3])]
+        pytest.approx(values) for values in ([0.6, 0.7], [2 / 3, 1 / 2], [0, 1 / 3])
+    ]
     assert all(len(part) == 0 for part in report.accuracy_by_threshold([], []))
 
 
-@pytest.mark.parametrize(("first", "second", "p_value"), [
-    (0, 0, 1.0),
-    (3, 3, 1.0),
-    (5, 0, 2 / 32),  # all five on one side, or on the other
-    (9, 1, 2 * (1 + 10) / 1024),
-    (1, 9, 2 * (1 + 10) / 1024),
-])
+@pytest.mark.parametrize(
+    ("first", "second", "p_value"),
+    [
+        (0, 0, 1.0),
+        (3, 3, 1.0),
+        (5, 0, 2 / 32),  # all five on one side, or on the other
+        (9, 1, 2 * (1 + 10) / 1024),
+        (1, 9, 2 * (1 + 10) / 1024),
+    ],
+)
 def test_mcnemar_by_hand(first, second, p_value):
     labels = np.array([1] * 40)
     predicted, others = labels.copy(), labels.copy()
@@ -234,27 +279,45 @@ def test_mcnemar_by_hand(first, second, p_value):
     predicted[first : first + second] = 0
     predicted[-2:] = others[-2:] = 0  # both wrong: no disagreement
     assert report.mcnemar(labels, predicted, others) == {
-        "only_first_right": first, "only_second_right": second,
-        "p_value": pytest.approx(p_value)}
+        "only_first_right": first,
+        "only_second_right": second,
+        "p_value": pytest.approx(p_value),
+    }
 
 
 def test_format_comparison_names_the_runs_and_the_verdict():
-    scores = [{"model": name, **report.score(LABELS, PROBABILITIES, CLASSES)}
-              for name in ("runs/a", "runs/\x1blonger")]
+    scores = [
+        {"model": name, **report.score(LABELS, PROBABILITIES, CLASSES)}
+        for name in ("runs/a", "runs/\x1blonger")
+    ]
     pair = {"only_first_right": 1_200, "only_second_right": 0, "p_value": 1e-9}
     lines = report.format_comparison(scores, [pair]).splitlines()
-    assert lines[1].split() == ["A", "runs/a", "75.00%", "30.06%", "to", "95.44%", "0.4723",
-                                "0.7500"]
+    assert lines[1].split() == [
+        "A",
+        "runs/a",
+        "75.00%",
+        "30.06%",
+        "to",
+        "95.44%",
+        "0.4723",
+        "0.7500",
+    ]
     assert lines[2].startswith("B  runs/?longer    75.00%")
-    assert lines[-1] == ("A against B: only A right 1,200, only B right 0, p = 1e-09: "
-                         "more than chance")
+    assert lines[-1] == (
+        "A against B: only A right 1,200, only B right 0, p = 1e-09: more than chance"
+    )
 
 
 def test_import_is_light_and_plots_leave_no_state(tmp_path):
-    program = ("import sys, plots, report\n"
-               "report.probabilities_from_logits([[0.0]]), report.to_json({})\n"
-               "assert not {'sklearn', 'scipy', 'matplotlib'} & set(sys.modules)\n"
-               "plots.plot_history([], sys.argv[1])\n"
-               "assert 'matplotlib.pyplot' not in sys.modules\n")
-    subprocess.run([sys.executable, "-c", program, tmp_path / "curves.png"], check=True,
-                   cwd=Path(report.__file__).parents[2])
+    program = (
+        "import sys, plots, report\n"
+        "report.probabilities_from_logits([[0.0]]), report.to_json({})\n"
+        "assert not {'sklearn', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "plots.plot_history([], sys.argv[1])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "curves.png"],
+        check=True,
+        cwd=Path(report.__file__).parents[2],
+    )

@@ -16,9 +16,16 @@ CONFIG = {"settings": {"lr": 0.005, "arch": "<plain>"}, "classes": ["cat", "dog"
 
 def metrics_of(labels, probabilities, classes):
     error = report.expected_calibration_error(labels, probabilities)
-    return {"model": "runs/<b>\x1b", "split": "test", "skipped": 1, "excluded": 2, "trained_on": 7,
-            "calibration_error": error, "calibration_error_uncalibrated": error,
-            **report.score(labels, probabilities, classes)}
+    return {
+        "model": "runs/<b>\x1b",
+        "split": "test",
+        "skipped": 1,
+        "excluded": 2,
+        "trained_on": 7,
+        "calibration_error": error,
+        "calibration_error_uncalibrated": error,
+        **report.score(labels, probabilities, classes),
+    }
 
 
 class Elements(html.parser.HTMLParser):
@@ -45,9 +52,13 @@ def test_the_page_needs_nothing_else_and_escapes_every_name():
     photo = page.Photo("a\n<script>.jpg", "<i>cat", "dog\x1b", 0.987, b"jpeg", b"map")
     alone = dataclasses.replace(photo, map=None)
     labels, probabilities = [0, 1, 1], np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
-    text = page.render(metrics_of(labels, probabilities, ["<i>cat", "dog\x1b"]),
-                       report.accuracy_by_threshold(labels, probabilities), [],
-                       [("Mistakes", "note", [photo, alone]), ("None", "note", [])], CONFIG)
+    text = page.render(
+        metrics_of(labels, probabilities, ["<i>cat", "dog\x1b"]),
+        report.accuracy_by_threshold(labels, probabilities),
+        [],
+        [("Mistakes", "note", [photo, alone]), ("None", "note", [])],
+        CONFIG,
+    )
     elements = Elements(text).found
     assert {"script", "link", "i", "b\\x1b", "plain"}.isdisjoint(tag for tag, _ in elements)
     images = [attributes for tag, attributes in elements if tag == "img"]
@@ -56,15 +67,26 @@ def test_the_page_needs_nothing_else_and_escapes_every_name():
     assert images[0]["alt"] == "Photo labelled <i>cat, predicted dog\\x1b 98.70%"
     assert "spoke for dog" in images[1]["alt"]
     assert not {"http:", "https:", "url(", "\x1b", "nan"} & set(text.lower().split('"'))
-    for words in ("66.67%", "trained on 7 of", "1 files could not be read, 2 photos were left out",
-                  "There are none.", "&lt;plain&gt;", "a\\n&lt;script&gt;.jpg"):
+    for words in (
+        "66.67%",
+        "trained on 7 of",
+        "1 files could not be read, 2 photos were left out",
+        "There are none.",
+        "&lt;plain&gt;",
+        "a\\n&lt;script&gt;.jpg",
+    ):
         assert words in text
 
 
 def test_a_missing_class_leaves_a_dash():
     labels, probabilities = [0, 0], np.array([[0.9, 0.1], [0.6, 0.4]])
-    text = page.render(metrics_of(labels, probabilities, ["cat", "dog"]),
-                       report.accuracy_by_threshold(labels, probabilities), [], [], CONFIG)
+    text = page.render(
+        metrics_of(labels, probabilities, ["cat", "dog"]),
+        report.accuracy_by_threshold(labels, probabilities),
+        [],
+        [],
+        CONFIG,
+    )
     assert "<b>–</b><span>ROC AUC" in text
     assert "nan" not in text.lower() and "None" not in text
 
@@ -79,10 +101,12 @@ def test_many_photos_and_many_classes_make_it_neither_slow_nor_large(tmp_path):
         probabilities = report.softmax(logits)
         metrics = metrics_of(labels, probabilities, classes)
         started = time.process_time()
-        drawn = plots.plot_evaluation(labels, probabilities, report.softmax(logits / 2), classes,
-                                      [], tmp_path)
+        drawn = plots.plot_evaluation(
+            labels, probabilities, report.softmax(logits / 2), classes, [], tmp_path
+        )
         page.choose(labels, probabilities)
-        text = page.render(metrics, report.accuracy_by_threshold(labels, probabilities), drawn, [],
-                           CONFIG)
+        text = page.render(
+            metrics, report.accuracy_by_threshold(labels, probabilities), drawn, [], CONFIG
+        )
         assert time.process_time() - started < 30
         assert len(text) < 2_000_000  # of 5 MB; the photos shown are always as many
