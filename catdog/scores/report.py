@@ -132,6 +132,7 @@ def render(
     environment.filters.update(
         percent=tables.percent,
         number=tables.number,
+        count="{:,}".format,
         base64=lambda data: base64.b64encode(data).decode(),
     )
     return environment.get_template("report.html").render(
