@@ -1,43 +1,43 @@
-"""Pictures of why: the regions of a photo that spoke for its label, and what the layers see.
+"""Pictures that explain: the regions of a photo that support its label, and what the layers see.
 
-Pictures are drawn with Pillow alone, so that `--explain` starts as quickly as a prediction.
+Drawn with Pillow alone, so that `predict.py` starts as quickly as without them.
 """
 
 import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from catdog import files
-from catdog.photos import photo as photos
-from catdog.runs import run as runs
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.photos import photo as photos
 
 INK, PAPER = "#1f2933", "#ffffff"
-# From no activity to the most, light rising all the way: readable in grey and by the colour-blind.
+# From no activity to the most, ever lighter: readable in grey and by colour-blind people.
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)
+MAP_SIDE = 256  # px of the smooth map of evidence, before it gets the size of the photo
 
 
-def heat(values):
-    """Colours values from 0 to 1: (...,) becomes uint8 (..., 3)."""
-    place = np.clip(values, 0, 1) * (len(HEAT) - 1)
-    low = np.minimum(place.astype(int), len(HEAT) - 2)
-    part = (place - low)[..., None]
-    return (HEAT[low] * (1 - part) + HEAT[low + 1] * part).round().astype(np.uint8)
+def heat(values: np.ndarray) -> np.ndarray:
+    """Return values from 0 to 1, of any shape, as colours: uint8, one more axis of three."""
+    places = np.linspace(0, 1, len(HEAT))
+    channels = [np.interp(values, places, channel) for channel in HEAT.T]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 class Folder:
-    """A folder of pictures, one for each photo, none of them twice under one name."""
+    """A folder of pictures, one per photo, each with a name of its own."""
 
-    def __init__(self, folder, ending):
+    def __init__(self, folder: Path, ending: str):
         self.folder, self.ending, self.used = folder, ending, set()
 
-    def write(self, image, photo):
-        """Writes the picture `image` of the photo at the path `photo`, whole or not at all."""
+    def write(self, image: Image.Image, photo: str) -> None:
+        """Write the picture `image` of the photo at the path `photo` atomically."""
         stem = printable(os.path.splitext(os.path.basename(photo))[0])[:80]
         name, count = stem, 1
-        while name.casefold() in self.used:  # photos of one name in several folders
+        while name.casefold() in self.used:  # photos of the same name in several folders
             count += 1
             name = f"{stem}-{count}"
         self.used.add(name.casefold())
@@ -45,79 +45,124 @@ class Folder:
             image.save(temporary, quality=92)
 
 
-# --- The regions that spoke for the label ---------------------------------------------------------
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """Return the image, its longer side `side` px, its shorter side at least 1 px."""
+    scale = side / max(image.size)
+    return image.resize([max(1, round(length * scale)) for length in image.size])
+
+
+def open_or_cached(dataset, member: int, side: int) -> Image.Image:
+    """Return a photo of a dataset to be shown at `side` px, or the cached one if it is gone."""
+    try:
+        return photos.open_photo(dataset.root / dataset.paths[member], side)
+    except photos.PhotoError:
+        return Image.fromarray(dataset.images[member])
+
+
+# --- The regions that support the label -----------------------------------------------------------
 
 
 class Explanations:
-    """Draws photos with what spoke for their label (a class activation map).
+    """Draws photos with the regions that support their label, a class activation map.
 
     Method: Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
+
+    Raises:
+        UserError: the network does not compute which region a logit comes from.
     """
 
     ending = ".jpg"
 
     def __init__(self, classifier):
-        """Raises UserError for a network that does not say which region a logit comes from."""
         self.classes = classifier.classes
         size = classifier.image_size
         if "evidence" not in classifier.outputs(np.zeros((1, size, size, 3), np.uint8)):
             raise UserError(
-                "--explain: expected a network that ends in global average pooling and one fully "
-                f"connected layer, got {printable(classifier.run)}: its fully connected layers mix "
-                "all regions of the photo, so that none can be told apart"
+                "expected a network that ends in global average pooling and one fully connected "
+                f"layer, got {printable(classifier.run)}: its fully connected layers mix all "
+                "regions of the photo"
             )
 
-    def draw(self, path, probabilities, evidence):
-        """Returns the picture of one photo, at its own size.
+    def draw(self, path: str, probabilities: np.ndarray, evidence: np.ndarray) -> Image.Image:
+        """Return the picture of one photo, at its own size.
 
-        probabilities: (classes,); evidence: (height, width, 1 or classes), see `runs.Classifier`.
+        Args:
+            path: the photo.
+            probabilities: `(classes,)`.
+            evidence: `(height, width, 1 or classes)`, an output of the classifier.
+        Raises:
+            PhotoError: the photo cannot be read any more.
         """
         label = int(probabilities.argmax())
-        photo = photos.open_photo(path)
         text = f"{printable(self.classes[label])} {probabilities[label]:.1%}"
-        return explanation(photo, class_evidence(evidence, label), text)
+        return explanation(photos.open_photo(path), class_evidence(evidence, label), text)
 
 
-def class_evidence(evidence, label):
-    """What each region says for `label` against the mean of all classes: (height, width)."""
+def class_evidence(evidence: np.ndarray, label: int) -> np.ndarray:
+    """Return the evidence of each region for `label`, minus that for the mean class.
+
+    Args:
+        evidence: `(height, width, 1 or classes)`.
+    Returns:
+        `(height, width)`, positive if the region supports the label.
+    """
     if evidence.shape[-1] == 1:  # the logit of class 1 of two
         return evidence[..., 0] * (0.5 if label == 1 else -0.5)
     return evidence[..., label] - evidence.mean(-1)
 
 
-def explanation(photo, evidence, text):
-    """Draws a photo in grey, in colours of fire where a region spoke for the label, and `text`.
+def explanation(photo: Image.Image, evidence: np.ndarray, text: str) -> Image.Image:
+    """Draw a photo in grey, with colours where a region supports the label.
 
-    photo: a PIL image in RGB; evidence: (height, width) of any size, positive where it spoke for.
+    Args:
+        photo: RGB.
+        evidence: `(height, width)` of any size, positive if the region supports the label.
+        text: for the bar at the bottom, which has a legend of the colours, too.
     """
-    strength = np.maximum(evidence, 0) / max(evidence.max(), 1e-9)
-    strength = Image.fromarray(strength.astype(np.float32))
-    # Smooth: 256 px of it are enough, and Pillow enlarges bytes with little memory.
-    strength = np.asarray(strength.resize((256, 256), Image.Resampling.BICUBIC)).clip(0, 1)
-    opacity = Image.fromarray((160 * strength).astype(np.uint8)).resize(photo.size)
-    colour = Image.fromarray(heat(0.35 + 0.5 * strength)).resize(photo.size)
+    # Enlarged first, negative values set to 0 afterwards: the outline of a region is where the
+    # evidence changes its sign, not the grid. Pillow enlarges bytes with less memory than floats.
+    smooth = Image.fromarray((evidence / max(evidence.max(), 1e-9)).astype(np.float32))
+    smooth = smooth.resize((MAP_SIDE, MAP_SIDE), Image.Resampling.BICUBIC)
     grey = photo.convert("L").point(lambda value: 40 + 0.75 * value).convert("RGB")
-    image = Image.composite(colour, grey, opacity)
-    draw_title(image, text)
+    image = _coloured(grey, np.asarray(smooth).clip(0, 1))
+    draw_bar(image, text)
     return image
 
 
-def draw_title(image, text):
-    """Writes `text` on a dark bar at the bottom, as large as the picture allows."""
+def _coloured(grey, strength):
+    """Return the grey image with colours of `strength`, 0 to 1, of any height and width."""
+    opacity = Image.fromarray((160 * strength).astype(np.uint8)).resize(grey.size)
+    colour = Image.fromarray(heat(0.35 + 0.5 * strength)).resize(grey.size)
+    return Image.composite(colour, grey, opacity)
+
+
+def draw_bar(image: Image.Image, text: str) -> None:
+    """Write `text` on a dark bar at the bottom and, if there is room, what the colours mean."""
     size = max(10, min(image.size) // 14)
-    font = ImageFont.load_default(size)
-    while size > 6 and font.getlength(text) > image.width - size // 2:
+    while size > 6 and ImageFont.load_default(size).getlength(text) > image.width - size // 2:
         size -= 1
-        font = ImageFont.load_default(size)
+    font, small = ImageFont.load_default(size), ImageFont.load_default(max(8, round(0.7 * size)))
+    line, margin, (less, more) = round(1.5 * size), size // 2, ("no support", "most support")
+    scale = 4 * size
+    right = round(image.width - margin - small.getlength(more))
+    left = round(right - scale - small.getlength(less) - 2 * margin)
+    beside = left > font.getlength(text) + 3 * margin
+    legend = beside or (left >= 0 and 4 * line < image.height)
+    top = image.height - line * (2 if legend and not beside else 1)
     draw = ImageDraw.Draw(image, "RGBA")
-    top = image.height - round(1.5 * size)
     draw.rectangle((0, top, image.width, image.height), fill=(0, 0, 0, 190))
-    draw.text((size // 2, top + round(0.75 * size)), text, fill=PAPER, font=font, anchor="lm")
+    draw.text((margin, top + line // 2), text, fill=PAPER, font=font, anchor="lm")
+    if legend:
+        middle = image.height - line // 2
+        draw.text((left, middle), less, fill=PAPER, font=small, anchor="lm")
+        draw.text((right, middle), more, fill=PAPER, font=small, anchor="lm")
+        colours = _coloured(Image.new("RGB", (scale, size), "#808080"), np.linspace(0, 1, 64)[None])
+        image.paste(colours, (right - margin - scale, middle - size // 2))
 
 
 # --- What the layers see --------------------------------------------------------------------------
 
-TILE, GAP, SHOWN = 96, 8, 12  # px, px, feature maps of each block
+TILE, GAP, SHOWN, FILTERS = 96, 8, 12, 16  # px, px, feature maps per block, filters per row
 
 
 class Layers:
@@ -125,27 +170,40 @@ class Layers:
 
     A block is a convolution with all that follows it, up to the next one or to the pooling that
     ends in the fully connected layers.
+
+    Args:
+        network: a functional `keras.Model`. Keras itself is not imported here.
+        classes: the names.
+        image_size: height and width in px of what the network takes.
+    Raises:
+        UserError: the network has no convolution.
     """
 
     ending = ".png"
 
-    def __init__(self, classifier):
-        network = runs.load_network(classifier.run / "model.keras")
-        import keras
-
-        self.classes, self.size = classifier.classes, classifier.image_size
-        convolutions = [i for i, layer in enumerate(network.layers)
-                        if isinstance(layer, keras.layers.Conv2D)]
+    def __init__(self, network, classes: list[str], image_size: int):
+        self.classes, self.size = classes, image_size
+        convolutions = [
+            i for i, layer in enumerate(network.layers) if type(layer).__name__ == "Conv2D"
+        ]
         if not convolutions:
-            raise UserError("--layers: expected a network with convolutions (Conv2D), "
-                            f"got {printable(classifier.run)}")
+            raise UserError("expected a network with convolutions (Conv2D), got one without")
         last = max(i for i, layer in enumerate(network.layers) if len(layer.output.shape) == 4)
         ends = [*(i - 1 for i in convolutions[1:]), last]
-        self.blocks = keras.Model(network.inputs, [network.layers[i].output for i in ends])
+        outputs = [network.layers[i].output for i in ends]
+        self.blocks = type(network)(network.inputs, outputs)  # a keras.Model of the same layers
         self.filters = network.layers[convolutions[0]].get_weights()[0]
 
-    def draw(self, path, probabilities, evidence=None):
-        """Returns the picture of one photo. probabilities: (classes,)."""
+    def draw(self, path: str, probabilities: np.ndarray, evidence=None) -> Image.Image:
+        """Return the picture of one photo.
+
+        Args:
+            path: the photo.
+            probabilities: `(classes,)`.
+            evidence: not used; `Explanations.draw` takes the same arguments.
+        Raises:
+            PhotoError: the photo cannot be read any more.
+        """
         image = photos.load_photo(path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
         label = int(probabilities.argmax())
@@ -153,43 +211,55 @@ class Layers:
         return layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], title)
 
 
-def layers_picture(image, filters, blocks, title):
-    """Draws what a network makes of a photo, a row for each block.
+def layers_picture(
+    image: np.ndarray, filters: np.ndarray, blocks: list[np.ndarray], title: str
+) -> Image.Image:
+    """Draw what a network computes from a photo, one row per block.
 
-    image: uint8 (size, size, 3), what the network sees; filters: (height, width, 3, n) of the first
-    convolution; blocks: a (height, width, channels) of each block.
+    Args:
+        image: uint8 `(size, size, 3)`, the input of the network.
+        filters: `(height, width, 3, n)`, of the first convolution.
+        blocks: `(height, width, channels)` of each block.
+        title: the label.
     """
     # Each filter about the mid grey of a weight of 0.
     tiles = filters.transpose(3, 0, 1, 2)
     tiles = 0.5 + 0.5 * tiles / np.abs(tiles).max((1, 2, 3), keepdims=True).clip(1e-9)
     tiles = (255 * tiles).round().astype(np.uint8)
-    rows = [(f"{title}: what the network sees, {image.shape[1]}x{image.shape[0]} pixels",
-             [image]),
-            (f"the {len(tiles)} filters of the first convolution, "
-             f"{filters.shape[1]}x{filters.shape[0]} pixels; grey is 0", list(tiles))]
+    small = SHOWN * (TILE + GAP) // FILTERS - GAP
+    shape, kernel = "x".join(map(str, image.shape[1::-1])), "x".join(map(str, filters.shape[1::-1]))
+    rows = [
+        (f"{title}: the input of the network, {shape} pixels", [image], 2 * TILE),
+        (f"the {len(tiles)} filters of the first convolution, {kernel} pixels; grey is 0",
+         tiles, small),
+    ]  # fmt: skip
     for number, maps in enumerate(blocks, start=1):
         height, width, channels = maps.shape
         strongest = np.argsort(-maps.mean((0, 1)), kind="stable")[:SHOWN]
+        text = f"block {number}: the {len(strongest)} most active of {channels} feature maps"
         most = maps.max((0, 1)).clip(1e-9)
-        rows.append((f"block {number}: the {len(strongest)} most active of {channels} feature maps "
-                     f"of {width}x{height}", [heat(maps[..., i] / most[i]) for i in strongest]))
+        tiles = [heat((maps[..., i] / most[i]).clip(0, 1)) for i in strongest]
+        rows.append((f"{text} of {width}x{height}", tiles, TILE))
+    return _rows_of_tiles(rows)
 
-    columns = 16  # of filters, in the width of SHOWN feature maps
-    width = GAP + SHOWN * (TILE + GAP)
-    small = (width - GAP) // columns - GAP
-    sizes = [2 * TILE, small, *[TILE] * len(blocks)]
-    heights = [GAP + 24 + -(-len(tiles) * (size + GAP) // (width - GAP)) * (size + GAP)
-               for (_, tiles), size in zip(rows, sizes, strict=True)]
+
+def _rows_of_tiles(rows):
+    """Draw rows of (text, arrays, side in px): the text above the arrays as squares."""
+    width, text_height = GAP + SHOWN * (TILE + GAP), 24
+    columns = [(width - GAP) // (side + GAP) for *_, side in rows]
+    heights = [
+        GAP + text_height + -(-len(tiles) // each) * (side + GAP)
+        for (_, tiles, side), each in zip(rows, columns, strict=True)
+    ]
     picture = Image.new("RGB", (width, sum(heights) + GAP), PAPER)
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(16)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
     top = GAP
-    for (text, tiles), size, height in zip(rows, sizes, heights, strict=True):
+    for (text, tiles, side), each, height in zip(rows, columns, heights, strict=True):
         draw.text((GAP, top), text, fill=INK, font=font)
-        each_row = (width - GAP) // (size + GAP)
         for i, tile in enumerate(tiles):
-            place = (GAP + i % each_row * (size + GAP), top + 24 + i // each_row * (size + GAP))
-            tile = Image.fromarray(tile).resize((size, size), Image.Resampling.NEAREST)
+            row, column = divmod(i, each)
+            place = (GAP + column * (side + GAP), top + text_height + row * (side + GAP))
+            tile = Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST)
             picture.paste(tile, place)
         top += height
     return picture

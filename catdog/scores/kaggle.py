@@ -1,5 +1,6 @@
 """A submission to Kaggle's Dogs vs. Cats, of either edition: a label for each unlabelled photo."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -7,56 +8,59 @@ from pathlib import Path
 import numpy as np
 
 from catdog import files
-from catdog.photos import photo as photos
-from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.photos.photo import SUFFIXES
 
+logger = logging.getLogger(__name__)
 NUMBERED = re.compile(r"(\d+)\.\w+", re.ASCII)
-IDS = 12_500
-UNREADABLE = 0.5
+IDS = 12_500  # photos of the competition
+UNREADABLE = {"accuracy": 0, "log-loss": 0.5}  # what an unreadable photo is submitted as, by metric
 
 
-def find(folder):
-    """Returns {id: path} of the photos in `folder`/test1, `folder`/test or `folder`, by id."""
+def find(folder: str) -> dict[int, str]:
+    """Return {id: path} of the photos in `folder`/test1, `folder`/test or `folder`, by id.
+
+    Raises:
+        UserError: there are none, two of one id, or the folder cannot be listed.
+    """
     for base in (Path(folder, "test1"), Path(folder, "test"), Path(folder)):
         try:
             names = sorted(os.listdir(base))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise UserError(f"PHOTO: cannot list {printable(base)}: {error.strerror}") from None
-        names = [name for name in names if name.lower().endswith(photos.SUFFIXES)]
-        matches = [NUMBERED.fullmatch(name) for name in names]
+            raise UserError(f"cannot list {printable(base)}: {error.strerror}") from None
         found = {}
-        for match in filter(None, matches):
+        for name in names:
+            if not name.lower().endswith(SUFFIXES) or not (match := NUMBERED.fullmatch(name)):
+                continue
             if (number := int(match[1])) in found:
-                raise UserError(f"PHOTO: expected one photo of each id, got "
-                                f"{printable(found[number])} and {printable(match[0])}")
-            found[number] = os.path.join(base, match[0])
+                both = f"{printable(found[number])} and {printable(name)}"
+                raise UserError(f"expected one photo of each id, got {both}")
+            found[number] = os.path.join(base, name)
         if found:
             return dict(sorted(found.items()))
-    raise UserError(f"PHOTO: expected the folder of Kaggle's test1/1.jpg or test/1.jpg, "
-                    f"got {printable(folder)}")
+    raise UserError(
+        f"expected the folder of Kaggle's test1/1.jpg or test/1.jpg, got {printable(folder)}"
+    )
 
 
-def write(path, dogs, metric, clip):
-    """Writes a submission, whole or not at all.
+def write(path: Path, dogs: dict[int, float | None], metric: str, clip: float) -> None:
+    """Write a submission atomically.
 
     Args:
-        dogs: {id: probability of dog, or None where the photo cannot be read}.
+        dogs: {id: probability of dog, or None if the photo cannot be read}.
         metric: what the edition scores: `accuracy` takes 0 or 1, `log-loss` the probability.
-        clip: distance from 0 and 1 that probabilities keep.
+        clip: the least distance of a probability from 0 and 1.
     """
     with files.atomic_file(Path(path)) as temporary, open(temporary, "w") as file:
         file.write("id,label\n")
         for number, dog in sorted(dogs.items()):
             if dog is None:
-                dog = UNREADABLE
-            elif metric == "accuracy":
-                dog = int(dog > 0.5)
+                dog = UNREADABLE[metric]
             else:
-                dog = np.clip(dog, clip, 1 - clip)
+                dog = int(dog > 0.5) if metric == "accuracy" else np.clip(dog, clip, 1 - clip)
             file.write(f"{number},{dog:.6g}\n")
     if len(dogs) != IDS:
-        say(f"Kaggle's competition has {IDS:,} photos, these were {len(dogs):,}.")
+        logger.warning(f"Kaggle's competition has {IDS:,} photos, these are {len(dogs):,}.")

@@ -1,125 +1,163 @@
-"""Plots of a training run and of an evaluation, each written as one PNG, whole or not at all.
+"""Plots of a training run and of an evaluation, as PNG files.
 
 Drawn on matplotlib's Figure: pyplot's state is shared between threads and asks for a screen.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from catdog import files
-from catdog.scores import metrics as report
+from catdog.files import printable
+from catdog.scores import metrics, tables
 
-TITLE, TEXT, LABEL, GRID = "#1f2933", "#3e4c59", "#7b8794", "#e4e7eb"
-BLUE, ORANGE, GREY = "#1f5fa8", "#e07b39", "#52606d"
+BLUE, ORANGE, GREY, INK, LINE = "#1f5fa8", "#e07b39", "#52606d", "#1f2933", "#9aa5b1"
 COLORS = (BLUE, ORANGE, "#2a9d6f", "#b5446e", "#7a5cc0", "#8c6d1f", "#3aa6b9", GREY)
+STYLE = {  # of all plots, for matplotlib.rc_context
+    "axes.axisbelow": True,
+    "axes.edgecolor": LINE,
+    "axes.formatter.useoffset": False,
+    "axes.grid": True,
+    "axes.labelcolor": GREY,
+    "axes.labelsize": 12,
+    "axes.prop_cycle": f"cycler(color={[*COLORS]})",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 13,
+    "axes.titleweight": "bold",
+    "font.size": 11,
+    "grid.color": "#e4e7eb",
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "lines.linewidth": 2.2,
+    "lines.markersize": 4,
+    "text.parse_math": False,  # two dollar signs in a name do not make it a formula
+    "xtick.color": LINE,
+    "xtick.labelcolor": GREY,
+    "ytick.color": LINE,
+    "ytick.labelcolor": GREY,
+}
+FEW = 20  # epochs; the points of shorter curves are marked: a line through one would be invisible
+LONGEST_NAME = 12  # characters
+NAMED_CLASSES = 30  # the names of more would overlap
 
 
-def save(figure, path):
-    """Writes a PNG, whole or not at all."""
-    with files.atomic_file(Path(path)) as temporary:
-        figure.savefig(temporary, format="png", backend="agg")
+@contextlib.contextmanager
+def picture(path: Path, **options) -> Iterator:
+    """Yield a matplotlib Figure in the style of all plots, written to `path` at the end.
+
+    Args:
+        options: of the Figure, such as `figsize` (inches) and `dpi`.
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(layout="constrained", **options)
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+        yield figure
+        with files.atomic_file(Path(path)) as temporary:
+            figure.savefig(temporary, format="png", backend="agg")
 
 
-def style(axis):
-    """Grid, spines and ticks as in all pictures."""
-    axis.grid(color=GRID)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color("#9aa5b1")
-    axis.tick_params(labelsize=11, color="#9aa5b1", labelcolor=TEXT)
+def short(name: str) -> str:
+    """Return a name of at most 12 characters that any font and terminal can show."""
+    name = printable(name)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _say_missing(axis, text):
-    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", va="center",
-              fontsize=12, color=LABEL)
+    axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color=GREY)
+    axis.set_yticks([])
 
 
 # --- A training run -------------------------------------------------------------------------------
 
 
-def plot_history(rows, path):
-    """Draws the history of a training run as one PNG at `path`, whole or not at all.
+def plot_history(rows: Sequence[dict], path: Path) -> None:
+    """Draw the history of a training run as a PNG.
 
-    `rows`: a dict an epoch, of numbers or their text, with the keys epoch (default: counted from
-    1), loss, val_loss (nats), accuracy, val_accuracy (0 to 1), learning_rate and image_size
-    (pixels). Any may be missing, empty or NaN. Raises OSError where `path` cannot be written.
+    Args:
+        rows: a dict per epoch, of numbers or their text, with the keys epoch (default: counted from
+            1), loss, val_loss (nats), accuracy, val_accuracy (0 to 1), learning_rate and image_size
+            (pixels). Any may be missing, empty or NaN.
+        path: the file.
+    Raises:
+        UserError: it cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 7), dpi=120, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1, wspace=0.03, hspace=0.04)
-    axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
-    (accuracy, loss), (learning_rate, image_size) = axes
-    _plot_metric(accuracy, rows, "accuracy", "Accuracy", "accuracy (%)", 100, "{:.2f}%", np.argmax)
-    _plot_metric(loss, rows, "loss", "Loss", "loss (nats per photo)", 1, "{:.4f}", np.argmin)
-    _plot_steps(learning_rate, rows, "learning_rate", "Learning rate", "step size")
-    _plot_steps(image_size, rows, "image_size", "Image size", "side (pixels)")
-    for axis in axes.flat:
-        style(axis)
-        _count_epochs(axis)
-        if not axis.lines:
-            _say_missing(axis, "not recorded")
-            axis.set_yticks([])
-    for axis in axes[1]:
-        axis.set_xlabel("epoch", fontsize=12, color=TEXT)
-    figure.align_ylabels()
-
-    save(figure, path)
-
-
-def _count_epochs(axis):
-    from matplotlib.ticker import MaxNLocator
-
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
+    with picture(path, figsize=(12, 7), dpi=120) as figure:
+        axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
+        for axis, key, label in zip(
+            axes.flat,
+            ("accuracy", "loss", "learning_rate", "image_size"),
+            ("accuracy", "nats per photo", "step size", "pixels"),
+            strict=True,
+        ):
+            axis.set(title=key.capitalize().replace("_", " "), ylabel=label)
+            found = (_plot_steps if axis in axes[1] else _plot_curves)(axis, rows, key)
+            if not found:
+                _say_missing(axis, "not recorded")
+            elif axis in axes[0]:
+                axis.legend()
+        for axis in axes[1]:
+            axis.set_xlabel("epoch")
+        figure.align_ylabels()
 
 
 def _series(rows, key):
-    """Returns the epochs (m,) and values (m,) of the rows that have a finite value of `key`."""
+    """Return the epochs `(m,)` and values `(m,)` of the rows that have a finite value of `key`."""
     epochs = [row.get("epoch", i) for i, row in enumerate(rows, start=1)]
-    values = [row.get(key) for row in rows]
-    pairs = np.array([(epoch, np.nan if value in (None, "") else value)
-                      for epoch, value in zip(epochs, values, strict=True)], float).reshape(-1, 2)
-    return pairs[np.isfinite(pairs).all(1)].T
+    values = [np.nan if row.get(key) in (None, "") else row[key] for row in rows]
+    pairs = np.array([epochs, values], float)
+    return pairs[:, np.isfinite(pairs).all(0)]
 
 
-def _plot_metric(axis, rows, key, title, label, scale, form, best_of):
-    """Draws the training and the validation curve; the best validation value has a dot."""
-    axis.set_title(title, loc="left", fontsize=16, fontweight="bold", color=TITLE, pad=30)
-    axis.set_ylabel(label, fontsize=12, color=TEXT)
-    for name, column, color, width in (("training", key, ORANGE, 1.8),
-                                       ("validation", f"val_{key}", BLUE, 2.4)):
+def _plot_curves(axis, rows, key):
+    """Draw the training and the validation curve; return what they show as a list of text."""
+    from matplotlib.ticker import MaxNLocator
+
+    text, best_of = (tables.percent, np.argmax) if key == "accuracy" else (tables.number, np.argmin)
+    found = []
+    for name, column, color in (("training", key, ORANGE), ("validation", f"val_{key}", BLUE)):
         epochs, values = _series(rows, column)
-        values = values * scale
-        if not len(values):
-            continue
-        # A line through few points is hard to read, and through one invisible.
-        marker = "o" if len(values) <= 20 else None
-        axis.plot(epochs, values, label=name, color=color, linewidth=width, marker=marker,
-                  markersize=4)
-        if name == "validation":
+        if len(values):
             best = best_of(values)
-            axis.plot(epochs[best], values[best], "o", color=color, markersize=10,
-                      markeredgecolor="white", markeredgewidth=2, label="best validation")
-            text = (f"validation: best {form.format(values[best])} (epoch {epochs[best]:.0f}), "
-                    f"last {form.format(values[-1])}")
-            # Above the axes, where no curve can run through it.
-            axis.annotate(text, (0, 1), (0, 10), xycoords="axes fraction",
-                          textcoords="offset points", fontsize=12, color=color)
-    if axis.lines:
-        axis.legend(fontsize=12, frameon=False, loc="best")
+            shown = f"{text(values[best])} in epoch {epochs[best]:.0f}"
+            found.append(f"{name} ends at {text(values[-1])}, best {shown}")
+            marker = "o" if len(values) <= FEW else None
+            axis.plot(epochs, values, color=color, marker=marker, label=f"{name}, best {shown}")
+            if name == "validation":
+                axis.plot(epochs[best], values[best], "o", color=color, markersize=8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
+    if found and key == "accuracy":
+        _show_percent(axis)
+    return found
 
 
-def _plot_steps(axis, rows, key, title, label):
-    """Draws one value an epoch as steps, from zero."""
-    axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color=TITLE)
-    axis.set_ylabel(label, fontsize=12, color=TEXT)
+def _plot_steps(axis, rows, key):
+    """Draw one value per epoch as steps, from zero; return whether there are any."""
     epochs, values = _series(rows, key)
     if len(values):
-        axis.plot(epochs, values, drawstyle="steps-mid", color=GREY, linewidth=1.8,
-                  marker="o" if len(values) <= 20 else None, markersize=4)
+        marker = "o" if len(values) <= FEW else None
+        axis.plot(epochs, values, drawstyle="steps-mid", color=GREY, marker=marker)
         axis.set_ylim(0, max(values.max() * 1.15, 1e-12))
+    return len(values) > 0
+
+
+def _show_percent(axis):
+    """Show the shares of the y axis, 0 to 1, as percentages, and none above 100%."""
+    from matplotlib.ticker import PercentFormatter
+
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, min(high, 1 + 0.03 * (1 - low)))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 # --- An evaluation --------------------------------------------------------------------------------
@@ -127,215 +165,202 @@ def _plot_steps(axis, rows, key, title, label):
 
 @dataclasses.dataclass
 class Plot:
-    """A PNG with what it shows, for those who cannot see it, and how to read it."""
+    """A PNG with what it shows in words, for those who cannot see it, and how to read it."""
 
     path: Path
-    title: str
     alt: str
     note: str
 
 
-def plot_evaluation(labels, probabilities, uncalibrated, classes, history, folder):
-    """Draws what there is to see of predictions against labels, as PNGs in `folder`.
+def plot_evaluation(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    uncalibrated: np.ndarray,
+    classes: Sequence[str],
+    history: Sequence[dict],
+    folder: Path,
+) -> list[Plot]:
+    """Draw the plots of predictions against labels, as PNG files in `folder`.
 
     Args:
-        labels: (n,) int; probabilities: (n, n_classes); uncalibrated: the same before temperature.
+        labels: `(n,)` int.
+        probabilities: `(n, n_classes)`.
+        uncalibrated: the same before temperature scaling.
+        classes: the names.
         history: rows of the training run, as for `plot_history`.
-    Returns:
-        A list of `Plot`.
+        folder: a folder that exists.
     """
-    def draw(name, title, x_label, y_label, note, plot, *arguments):
-        figure, axis = _figure(title, x_label, y_label)
-        alt = plot(axis, *arguments) or "Nothing to draw."
-        path = Path(folder) / f"{name}.png"
-        save(figure, path)
-        return Plot(path, title, f"{title}: {alt}", note)
 
-    two = len(classes) == 2
-    of = f" of {classes[1]}" if two else ""
+    def draw(name, title, x_label, y_label, note, plot, *arguments):
+        path = Path(folder) / f"{name}.png"
+        # Text that can be read at the width of a phone.
+        with picture(path, figsize=(5, 4), dpi=180) as figure:
+            axis = figure.subplots()
+            found = plot(axis, *arguments)
+            axis.set(title=title, xlabel=x_label, ylabel=y_label, aspect="auto")
+            if found:
+                _legend_below(axis)
+            else:
+                _say_missing(
+                    axis, "not recorded" if plot is _plot_curves else "no photos of a class"
+                )
+        alt = f"{title}: {'; '.join(found) or 'Nothing to draw'}."
+        return Plot(path, alt, note)
+
+    labels, two = np.asarray(labels), len(classes) == 2
+    of = f" of {short(classes[1])}" if two else ""
     return [
         draw("confusion_matrix", "Confusion matrix", "predicted", "true class",
-             "Right answers stand on the diagonal.",
+             "Correct predictions are on the diagonal.",
              _confusion_matrix, labels, probabilities, classes),
         draw("roc", f"ROC{of}", "false positive rate", "true positive rate",
-             "How many are found, against how many of the others are taken for them, as the "
-             "threshold falls. Chance is the dashed line.",
+             "How many photos of a class are found, and how many others are taken for it, as the "
+             "threshold falls. The number is the area under the curve; chance is the dashed line.",
              _roc, labels, probabilities, classes),
         draw("precision_recall", f"Precision and recall{of}", "recall", "precision",
-             "How many are found, against how many of the answers are right.",
+             "How many photos of a class are found, and how many of those predicted as the class "
+             "belong to it. The number is the average precision.",
              _precision_recall, labels, probabilities, classes),
-        draw("calibration", "Calibration", "probability of the answer", "share that is right",
-             "Where the network says 90%, are 90% right? The closer to the dashed line, the better "
-             "its probabilities can be believed.",
+        draw("calibration", "Calibration", "probability of the prediction", "share that is correct",
+             "Of the predictions with a probability of 90%, are 90% correct? The closer to the "
+             "dotted line, the more reliable the probabilities.",
              _calibration, labels, probabilities, uncalibrated),
-        draw("probabilities", f"Probability{of}" if two else "Probability of the answer",
+        draw("probabilities", f"Probability{of}" if two else "Probability of the prediction",
              "probability", "photos",
-             "The further apart, the better. Counts are drawn on a logarithmic scale.",
+             "The further apart, the better. The counts have a logarithmic scale.",
              _histogram, labels, probabilities, classes),
-        draw("threshold", "Accuracy against threshold", "threshold on the probability", "share (%)",
-             "Answers below the threshold are left unsure; of the others, more are right.",
-             _threshold, labels, probabilities),
-        draw("training_accuracy", "Accuracy while training", "epoch", "accuracy (%)",
+        draw("threshold", "Accuracy against threshold", "threshold on the probability",
+             "correct, of those predicted",
+             "Predictions below the threshold are left out as unsure; more of the others are "
+             "correct.", _threshold, labels, probabilities),
+        draw("training_accuracy", "Accuracy during training", "epoch", "accuracy",
              "Training photos are cropped and altered at random, which makes them harder.",
-             _history, history, "accuracy", 100, "{:.2f}%", np.argmax),
-        draw("training_loss", "Loss while training", "epoch", "loss (nats per photo)",
-             "What training makes small.", _history, history, "loss", 1, "{:.4f}", np.argmin),
-    ]
+             _plot_curves, history, "accuracy"),
+        draw("training_loss", "Loss during training", "epoch", "loss (nats per photo)",
+             "What training minimizes.", _plot_curves, history, "loss"),
+    ]  # fmt: skip
 
 
-def _figure(title, x_label, y_label):
-    """A figure that can still be read at the width of a phone."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4), dpi=180, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-    axis = figure.subplots()
-    axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color=TITLE)
-    axis.set_xlabel(x_label, fontsize=12, color=TEXT)
-    axis.set_ylabel(y_label, fontsize=12, color=TEXT)
-    style(axis)
-    return figure, axis
-
-
-def _short(name):
-    # matplotlib takes what stands between two dollar signs for a formula.
-    return (name if len(name) <= 14 else name[:13] + "…").replace("$", r"\$")
+def _legend_below(axis):
+    """Put the legend below the axes, where no curve can run through it, as wide as it fits."""
+    if axis.get_legend():
+        axis.get_legend().remove()
+    handles, names = axis.get_legend_handles_labels()
+    for columns in (2, 1) if names else ():
+        legend = axis.figure.legend(handles, names, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width < 0.95 * axis.figure.bbox.width:
+            break
+        legend.remove()
 
 
 def _confusion_matrix(axis, labels, probabilities, classes):
-    score = report.score(labels, probabilities, classes)
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    score = metrics.score(labels, probabilities, classes)
     counts = np.array(score["confusion_matrix"])
-    share = counts / counts.sum(1, keepdims=True).clip(1)
-    axis.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    few = len(classes) <= tables.LARGEST_MATRIX
+    display = ConfusionMatrixDisplay(shares, display_labels=[short(name) for name in classes])
+    display.plot(ax=axis, cmap="Blues", colorbar=False, include_values=few, values_format=".1%",
+                 xticks_rotation="horizontal" if len(classes) < 5 else "vertical",
+                 im_kw={"vmin": 0, "vmax": 1})  # fmt: skip
     axis.grid(False)
-    if len(classes) > 30:  # names would run into each other
-        return f"{len(classes)} classes, accuracy {score['accuracy']:.2%}."
-    axis.set_xticks(range(len(classes)), map(_short, classes), rotation=90 * (len(classes) > 6))
-    axis.set_yticks(range(len(classes)), map(_short, classes))
-    if len(classes) <= report.LARGEST_MATRIX:
-        for (row, column), count in np.ndenumerate(counts):
-            axis.text(column, row, f"{count:,}\n{share[row, column]:.1%}" if len(classes) < 5
-                      else f"{count:,}", ha="center", va="center", fontsize=12,
-                      color="white" if share[row, column] > 0.5 else TITLE)
-    accuracy = zip(classes, score["class_accuracy"], strict=True)
-    return ", ".join(f"{name} {value:.1%} right" for name, value in accuracy
-                     if value is not None) + "."
+    if few:
+        for text, count in zip(display.text_.flat, counts.flat, strict=True):
+            text.set_text(f"{count:,}\n{text.get_text()}" if len(classes) < 5 else f"{count:,}")
+    if len(classes) > NAMED_CLASSES:
+        axis.set(xticks=[], yticks=[])
+        return [f"{len(classes)} classes, accuracy {score['accuracy']:.2%}"]
+    recall = zip(classes, score["class_recall"], strict=True)
+    return [f"{name} {value:.1%} correct" for name, value in recall if value is not None]
 
 
 def _one_against_the_rest(labels, probabilities, classes):
-    """Yields (name, whether it is, probability) for each curve that can be drawn."""
+    """Yield (name, whether it is, probability) for each curve that can be drawn."""
     if len(classes) > len(COLORS):
-        one_hot = np.asarray(labels)[:, None] == np.arange(len(classes))
+        one_hot = labels[:, None] == np.arange(len(classes))
         yield "all classes", one_hot.ravel(), probabilities.ravel()
         return
     for i in [1] if len(classes) == 2 else range(len(classes)):
-        truth = np.asarray(labels) == i
+        truth = labels == i
         if 0 < truth.sum() < len(truth):
             yield classes[i], truth, probabilities[:, i]
 
 
 def _roc(axis, labels, probabilities, classes):
-    from sklearn.metrics import auc, roc_curve
+    from sklearn.metrics import RocCurveDisplay
 
     found = []
-    for color, (name, truth, probability) in zip(
-            COLORS, _one_against_the_rest(labels, probabilities, classes), strict=False):
-        false, true, _ = roc_curve(truth, probability)
-        found.append(f"{name} has an area of {auc(false, true):.4f}")
-        axis.plot(false, true, color=color, linewidth=2.2,
-                  label=f"{_short(name)}, area {auc(false, true):.4f}")
-    axis.plot([0, 1], [0, 1], "--", color="#9aa5b1", linewidth=1)
-    return _legend(axis, found)
+    for name, truth, probability in _one_against_the_rest(labels, probabilities, classes):
+        display = RocCurveDisplay.from_predictions(truth, probability, ax=axis)
+        display.line_.set_label(f"{short(name)} {display.roc_auc:.4f}")
+        found.append(f"{name} has an area of {display.roc_auc:.4f}")
+    axis.axline((0, 0), slope=1, linestyle="--", linewidth=1, color=LINE)
+    return found
 
 
 def _precision_recall(axis, labels, probabilities, classes):
-    from sklearn.metrics import average_precision_score, precision_recall_curve
+    from sklearn.metrics import PrecisionRecallDisplay
 
     found = []
-    for color, (name, truth, probability) in zip(
-            COLORS, _one_against_the_rest(labels, probabilities, classes), strict=False):
-        precision, recall, _ = precision_recall_curve(truth, probability,
-                                                      drop_intermediate=True)
-        average = average_precision_score(truth, probability)
-        found.append(f"{name} has an average precision of {average:.4f}")
-        axis.plot(recall, precision, color=color, linewidth=2.2,
-                  label=f"{_short(name)}, average {average:.4f}")
-    axis.set_ylim(-0.02, 1.03)
-    return _legend(axis, found)
-
-
-def _legend(axis, found, missing="a class has no photos here"):
-    if not found:
-        _say_missing(axis, missing)
-        return ""
-    # Below the axes, where no curve can run through it.
-    wide = max(len(label) for label in axis.get_legend_handles_labels()[1]) > 24
-    axis.figure.legend(loc="outside lower center", ncols=1 if wide else 2, fontsize=12,
-                       frameon=False)
-    return "; ".join(found) + "."
+    for name, truth, probability in _one_against_the_rest(labels, probabilities, classes):
+        display = PrecisionRecallDisplay.from_predictions(
+            truth, probability, ax=axis, drop_intermediate=True
+        )
+        display.line_.set_label(f"{short(name)} {display.average_precision:.4f}")
+        found.append(f"{name} has an average precision of {display.average_precision:.4f}")
+    return found
 
 
 def _calibration(axis, labels, probabilities, uncalibrated):
-    from sklearn.calibration import calibration_curve
+    from sklearn.calibration import CalibrationDisplay
 
-    axis.plot([0, 1], [0, 1], "--", color="#9aa5b1", linewidth=1)
     found = []
-    for name, color, answers in (("before temperature", ORANGE, uncalibrated),
-                                 ("after temperature", BLUE, probabilities)):
-        right, confidence = answers.argmax(1) == labels, answers.max(1)
-        share, said = calibration_curve(right, confidence, n_bins=report.BINS)
-        error = report.expected_calibration_error(labels, answers)
-        axis.plot(said, share, "o-", color=color, linewidth=2.2, markersize=5,
-                  label=f"{name}, error {error:.2%}")
-        found.append(f"expected calibration error {name} {error:.2%}")
-    axis.set_xlim(1 / answers.shape[1] - 0.02, 1.02)
-    return _legend(axis, found)
+    for when, color, given in (("before", ORANGE, uncalibrated), ("after", BLUE, probabilities)):
+        error = (
+            f"{when} temperature scaling {metrics.expected_calibration_error(labels, given):.2%}"
+        )
+        found.append(f"expected calibration error {error}")
+        CalibrationDisplay.from_predictions(
+            given.argmax(1) == labels, given.max(1), n_bins=metrics.BINS, ax=axis,
+            name=f"error {error}", color=color, marker="o",
+        )  # fmt: skip
+    axis.set_xlim(1 / given.shape[1] - 0.02, 1.02)
+    return found
 
 
 def _histogram(axis, labels, probabilities, classes):
     if len(classes) == 2:
         values = probabilities[:, 1]
-        groups = [(name, np.asarray(labels) == i) for i, name in enumerate(classes)]
+        groups = {short(name): labels == i for i, name in enumerate(classes)}
     else:
-        values = probabilities.max(1)
-        right = probabilities.argmax(1) == labels
-        groups = [("right", right), ("wrong", ~right)]
-    found = []
-    for color, (name, members) in zip(COLORS, groups, strict=False):
-        axis.hist(values[members], bins=np.linspace(0, 1, 41), color=color, alpha=0.6,
-                  label=_short(name), log=True)
-        if members.any():
-            found.append(f"median of {name} {np.median(values[members]):.1%}")
-    return _legend(axis, found)
+        values, right = probabilities.max(1), probabilities.argmax(1) == labels
+        groups = {"correct": right, "wrong": ~right}
+    for name, members in groups.items():
+        axis.hist(values[members], np.linspace(0, 1, 41), alpha=0.6, label=name, log=True)
+    axis.yaxis.set_major_formatter("{x:,.0f}")
+    axis.yaxis.set_minor_formatter("")
+    return [
+        f"median of {name} {np.median(values[members]):.1%}"
+        for name, members in groups.items()
+        if members.any()
+    ]
 
 
 def _threshold(axis, labels, probabilities):
-    thresholds, accuracy, unsure = report.accuracy_by_threshold(labels, probabilities)
-    axis.step(thresholds, 100 * accuracy, where="pre", color=BLUE, linewidth=2.2,
-              label="right, of those answered")
-    axis.plot([], [], color=ORANGE, linewidth=2.2, label="left unsure (scale on the right)")
+    thresholds, accuracy, unsure = metrics.accuracy_by_threshold(labels, probabilities)
+    axis.step(thresholds, accuracy, where="pre", color=BLUE, label="correct, of those predicted")
+    axis.plot([], [], color=ORANGE, label="left out as unsure (scale on the right)")
     axis.tick_params(axis="y", labelcolor=BLUE)
-    other = axis.twinx()  # where nearly all is right, one scale would show a flat line
-    other.step(thresholds, 100 * unsure, where="pre", color=ORANGE, linewidth=2.2)
-    style(other)
+    _show_percent(axis)
+    other = axis.twinx()  # if nearly all are correct, one scale would show a flat line
+    other.step(thresholds, unsure, where="pre", color=ORANGE)
     other.grid(False)
     other.tick_params(axis="y", labelcolor=ORANGE)
-    other.set_ylim(-2, 102)
+    other.set_ylim(0, 1)
+    _show_percent(other)
     tenth = np.searchsorted(unsure, 0.1, side="right") - 1
-    return _legend(axis, [f"{accuracy[0]:.2%} right with every photo answered",
-                          f"{accuracy[tenth]:.2%} with {unsure[tenth]:.1%} left unsure"])
-
-
-def _history(axis, rows, key, scale, form, best_of):
-    _count_epochs(axis)
-    found = []
-    for name, column, color in (("training", key, ORANGE), ("validation", f"val_{key}", BLUE)):
-        epochs, values = _series(rows, column)
-        if len(values):
-            values = values * scale
-            best = best_of(values)
-            axis.plot(epochs, values, color=color, linewidth=2.2, label=name,
-                      marker="o" if len(values) <= 20 else None, markersize=4)
-            found.append(f"{name} ends at {form.format(values[-1])}, best "
-                         f"{form.format(values[best])} in epoch {epochs[best]:.0f}")
-    return _legend(axis, found, "not recorded")
+    return [
+        f"{accuracy[0]:.2%} correct with every photo predicted",
+        f"{accuracy[tenth]:.2%} with {unsure[tenth]:.1%} left out as unsure",
+    ]

@@ -1,4 +1,4 @@
-"""Plots: that they are written, whole or not at all, and say what they show."""
+"""Plots: they are written atomically and say what they show."""
 
 import math
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catdog.scores import plots
 from catdog.errors import UserError
+from catdog.scores import plots
 
 
 def history(epochs):
@@ -82,9 +82,10 @@ def test_plot_history_that_fails_leaves_the_last_plot(tmp_path, monkeypatch):
         (["cat", "dog"], [0, 1, 1, 0, 1, 0]),
         (["cat", "dog"], [1, 1, 1, 1, 1, 1]),
         (["ant", "a $name$ of no small length", "cow"], [0, 1, 2, 0, 1, 2]),
+        (["b US$ and A$", "$\\frac$", "\\$\r\udcff", "W" * 40, "tab\t"], [0, 1, 2, 3, 4, 0]),
         ([f"breed {i}" for i in range(40)], range(0, 40, 3)),
     ],
-    ids=["two", "one class only", "three", "forty"],
+    ids=["two", "one class only", "three", "odd names", "forty"],
 )
 def test_plot_evaluation_draws_each_plot_and_says_what_it_shows(tmp_path, classes, labels):
     labels = np.array(labels)
@@ -117,11 +118,70 @@ def test_plot_evaluation_says_the_figures_of_the_curves(tmp_path):
         [0, 0, 1, 1], probabilities, probabilities[::-1], ["cat", "dog"], [], tmp_path
     )
     alts = {plot.path.stem: plot.alt for plot in drawn}
-    assert alts["confusion_matrix"] == "Confusion matrix: cat 100.0% right, dog 50.0% right."
+    assert alts["confusion_matrix"] == "Confusion matrix: cat 100.0% correct; dog 50.0% correct."
     assert alts["roc"] == "ROC of dog: dog has an area of 0.7500."
     # One dog first (precision 1), then a cat, then the other dog (precision 2 of 3).
     assert "0.8333" in alts["precision_recall"]
     # Each in a bin of its own: (|1 - 0.9| + |1 - 0.6| + |0 - 0.65| + |1 - 0.8|) / 4.
-    assert "after temperature 33.75%" in alts["calibration"]
-    assert "75.00% right with every photo answered" in alts["threshold"]
+    assert "after temperature scaling 33.75%" in alts["calibration"]
+    assert "75.00% correct with every photo predicted" in alts["threshold"]
     assert alts["training_loss"].endswith("Nothing to draw.")
+
+
+def drawn_by(monkeypatch):
+    """Return a list of the figures that are drawn from now on."""
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+
+    def keep(figure, *arguments, **options):
+        save(figure, *arguments, **options)
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def test_names_are_drawn_letter_by_letter(tmp_path, monkeypatch):
+    figures = drawn_by(monkeypatch)
+    classes, probabilities = ["b US$ and A$", "$x^2$"], np.array([[0.9, 0.1], [0.2, 0.8]])
+    plots.plot_evaluation([0, 1], probabilities, probabilities, classes, [], tmp_path)
+    labels = figures[0].axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == classes
+    assert not any(label.get_parse_math() for label in labels)
+    legend = figures[1].legends[0].get_texts()[0]
+    assert legend.get_text().startswith("$x^2$") and not legend.get_parse_math()
+
+
+@pytest.mark.parametrize("name", ["ab", "five letters", "W" * 40])
+@pytest.mark.parametrize("n_classes", [2, 5, 8])
+def test_legends_are_not_cut_off(tmp_path, monkeypatch, n_classes, name):
+    figures = drawn_by(monkeypatch)
+    labels = np.arange(40) % n_classes
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(n_classes), 40)
+    classes = [f"{i}{name}" for i in range(n_classes)]
+    plots.plot_evaluation(labels, probabilities, probabilities, classes, history(3), tmp_path)
+    legends = [(figure, legend) for figure in figures for legend in figure.legends]
+    assert len(legends) == 7  # all but the confusion matrix
+    for figure, legend in legends:
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+        assert figure.axes[0].get_window_extent().height > 0.25 * figure.bbox.height
+
+
+def test_no_axis_shows_more_than_100_percent(tmp_path, monkeypatch):
+    figures = drawn_by(monkeypatch)
+    rows = [{"accuracy": 1.0, "val_accuracy": 1.0}] * 3
+    certain = np.eye(2)[[0, 1, 0, 1]]
+    plots.plot_evaluation([0, 1, 0, 1], certain, certain, ["cat", "dog"], rows, tmp_path)
+    plots.plot_history(rows, tmp_path / "curves.png")
+    shown = [
+        label.get_text()
+        for figure in figures
+        for axis in figure.axes
+        for label, place in zip(axis.get_yticklabels(), axis.get_yticks(), strict=True)
+        if axis.get_ylim()[0] <= place <= axis.get_ylim()[1]
+    ]
+    percentages = [float(text[:-1]) for text in shown if text.endswith("%")]
+    assert max(percentages) == 100
+    assert len(percentages) > 10
