@@ -418,26 +418,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
 
+    from catdog.runs import run
     from catdog.runs.classifier import Classifier
     from catdog.scores import inspect
 
     cli.check_output(args.output, args.data_dir)
     with cli.blame("--exclude"):
         exclude = index.read_names(args.exclude)
-    classifier = None
-    if args.suspects:
+    if args.suspects is None:
+        dataset = load(args.data_dir, RECIPES["full"].score_size, args.cache_dir, exclude)
+        text, rows = inspect.overview(dataset)
+        name, sheet = "photos.csv", None
+    else:
         with cli.blame("--suspects"):
             classifier = Classifier(args.suspects)
-    size = classifier.image_size if classifier else RECIPES["full"].score_size
-    dataset = load(args.data_dir, size, args.cache_dir, exclude)
-    if classifier and dataset.classes != classifier.classes:
-        raise UserError(
-            f"expected a network of {some_names(dataset.classes)}, got one of "
-            f"{some_names(classifier.classes)}",
-            "--suspects",
-        )
-    inspect.inspect(dataset, classifier, args.output)
+        dataset = load(args.data_dir, classifier.image_size, args.cache_dir, exclude)
+        with cli.blame("--suspects"):
+            check_classes(classifier, dataset)
+            members = inspect.held_out(dataset)
+            seen = run.trained_on(args.suspects, name_hashes([dataset.names[i] for i in members]))
+            show = cli.progress("scoring", " photos")
+            members, probabilities = inspect.suspects(classifier, dataset, members, seen, show)
+        rows = inspect.suspect_rows(dataset, members, probabilities)
+        text, name = inspect.format_suspects(rows), "suspects.csv"
+        sheet = inspect.contact_sheet(dataset, rows, members) if args.output else None
+    print(text)
+    if args.output:
+        with cli.blame("--output"):
+            inspect.write(args.output, name, rows, sheet)
+        cli.say(f"All of them:  {printable(args.output / name)}")
     return 0
+
+
+def check_classes(classifier, dataset: Dataset) -> None:
+    """Raise UserError unless a network and the photos have the same classes."""
+    if dataset.classes != classifier.classes:
+        raise UserError(
+            f"expected a network of the classes {some_names(dataset.classes)}, got one of "
+            f"{some_names(classifier.classes)}"
+        )
 
 
 if __name__ == "__main__":
