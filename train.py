@@ -336,6 +336,8 @@ def train(folder: Path, config: dict, settings: Settings, dataset: data.Dataset)
         describe(folder, settings, dataset)
     else:
         say(f"Process {devices.index()} of {devices.processes()}; process 0 tells more")
+    if devices.processes() > 1:
+        say("If one process fails, all end within a minute. Go on with --resume on each machine.")
     try:
         with devices.scope():
             network, rows = fit(settings, dataset, folder)

@@ -4,12 +4,12 @@ import os
 
 import keras
 import pytest
-from conftest import draw_photos
 
-from catdog.photos import drawings as demo
-from catdog.photos import index as layouts
 from benchmarks import measuring, predict, step
 from catdog.errors import UserError
+from catdog.photos import drawings as demo
+from catdog.photos import index as layouts
+from conftest import draw_photos
 
 
 def test_without_photos_the_drawings_of_the_demo_are_measured(tmp_path, monkeypatch):

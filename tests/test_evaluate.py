@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from conftest import draw_photos
 
 import data
 import evaluate
 import model
-from catdog.scores import metrics as report
-from catdog.runs import run as runs
 from catdog.errors import UserError
+from catdog.runs import run as runs
+from catdog.scores import metrics as report
+from conftest import draw_photos
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import sys
 import zlib
 
 import pytest
-from conftest import draw_photos, run_script
 from test_photos import ENCODINGS, EXTREMES
 
 from catdog.photos import photo as photos
+from conftest import draw_photos, run_script
 
 BROKEN = int(os.environ.get("BROKEN_PHOTOS", 1000))
 

@@ -17,6 +17,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+
 from conftest import ROOT, draw_photos, run_script, users_environment
 
 KILLS = int(os.environ.get("KILLS", 3))

@@ -16,17 +16,17 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw_photos, run_script, users_environment
 from PIL import Image
 
-from catdog.scores import explain
-from catdog.runs import export
 import model
-from catdog.photos import photo as photos
 import predict
-from catdog.scores import metrics as report
-from catdog.runs import run as runs
 from catdog.errors import UserError
+from catdog.photos import photo as photos
+from catdog.runs import export
+from catdog.runs import run as runs
+from catdog.scores import explain
+from catdog.scores import metrics as report
+from conftest import ROOT, draw_photos, run_script, users_environment
 
 
 @pytest.fixture(scope="session")

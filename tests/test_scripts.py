@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, draw_photos, run_script, users_environment
 from PIL import Image
+
+from conftest import ROOT, draw_photos, run_script, users_environment
 
 
 def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):

@@ -5,8 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_script
 from PIL import Image, ImageDraw
+
+from conftest import run_script
 
 pytestmark = pytest.mark.slow
 
