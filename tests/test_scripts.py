@@ -233,6 +233,10 @@ MISTAKES = {
     "missing folder": (["train.py", "--data-dir", "nowhere"], "--data-dir: expected a folder"),
     "hosts without rank": (["train.py", "--hosts", "a:1,b:2"], "--hosts: expected together"),
     "no such rank": (["train.py", "--hosts", "a:1,b:2", "--rank", "2"], "--rank: expected a whole"),
+    "hosts and cluster": (["train.py", "--hosts", "a:1,b:2", "--rank", "0", "--cluster"],
+                          "--cluster: expected without --hosts"),
+    "minutes and epochs": (["train.py", "--minutes", "3", "--epochs", "2"],
+                           "--minutes: expected without --epochs"),
     "no port": (["train.py", "--hosts", "a,b", "--rank", "0"], "--hosts: expected HOST:PORT"),
     "hosts of TensorFlow": (
         ["train.py", "--hosts", "a:1,b:2", "--rank", "0"],
@@ -296,22 +300,56 @@ def test_a_full_disk_ends_in_one_line(trained, photos_dir):
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "data.py"])
-def test_ctrl_c_while_modules_are_imported_ends_in_one_line(script, tmp_path):
-    """NumPy stands for any module: it signals from amid its import."""
-    (tmp_path / "numpy.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    environment = users_environment(PYTHONPATH=str(tmp_path))
-    process = subprocess.run(
-        [sys.executable, ROOT / script, "--help"], env=environment, capture_output=True, text=True
-    )
+def test_ctrl_c_while_keras_is_loaded_ends_in_one_line(photos_dir, tmp_path):
+    """A stand-in for Keras signals from amid its import, which takes seconds."""
+    (tmp_path / "keras.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    process = run_script("train.py", "--data-dir", photos_dir, "--cache-dir", tmp_path / "cache",
+                         env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
     assert process.returncode == 130
-    assert process.stderr == f"{script}: interrupted\n" and process.stdout == ""
+    assert process.stderr.splitlines()[-1] == "train.py: interrupted" and process.stdout == ""
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "data.py", "model.py"])
+def test_help_loads_neither_keras_nor_tensorflow(script, tmp_path):
+    for name in ("keras", "tensorflow", "sklearn", "matplotlib", "jax"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError")
+    process = run_script(script, "--help", env={"PYTHONPATH": str(tmp_path)})
+    assert process.returncode == 0 and process.stdout.startswith("usage:"), process.stderr
 
 
 def test_importing_our_modules_leaves_ctrl_c_alone():
     code = "import signal, train, predict; print(signal.getsignal(signal.SIGINT).__name__)"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "default_int_handler\n"
+
+
+def test_the_current_folder_may_be_gone(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    command = f"rmdir ../gone; {sys.executable} {ROOT}/predict.py photo.jpg"
+    process = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].endswith("error: the current folder no longer exists")
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", "closed", "a reader that left"])
+def test_results_come_where_stderr_cannot_be_written_to(stderr, trained, photos_dir):
+    command = f"{sys.executable} {ROOT}/predict.py --model {trained[0]} {photos_dir}/train"
+    end = {"/dev/full": "2>/dev/full", "closed": "2>&-", "a reader that left": "2> >(true)"}
+    process = subprocess.run(["bash", "-c", f"{command} {end[stderr]}"], capture_output=True,
+                             text=True, timeout=170)
+    assert process.returncode == 1  # one of them is no photo
+    assert len(process.stdout.splitlines()) == 206
+
+
+def test_a_limit_on_the_size_of_files_ends_in_one_line(trained, photos_dir, tmp_path):
+    command = (f"ulimit -f 1; exec {sys.executable} {ROOT}/predict.py --json --model {trained[0]} "
+               f"{photos_dir}/train > {tmp_path}/out")
+    process = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert "cannot write: File too large" in process.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "data.py"])
@@ -357,7 +395,7 @@ def test_without_photos_and_network_training_names_the_three_ways_on(tmp_path):
     process = run_script("train.py", cwd=tmp_path, env={**dead, "no_proxy": ""})
     assert process.returncode == 2
     assert "cannot download the photos" in process.stderr
-    for words in ("kaggle competitions download", "one folder a class", "--demo"):
+    for words in ("kaggle competitions download", "one folder per class", "--demo"):
         assert words in process.stderr
     assert not os.path.exists(tmp_path / "runs")
 

@@ -40,24 +40,6 @@ def dataset(folder):
     return data.load(folder / "photos", first_steps.SETTINGS.score_size, folder / "cache")
 
 
-def run_at_its_start(folder, dataset, name):
-    """A run directory as it is before the first epoch: in float32 whatever this processor is."""
-    (folder / name).mkdir()
-    (folder / name / "config.json").write_text(
-        json.dumps(
-            {
-                "settings": dataclasses.asdict(first_steps.SETTINGS),
-                "data_dir": str(folder / "photos"),
-                "cache_dir": str(folder / "cache"),
-                "classes": dataset.classes,
-                "score_size": first_steps.SETTINGS.score_size,
-                "splits": dataset.split_sizes(),
-            }
-        )
-    )
-    return folder / name
-
-
 def start(*arguments, program=(ROOT / "train.py",), env=JAX, **options):
     """Start a program, by default `train.py` with JAX."""
     command = [sys.executable, *map(str, program), *map(str, arguments)]
