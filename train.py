@@ -116,6 +116,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help=f"of the first weights, the order and the random crops (default: {full.seed})",
     )
+    add(
+        "--fold",
+        type=cli.whole_number(0, 9),
+        metavar="I",
+        help="hold out other photos: turn the split by so many tenths (default: 0)",
+    )
+    add(
+        "--folds",
+        type=int,
+        choices=(5, 10),
+        metavar="K",
+        help="5 or 10: train so many networks, one after another, so that every photo is held out "
+        "once; the same command goes on after an interruption",
+    )
     add("--output", metavar="DIR", help="the run directory to make (default: runs/<date-time>)")
     add("--demo", action="store_const", const=True, help="draw cats and dogs, and train on them")
     add("--resume", metavar="RUN", help="go on with an interrupted run, with all its settings")
@@ -162,6 +176,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     ]
     if args.resume and given:
         parser.error(f"argument --resume: expected alone, got --{given[0].replace('_', '-')} too")
+    if args.folds and args.fold is not None:
+        parser.error("argument --folds: expected without --fold")
     for name in ("recipe", "epochs", "image_size") if args.minutes else ():
         if getattr(args, name):
             parser.error(f"argument --minutes: expected without --{name.replace('_', '-')}")
@@ -195,7 +211,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.enter_context(
                 devices.join(coordinator, len(hosts), args.rank, cluster=bool(args.cluster))
             )
+        if args.folds:
+            return train_folds(args, settings)
         return resume(Path(args.resume)) if args.resume else start(args, settings, started)
+
+
+def train_folds(args: argparse.Namespace, settings: Settings) -> int:
+    """Train a run per fold in DIR/fold-I; go on where an earlier call of the same command ended."""
+    args.output = args.output or "runs/folds"
+    for fold in range(0, 10, 10 // args.folds):
+        folder = Path(args.output, f"fold-{fold}")
+        say(f"Fold {fold} of 0 to 9, in {printable(folder)}")
+        if run.is_finished(folder) or run.has_checkpoint(folder):
+            resume(folder)
+        else:
+            fold_args = argparse.Namespace(**{**vars(args), "output": str(folder)})
+            start(fold_args, dataclasses.replace(settings, fold=fold), time.perf_counter())
+    runs = " ".join(quoted(path) for path in sorted(Path(args.output).glob("fold-*")))
+    say(
+        f"\nAll photos, each scored by a network that did not see it:\n"
+        f"       python evaluate.py --model {runs}"
+    )
+    return 0
 
 
 def start(args: argparse.Namespace, settings: Settings, started: float) -> int:
