@@ -392,6 +392,7 @@ def corrupt(images, seed, share):
     small = tf.maximum(12, tf.cast(size / factor, tf.int32))
     shrunk = tf.image.resize(some[: count // 2], tf.stack([small, small]), antialias=True)
     some = tf.concat([tf.image.resize(shrunk, [size, size]), some[count // 2 :]], 0)
+    some = tf.clip_by_value(some, 0, 255)  # resizing rounds
     return tf.tensor_scatter_nd_update(images, chosen, some)
 
 
