@@ -138,15 +138,15 @@ def _coloured(grey, strength):
 
 def draw_bar(image: Image.Image, text: str) -> None:
     """Write `text` on a dark bar at the bottom and, if there is room, what the colours mean."""
-    size = max(10, min(image.size) // 14)
+    size = max(10, min(image.size) // 16)
     while size > 6 and ImageFont.load_default(size).getlength(text) > image.width - size // 2:
         size -= 1
     font, small = ImageFont.load_default(size), ImageFont.load_default(max(8, round(0.7 * size)))
-    line, margin, (less, more) = round(1.5 * size), size // 2, ("no support", "most support")
-    scale = 4 * size
+    line, margin, (less, more) = round(1.5 * size), size // 2, ("no support", "most")
+    scale = 3 * size
     right = round(image.width - margin - small.getlength(more))
     left = round(right - scale - small.getlength(less) - 2 * margin)
-    beside = left > font.getlength(text) + 3 * margin
+    beside = left > font.getlength(text) + 2 * margin
     legend = beside or (left >= 0 and 4 * line < image.height)
     top = image.height - line * (2 if legend and not beside else 1)
     draw = ImageDraw.Draw(image, "RGBA")

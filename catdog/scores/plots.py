@@ -43,7 +43,7 @@ STYLE = {  # of all plots, for matplotlib.rc_context
     "ytick.labelcolor": GREY,
 }
 FEW = 20  # epochs; the points of shorter curves are marked: a line through one would be invisible
-LONGEST_NAME = 12  # characters
+LONGEST_NAME = 14  # characters
 NAMED_CLASSES = 30  # the names of more would overlap
 
 
@@ -68,7 +68,7 @@ def picture(path: Path, **options) -> Iterator:
 
 
 def short(name: str) -> str:
-    """Return a name of at most 12 characters that any font and terminal can show."""
+    """Return a name of at most 14 characters that any font and terminal can show."""
     name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
@@ -129,10 +129,10 @@ def _plot_curves(axis, rows, key):
         epochs, values = _series(rows, column)
         if len(values):
             best = best_of(values)
-            shown = f"{text(values[best])} in epoch {epochs[best]:.0f}"
-            found.append(f"{name} ends at {text(values[-1])}, best {shown}")
+            shown = f"best {text(values[best])} in epoch {epochs[best]:.0f}, last {text(values[-1])}"
+            found.append(f"{name} {shown}")
             marker = "o" if len(values) <= FEW else None
-            axis.plot(epochs, values, color=color, marker=marker, label=f"{name}, best {shown}")
+            axis.plot(epochs, values, color=color, marker=marker, label=found[-1])
             if name == "validation":
                 axis.plot(epochs[best], values[best], "o", color=color, markersize=8)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
