@@ -19,16 +19,13 @@ COLORS = (BLUE, ORANGE, "#2a9d6f", "#b5446e", "#7a5cc0", "#8c6d1f", "#3aa6b9", G
 STYLE = {  # of all plots, for matplotlib.rc_context
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
-    "axes.formatter.useoffset": False,
     "axes.grid": True,
     "axes.labelcolor": GREY,
-    "axes.labelsize": 12,
     "axes.prop_cycle": f"cycler(color={[*COLORS]})",
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "axes.titlesize": 13,
     "axes.titleweight": "bold",
     "font.size": 11,
     "grid.color": "#e4e7eb",
@@ -37,10 +34,8 @@ STYLE = {  # of all plots, for matplotlib.rc_context
     "lines.linewidth": 2.2,
     "lines.markersize": 4,
     "text.parse_math": False,  # two dollar signs in a name do not make it a formula
-    "xtick.color": LINE,
-    "xtick.labelcolor": GREY,
-    "ytick.color": LINE,
-    "ytick.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
 }
 FEW = 20  # epochs; the points of shorter curves are marked: a line through one would be invisible
 LONGEST_NAME = 14  # characters
@@ -94,20 +89,19 @@ def plot_history(rows: Sequence[dict], path: Path) -> None:
     """
     with picture(path, figsize=(12, 7), dpi=120) as figure:
         axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
-        for axis, key, label in zip(
+        for axis, key, title, label, plot in zip(
             axes.flat,
             ("accuracy", "loss", "learning_rate", "image_size"),
+            ("Accuracy", "Loss", "Learning rate", "Image size"),
             ("accuracy", "nats per photo", "step size", "pixels"),
+            (_plot_curves, _plot_curves, _plot_steps, _plot_steps),
             strict=True,
         ):
-            axis.set(title=key.capitalize().replace("_", " "), ylabel=label)
-            found = (_plot_steps if axis in axes[1] else _plot_curves)(axis, rows, key)
-            if not found:
+            axis.set(title=title, ylabel=label, xlabel="epoch" if plot is _plot_steps else "")
+            if not plot(axis, rows, key):
                 _say_missing(axis, "not recorded")
-            elif axis in axes[0]:
+            elif plot is _plot_curves:
                 axis.legend()
-        for axis in axes[1]:
-            axis.set_xlabel("epoch")
         figure.align_ylabels()
 
 
@@ -129,7 +123,9 @@ def _plot_curves(axis, rows, key):
         epochs, values = _series(rows, column)
         if len(values):
             best = best_of(values)
-            shown = f"best {text(values[best])} in epoch {epochs[best]:.0f}, last {text(values[-1])}"
+            shown = (
+                f"best {text(values[best])} in epoch {epochs[best]:.0f}, last {text(values[-1])}"
+            )
             found.append(f"{name} {shown}")
             marker = "o" if len(values) <= FEW else None
             axis.plot(epochs, values, color=color, marker=marker, label=found[-1])
@@ -192,6 +188,7 @@ def plot_evaluation(
     """
 
     def draw(name, title, x_label, y_label, note, plot, *arguments):
+        missing = "not recorded" if plot is _plot_curves else "no photos of a class"
         path = Path(folder) / f"{name}.png"
         # Text that can be read at the width of a phone.
         with picture(path, figsize=(5, 4), dpi=180) as figure:
@@ -201,9 +198,7 @@ def plot_evaluation(
             if found:
                 _legend_below(axis)
             else:
-                _say_missing(
-                    axis, "not recorded" if plot is _plot_curves else "no photos of a class"
-                )
+                _say_missing(axis, missing)
         alt = f"{title}: {'; '.join(found) or 'Nothing to draw'}."
         return Plot(path, alt, note)
 
