@@ -186,6 +186,7 @@ def plot_evaluation(
         history: rows of the training run, as for `plot_history`.
         folder: a folder that exists.
     """
+    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
     def draw(name, title, x_label, y_label, note, plot, *arguments):
         missing = "not recorded" if plot is _plot_curves else "no photos of a class"
@@ -208,14 +209,14 @@ def plot_evaluation(
         draw("confusion_matrix", "Confusion matrix", "predicted", "true class",
              "Correct predictions are on the diagonal.",
              _confusion_matrix, labels, probabilities, classes),
-        draw("roc", f"ROC{of}", "false positive rate", "true positive rate",
+        draw("roc", f"ROC curve{of}", "false positive rate", "true positive rate",
              "How many photos of a class are found, and how many others are taken for it, as the "
              "threshold falls. The number is the area under the curve; chance is the dashed line.",
-             _roc, labels, probabilities, classes),
+             _ranking, labels, probabilities, classes, RocCurveDisplay, "ROC AUC"),
         draw("precision_recall", f"Precision and recall{of}", "recall", "precision",
              "How many photos of a class are found, and how many of those predicted as the class "
              "belong to it. The number is the average precision.",
-             _precision_recall, labels, probabilities, classes),
+             _ranking, labels, probabilities, classes, PrecisionRecallDisplay, "average precision"),
         draw("calibration", "Calibration", "probability of the prediction", "share that is correct",
              "Of the predictions with a probability of 90%, are 90% correct? The closer to the "
              "dotted line, the more reliable the probabilities.",
@@ -282,28 +283,16 @@ def _one_against_the_rest(labels, probabilities, classes):
             yield classes[i], truth, probabilities[:, i]
 
 
-def _roc(axis, labels, probabilities, classes):
-    from sklearn.metrics import RocCurveDisplay
-
+def _ranking(axis, labels, probabilities, classes, display, figure):
+    """Draw a curve of scikit-learn for each class, with its `figure`, such as "ROC AUC"."""
     found = []
     for name, truth, probability in _one_against_the_rest(labels, probabilities, classes):
-        display = RocCurveDisplay.from_predictions(truth, probability, ax=axis)
-        display.line_.set_label(f"{short(name)} {display.roc_auc:.4f}")
-        found.append(f"{name} has an area of {display.roc_auc:.4f}")
-    axis.axline((0, 0), slope=1, linestyle="--", linewidth=1, color=LINE)
-    return found
-
-
-def _precision_recall(axis, labels, probabilities, classes):
-    from sklearn.metrics import PrecisionRecallDisplay
-
-    found = []
-    for name, truth, probability in _one_against_the_rest(labels, probabilities, classes):
-        display = PrecisionRecallDisplay.from_predictions(
-            truth, probability, ax=axis, drop_intermediate=True
-        )
-        display.line_.set_label(f"{short(name)} {display.average_precision:.4f}")
-        found.append(f"{name} has an average precision of {display.average_precision:.4f}")
+        drawn = display.from_predictions(truth, probability, ax=axis)
+        value = f"{getattr(drawn, figure.lower().replace(' ', '_')):.4f}"
+        drawn.line_.set_label(f"{short(name)} {value}")
+        found.append(f"{figure} of {name} {value}")
+    if figure == "ROC AUC":
+        axis.axline((0, 0), slope=1, linestyle="--", linewidth=1, color=LINE)
     return found
 
 
