@@ -1,48 +1,30 @@
-"""The data set: splits, streams and augments the photos.
+"""The data set: loads, splits, streams and augments the photos.
 
     python data.py                                    what is under tmp/
-    python data.py --suspects RUN --output DIR        photos whose label a model disputes
+    python data.py --suspects RUN --output DIR        photos whose label a network disputes
 
-Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are numbers of classes.
+Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are int, indices into `classes`.
 """
 
-from catdog import cli as terminal
+from __future__ import annotations
+
 import argparse
 import dataclasses
-import functools
 import hashlib
 import json
 import os
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from catdog.photos import cache
-from catdog.photos import exclusion
-from catdog import files
-from catdog.photos import index as layouts
-from catdog.photos.index import SPLITS
-from catdog.training.recipe import RECIPES
-from catdog.backend import quiet
-from catdog.cli import say
+from catdog import cli
+from catdog.backend import tf
 from catdog.errors import UserError
 from catdog.files import printable, some_names
-
-try:
-    with quiet():
-        import keras
-        import tensorflow as tf
-except (ImportError, ValueError) as error:
-    reason = (f"cannot load Keras, with KERAS_BACKEND="
-              f"{os.environ.get('KERAS_BACKEND', 'tensorflow')}: {error}")
-    if __name__ == "__main__":  # `run_program` is not reached
-        say(f"data.py: error: {reason}")
-        sys.exit(2)
-    raise UserError(reason) from None
-
-if keras.backend.backend() != "tensorflow":
-    tf.config.set_visible_devices([], "GPU")  # or it would take the memory that the backend needs
+from catdog.photos import cache, index
+from catdog.photos.index import SPLITS
+from catdog.training.recipe import RECIPES, Settings
 
 SHARES = (0.8, 0.1, 0.1)
 
@@ -50,30 +32,34 @@ SHARES = (0.8, 0.1, 0.1)
 # --- Split ----------------------------------------------------------------------------------------
 
 
-def name_hashes(names):
-    """(n,) uint64 of the names: the same on every machine, in every year."""
+def name_hashes(names: Sequence[str]) -> np.ndarray:
+    """Return (n,) uint64 hashes of the names: the same on every machine, in every year."""
     sha256 = hashlib.sha256
     first = (sha256(name.encode("utf-8", "surrogateescape")).digest()[:8] for name in names)
     return np.frombuffer(b"".join(first), ">u8").astype(np.uint64)
 
 
-def split(names, digests, given=None):
-    """Divides photos 80/10/10 by a hash of what identifies them.
+def split(
+    names: Sequence[str], digests: Sequence, given: np.ndarray | None = None, fold: int = 0
+) -> np.ndarray:
+    """Divide photos 80/10/10 by a hash of their names.
 
-    So neither a seed nor a file that is added moves a photo from one side to the other. Files with
-    the same bytes go where the first of them by name goes.
+    Neither a seed nor an added file moves a photo from one split to another. Files with the same
+    bytes go where the first of them by name goes.
 
     Args:
-        names: (n,) what identifies each photo.
+        names: (n,) what identifies each photo, such as `cat.7`.
         digests: (n,) a digest of each file's bytes.
-        given: (n,) the user's own split, as this returns it, or None. It is kept; where it has no
-            validation or no test photos, those of train that would be without it become them.
+        given: (n,) the user's own split, as this function returns it, or None. It is kept; if it
+            has no validation or no test photos, they are taken from its training photos.
+        fold: 0 to 9. The hash is turned by so many tenths, so that over the ten folds every photo
+            is once a test photo.
     Returns:
         (n,) int, index into `SPLITS`.
     """
     if given is not None:
         sides, train = given.copy(), np.flatnonzero(given == 0)
-        hashed = split([names[i] for i in train], np.asarray(digests)[train])
+        hashed = split([names[i] for i in train], np.asarray(digests)[train], fold=fold)
         sides[train] = np.where(np.isin(hashed, given), 0, hashed)
         return sides
     hashes = name_hashes(names)
@@ -81,20 +67,26 @@ def split(names, digests, given=None):
     first = {}
     for i in sorted(np.flatnonzero(sizes[group] > 1).tolist(), key=names.__getitem__):
         hashes[i] = hashes[first.setdefault(group[i], i)]
-    return np.searchsorted(np.cumsum(SHARES)[:2], hashes / 2.0**64, side="right")
+    position = (hashes / 2.0**64 + fold / 10) % 1
+    return np.searchsorted(np.cumsum(SHARES)[:2], position, side="right")
 
 
-# --- Load ----------------------------------------------------------------------------------------
+# --- Load -----------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Dataset:
     """Decoded photos with their labels and splits.
 
-    images: (n, size, size, 3) uint8, memory-mapped; labels: (n,) int; names: (n,) what identifies
-    each photo; splits: index arrays by name, without the photos that are left out; skipped: (path,
-    reason) of what could not be decoded; root: the folder that `paths` are relative to; digests:
-    (n,) of each file's bytes; excluded: the indices of the photos that are left out.
+    Attributes:
+        images: (n, size, size, 3) uint8, memory-mapped.
+        labels: (n,) int, index into `classes`.
+        paths: (n,) paths below `root`.
+        names: (n,) what identifies each photo, such as `cat.7`.
+        splits: the indices of each split, without the excluded photos.
+        skipped: (path, reason) of each file that could not be decoded.
+        digests: (n,) a digest of each file's bytes.
+        excluded: the indices of the photos that are left out.
     """
 
     images: np.ndarray
@@ -108,62 +100,78 @@ class Dataset:
     digests: np.ndarray
     excluded: np.ndarray
 
-    def split_sizes(self):
+    def split_sizes(self) -> dict[str, int]:
+        """Return the number of photos of each split."""
         return {name: len(members) for name, members in self.splits.items()}
 
-    def members_of(self, split):
-        """The indices of a split, or of all of them for `all`."""
+    def members_of(self, split: str) -> np.ndarray:
+        """Return the indices of a split, or of all splits together for `all`."""
         if split == "all":
             return np.sort(np.concatenate(list(self.splits.values())))
         return self.splits[split]
 
-    def digest(self):
-        """What tells this data set from every other: of its classes, photos, labels and splits."""
+    def class_counts(self, split: str) -> np.ndarray:
+        """Return (classes,) int, the number of photos of each class in a split."""
+        return np.bincount(self.labels[self.splits[split]], minlength=len(self.classes))
+
+    def digest(self) -> str:
+        """Return a digest of everything that a run learns from: classes, photos, labels, splits."""
         digest = hashlib.sha256(json.dumps([self.classes, self.names]).encode())
         for array in (self.digests, self.labels, *map(self.splits.get, SPLITS)):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
-    def batches(self, members, size=64):
-        """Yields the images of `members` in order, uint8 (at most `size`, height, width, 3)."""
+    def batches(self, members: np.ndarray, size: int = 64) -> Iterator[np.ndarray]:
+        """Yield the images of `members` in order, uint8 (at most `size`, height, width, 3)."""
         for start in range(0, len(members), size):
             yield self.images[members[start : start + size]]
 
 
-def load(data_dir, image_size, cache_dir, exclude=()):
-    """Finds, decodes (once, into a cache on disk) and splits the photos under `data_dir`.
+def load(
+    data_dir: str, image_size: int, cache_dir: str, exclude: Sequence[str] = (), fold: int = 0
+) -> Dataset:
+    """Find, decode (once, into a cache on disk) and split the photos under `data_dir`.
 
     Args:
-        image_size: height and width in px of the decoded photos.
-        cache_dir: folder for the cache; made where it is missing.
-        exclude: names of photos to leave out, as `exclusion.read` gives them.
-    Returns:
-        A `Dataset`.
+        data_dir: folder of labelled photos, in one of the layouts of `index.find`.
+        image_size: height and width of the decoded photos in pixels.
+        cache_dir: folder for the cache; it is made if it is missing.
+        exclude: names of photos to leave out, as `index.read_names` returns them.
+        fold: 0 to 9, see `split`.
     Raises:
         UserError: unusable folder, no photo, a single class, a class without a readable photo, too
             few photos to fill every split.
     """
-    found = layouts.find(data_dir, cache_dir)
-    if found is None:
-        raise UserError(
-            f"--data-dir: expected labelled photos (train/cat.0.jpg, PetImages/Cat/0.jpg or a "
-            f"folder for each class), found none under {printable(data_dir)}"
+    with cli.blame("--data-dir"):
+        found = index.find(data_dir, cache_dir)
+        if found is None:
+            raise UserError(
+                "expected labelled photos (train/cat.0.jpg, PetImages/Cat/0.jpg or one folder per "
+                f"class), found none under {printable(data_dir)}"
+            )
+    with cli.blame("--cache-dir"):
+        images, digests, errors = cache.images(
+            found, image_size, Path(cache_dir), cli.progress("decoding", " photos")
         )
-    images, digests, errors = cache.images(found, image_size, Path(cache_dir))
+    with cli.blame("--data-dir"):
+        _check_classes(found, errors)
     good = np.delete(np.arange(len(found.paths)), list(errors))
     names = [found.names[i] for i in good.tolist()]
     labels, digests = found.labels[good], digests[good]
-    _check_classes(found, labels, errors)
     given = None if found.given is None else found.given[good]
-    sides = split(names, digests, given)  # of all of them, so that leaving some out moves no other
-    excluded = np.isin(good, exclusion.excluded(found, data_dir, exclude) if exclude else [])
+    # Split before any photo is left out, so that leaving one out moves no other.
+    sides = split(names, digests, given, fold)
+    with cli.blame("--exclude"):
+        excluded = np.isin(good, index.matching(found, data_dir, exclude) if exclude else [])
     splits = {name: np.flatnonzero((sides == side) & ~excluded) for side, name in enumerate(SPLITS)}
-    learnt = set(labels[splits["train"]])
-    if min(map(len, splits.values())) == 0 or len(learnt) < len(found.classes):
+    if min(map(len, splits.values())) == 0 or len(set(labels[splits["train"]])) < len(
+        found.classes
+    ):
         sizes = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
         raise UserError(
-            f"--data-dir: expected enough photos of every class for training, validation and "
-            f"test, got {len(good)} photos in {printable(found.root)} ({sizes})"
+            f"expected enough photos of every class for training, validation and test, got "
+            f"{len(good)} photos in {printable(found.root)} ({sizes})",
+            "--data-dir",
         )
     return Dataset(
         images=images,
@@ -179,96 +187,81 @@ def load(data_dir, image_size, cache_dir, exclude=()):
     )
 
 
-def _check_classes(found, labels, errors):
-    """Raises `UserError` for a class of which no photo could be decoded."""
-    for label in set(found.labels) - set(labels):
+def _check_classes(found: index.Found, errors: dict[int, str]) -> None:
+    """Raise UserError if a class has no photo that could be decoded."""
+    readable = np.delete(found.labels, list(errors))
+    for label in set(found.labels) - set(readable):
         first = np.flatnonzero(found.labels == label)[0]
         raise UserError(
-            f"--data-dir: expected readable photos of every class, got none of "
+            f"expected readable photos of every class, got none of "
             f"{printable(found.classes[label])} in {printable(found.root)}; "
-            f"{printable(found.paths[first])}: {errors[first]}")
+            f"{printable(found.paths[first])}: {errors[first]}"
+        )
 
 
 # --- Stream ---------------------------------------------------------------------------------------
 
 
-def training_batches(dataset, settings, start_epoch=0, share=(0, 1)):
-    """Streams augmented batches of the training photos, epoch after epoch, in a new order each.
+def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.data.Dataset:
+    """Stream the training photos of one epoch in augmented batches, in an order of its own.
 
     Indices are shuffled, not images; then come batching, reading from the cache, augmentation.
-    What a batch holds depends on the seed, the epoch and the step alone, so a resumed run sees
-    what it would have seen. The last, incomplete batch of an epoch is left out.
+    A batch depends on the seed, the epoch and the step alone, so that a resumed run sees what it
+    would have seen. The last, incomplete batch of an epoch is left out.
 
     Args:
-        share: (i, n) for the i-th of n equal parts of every batch, as it is in the whole batch.
+        epoch: counted from 0.
     Returns:
         A `tf.data.Dataset` of (images, targets): float32 (batch, size, size, 3) in 0-255, where
-        size is that of the epoch (`settings.image_sizes`), and `targets_of` the labels.
+        size is that of the epoch (`settings.image_sizes()`), and the labels as `targets_of` them.
     """
-    members = tf.constant(dataset.splits["train"], tf.int64)
-    batch_size = min(settings.batch_size, len(members))
-    sizes = tf.constant(settings.image_sizes())
+    members = dataset.splits["train"]
+    order = np.random.default_rng([settings.seed, epoch]).permutation(members)
+    size = settings.image_sizes()[epoch]
 
-    def epoch_batches(epoch):
-        order = tf.random.experimental.stateless_shuffle(members, [settings.seed, epoch])
-        batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
-        return batches.enumerate().map(lambda step, indices: (epoch, step, indices))
-
-    def read_and_augment(epoch, step, indices):
-        images, targets = read(dataset, part(tf.sort(indices), batch_size, share))
+    def read_and_augment(step, indices):
+        images, targets = read(dataset, indices)
         seed = tf.stack([settings.seed, epoch * 2**32 + step + 1])
-        return augment(images, sizes[epoch], seed, settings, share), targets
+        return of_any_size(augment(images, size, seed, settings)), targets
 
-    epochs = tf.data.Dataset.range(start_epoch, settings.epochs).flat_map(epoch_batches)
+    batches = tf.data.Dataset.from_tensor_slices(order).batch(
+        min(settings.batch_size, len(members)), drop_remainder=True
+    )
     # AUTOTUNE would start at 16 calls in parallel, each holding a batch.
-    return epochs.map(read_and_augment, num_parallel_calls=os.cpu_count()).prefetch(4)
+    return batches.enumerate().map(read_and_augment, num_parallel_calls=os.cpu_count()).prefetch(4)
 
 
-def evaluation_batches(dataset, members, batch_size, size=None):
-    """Streams photos as they are, each once, in order: (images, targets), float32 in 0-255.
+def evaluation_batches(
+    dataset: Dataset, members: np.ndarray, batch_size: int, size: int | None = None
+) -> tf.data.Dataset:
+    """Stream photos as they are, each once, in order, in batches that are all of one size.
 
-    `size` in px, by default that of the cache.
-    """
-    batches = tf.data.Dataset.from_tensor_slices(tf.constant(members, tf.int64)).batch(batch_size)
-    read_as_is = functools.partial(read_resized, dataset, size=size)
-    return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)
+    Every device then has an equal share. The last batch is filled up with copies of the last photo
+    of weight 0; the others weigh so much more that Keras's mean over all rows is that over photos.
 
-
-def shared_evaluation_batches(dataset, members, batch_size, size=None, share=(0, 1)):
-    """As `evaluation_batches`, with a third element, weights, and a `share` of every batch.
-
-    The last batch is as large as the others, filled up with copies of the last photo of weight 0;
-    so every device has the same share of it. The others weigh so much that Keras's mean over
-    rows, those copies among them, is the mean over the photos.
+    Args:
+        members: (m,) indices of photos.
+        size: height and width in pixels; by default that of the cache.
+    Returns:
+        A `tf.data.Dataset` of (images, targets, weights): float32 (batch, size, size, 3) in 0-255,
+        the labels as `targets_of` them, float32 (batch,).
     """
     count, total = len(members), -(-len(members) // batch_size) * batch_size
     padded = np.pad(members, (0, total - count), mode="edge")
     weights = np.where(np.arange(total) < count, total / count, 0).astype(np.float32)
-    batches = tf.data.Dataset.from_tensor_slices((padded, weights)).batch(batch_size)
 
     def read_as_is(indices, weights):
-        images, targets = read_resized(dataset, part(indices, batch_size, share), size)
-        return images, targets, part(weights, batch_size, share)
+        images, targets = read(dataset, indices)
+        if size not in (None, images.shape[1]):
+            images = tf.image.resize(images, (size, size), antialias=True)
+        return of_any_size(tf.cast(images, tf.float32)), targets, weights
 
+    batches = tf.data.Dataset.from_tensor_slices((padded, weights)).batch(batch_size)
     return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)
 
 
-def part(batch, size, share):
-    """The rows of a batch of `size` that the i-th of n processes takes; `share` is (i, n)."""
-    i, n = share
-    return batch if n == 1 else batch[i * size // n : (i + 1) * size // n]
-
-
-def read_resized(dataset, indices, size):
-    """`read`, as float32, at `size` px where that is not None."""
-    images, targets = read(dataset, indices)
-    if size not in (None, images.shape[1]):
-        images = tf.image.resize(images, (size, size), antialias=True)
-    return tf.cast(images, tf.float32), targets
-
-
-def read(dataset, indices):
-    """Reads a batch from the cache, in the order of the file: uint8 images and their targets."""
+def read(dataset: Dataset, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Read a batch from the cache, in the order of the file: uint8 images and their targets."""
     indices = tf.sort(indices)
     images = tf.numpy_function(lambda i: dataset.images[i], [indices], tf.uint8, stateful=False)
     images = tf.ensure_shape(images, (None, *dataset.images.shape[1:]))
@@ -276,29 +269,47 @@ def read(dataset, indices):
     return images, targets_of(labels, len(dataset.classes))
 
 
-def targets_of(labels, classes):
-    """(batch, 1) float32 of 0 and 1 for two classes, one-hot (batch, classes) beyond."""
+def of_any_size(images: tf.Tensor) -> tf.Tensor:
+    """Return images whose size is not known to Keras, which then traces a step once for all."""
+    return tf.compat.v1.placeholder_with_default(images, (None, None, None, 3))
+
+
+def targets_of(labels: tf.Tensor, classes: int) -> tf.Tensor:
+    """Return float32 (batch, 1) of 0 and 1 for two classes, one-hot (batch, classes) for more."""
     if classes == 2:
         return tf.cast(labels[:, None], tf.float32)
     return tf.one_hot(labels, classes)
 
 
-def augment(images, size, seed, settings, share=(0, 1)):
-    """Random resized crop, mirror image, brightness, contrast, and an erased square.
+# --- Augment --------------------------------------------------------------------------------------
+
+
+def augment(images: tf.Tensor, size: int, seed: tf.Tensor, settings: Settings) -> tf.Tensor:
+    """Crop, mirror, turn, recolour, erase and corrupt photos at random.
 
     Args:
         images: uint8 (batch, height, width, 3).
-        size: height and width in px of the result, an int tensor.
+        size: height and width of the result in pixels.
         seed: (2,) int64; the same seed gives the same result.
-        settings: `crop_area`, `aspect`, `brightness` and `erase` of it.
-        share: (i, n) where the images are the i-th of n equal parts of a batch; they get what
-            they would get in the whole batch.
+        settings: how strongly; see `recipe.Settings`.
     Returns:
         float32 (batch, size, size, 3) in 0-255.
     """
-    batch = tf.shape(images)[0]
-    i, n = share
-    draws = tf.random.stateless_uniform((10, n * batch), seed)  # for the whole batch
+    draws = tf.random.stateless_uniform((10, tf.shape(images)[0]), seed)
+    images = tf.cast(images, tf.float32)
+    if 2 * size <= images.shape[1]:
+        # Average before a crop shrinks a lot: bilinear sampling would pick single pixels.
+        images = tf.nn.avg_pool2d(images, 2, 2, "VALID")
+    images = crop(images, size, draws[:5], settings, seed)
+    images = recolour(images, draws[5:7], settings.brightness)
+    images = erase(images, draws[7:], settings.erase)
+    if settings.corruption:
+        images = corrupt(images, seed, settings.corruption)
+    return images
+
+
+def crop(images, size, draws, settings, seed):
+    """Take a random part of each photo, mirrored every other time, some of them turned."""
     area = settings.crop_area + draws[0] * (1 - settings.crop_area)
     aspect = tf.exp((2 * draws[1] - 1) * settings.aspect)  # width over height
     height = tf.minimum(tf.sqrt(area / aspect), 1)
@@ -310,64 +321,143 @@ def augment(images, size, seed, settings, share=(0, 1)):
     boxes = tf.stack(
         [top, tf.where(mirrored, right, left), top + height, tf.where(mirrored, left, right)], 1
     )
-    contrast = 1 + (2 * draws[5] - 1) * settings.brightness
-    shift = (2 * draws[6] - 1) * settings.brightness * 127.5
-    reach = settings.erase * draws[7] / 2
-    row, column = draws[8], draws[9]
-    if n > 1:  # not sooner: the last digit depends on how many numbers are computed at once
-        boxes, contrast, shift, reach, row, column = (
-            x[i * batch : (i + 1) * batch] for x in (boxes, contrast, shift, reach, row, column))
-    images = tf.cast(images, tf.float32)
-    # Where a crop shrinks a lot, average first: bilinear sampling would pick single pixels.
-    images = tf.cond(
-        2 * size <= tf.shape(images)[1],
-        lambda: tf.nn.avg_pool2d(images, 2, 2, "VALID"),
-        lambda: images,
+    if settings.rotation:
+        return crop_and_turn(images, boxes, size, seed, settings.rotation)
+    return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), [size, size])
+
+
+def crop_and_turn(images, boxes, size, seed, share):
+    """As `tf.image.crop_and_resize`, but turn a `share` of the crops about their centres."""
+    draws = tf.random.stateless_uniform((2, tf.shape(images)[0]), seed + [1, 0])
+    side = tf.cast(tf.shape(images)[1:3], tf.float32) - 1
+    corner, opposite = boxes[:, :2] * side, boxes[:, 2:] * side  # (row, column)
+    centre, scale = (corner + opposite) / 2, (opposite - corner) / (size - 1)
+    angle = tf.where(draws[0] < share, (2 * draws[1] - 1) * np.pi, 0.0)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    # The pixel (x, y) of the result is that at (a0 x + a1 y + a2, b0 x + b1 y + b2).
+    a0, a1 = scale[:, 1] * cos, -scale[:, 1] * sin
+    b0, b1 = scale[:, 0] * sin, scale[:, 0] * cos
+    a2 = centre[:, 1] - (a0 + a1) * (size - 1) / 2
+    b2 = centre[:, 0] - (b0 + b1) * (size - 1) / 2
+    zero = tf.zeros_like(a0)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([a0, a1, a2, b0, b1, b2, zero, zero], 1),
+        output_shape=[size, size],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
     )
-    images = tf.image.crop_and_resize(images, boxes, tf.range(batch), [size, size])
-    contrast, shift = contrast[:, None, None, None], shift[:, None, None, None]
-    images = tf.clip_by_value((images - 127.5) * contrast + 127.5 + shift, 0, 255)
-    # Cutout (DeVries and Taylor 2017): the network must not rely on one part of the animal.
-    position = (tf.range(size, dtype=tf.float32) + 0.5) / tf.cast(size, tf.float32)
-    rows = tf.abs(position - row[:, None]) < reach[:, None]
-    columns = tf.repeat(tf.abs(position - column[:, None]) < reach[:, None], 3, axis=1)
-    # Three values a pixel side by side: a third of the time of a mask that broadcasts over them.
-    erased = rows[:, :, None] & columns[:, None, :]
-    images = tf.where(erased, 127.5, tf.reshape(images, (batch, size, 3 * size)))
-    return tf.reshape(images, (batch, size, size, 3))
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Shows what is among the photos; changes nothing.")
-    add = parser.add_argument
-    add("--data-dir", default="tmp", metavar="DIR", help="the labelled photos (default: tmp)")
-    add("--cache-dir", default="tmp/cache", metavar="DIR",
-        help="where decoded photos are kept (default: tmp/cache)")
-    add("--exclude", metavar="FILE", help=exclusion.HELP)
-    add("--suspects", metavar="RUN",
-        help="rank the photos of validation and test by how strongly this model disputes the label")
-    add("--output", metavar="DIR", type=Path,
-        help="a new folder for the whole list (CSV) and a contact sheet of the suspects (PNG)")
+def recolour(images, draws, most):
+    """Change contrast and brightness by up to `most`, a share of the range."""
+    draws = 2 * draws[:, :, None, None, None] - 1
+    contrast, shift = 1 + draws[0] * most, draws[1] * most * 127.5
+    return tf.clip_by_value((images - 127.5) * contrast + 127.5 + shift, 0, 255)
+
+
+def erase(images, draws, largest):
+    """Make a square grey, with sides of up to `largest`, a share of the photo's.
+
+    The network must not rely on one part of the animal (cutout, DeVries and Taylor 2017).
+    """
+    reach = largest * draws[0] / 2
+    size = images.shape[1]
+    position = (tf.range(size, dtype=tf.float32) + 0.5) / size
+    rows = tf.abs(position - draws[1][:, None]) < reach[:, None]
+    columns = tf.repeat(tf.abs(position - draws[2][:, None]) < reach[:, None], 3, axis=1)
+    # With three values per pixel side by side: a third of the time of a mask that broadcasts.
+    flat = tf.reshape(images, (-1, size, 3 * size))
+    return tf.reshape(
+        tf.where(rows[:, :, None] & columns[:, None, :], 127.5, flat), (-1, size, size, 3)
+    )
+
+
+def corrupt(images, seed, share):
+    """Make a `share` of the photos grey, dark, noisy or blurred, or several of these."""
+    batch, size = tf.shape(images)[0], images.shape[1]
+    count = tf.cast(tf.cast(batch, tf.float32) * share, tf.int32)
+    chosen = tf.argsort(tf.random.stateless_uniform([batch], seed + [2, 0]))[:count, None]
+    some = tf.gather_nd(images, chosen)
+    draws = tf.random.stateless_uniform((4, count, 1, 1, 1), seed + [3, 0])
+    some = tf.where(draws[0] < 1 / 3, tf.reduce_mean(some, -1, keepdims=True), some)  # grey
+    dark = tf.abs(draws[1] - 0.5) < 1 / 6  # another third, down to a quarter of the brightness
+    some = tf.where(dark, some * tf.exp(-1.4 * draws[3]), some)
+    sigma = 120 * tf.nn.relu(draws[2] - 2 / 3)  # another third, up to 40
+    some += sigma * tf.random.stateless_normal(tf.shape(some), seed + [4, 0])
+    some = tf.clip_by_value(some, 0, 255)
+    # Half of them small and large again, by a factor of 2 to 8.
+    factor = 2 * tf.exp(tf.random.stateless_uniform([], seed + [5, 0]) * np.log(4))
+    small = tf.maximum(12, tf.cast(size / factor, tf.int32))
+    shrunk = tf.image.resize(some[: count // 2], tf.stack([small, small]), antialias=True)
+    some = tf.concat([tf.image.resize(shrunk, [size, size]), some[count // 2 :]], 0)
+    return tf.tensor_scatter_nd_update(images, chosen, some)
+
+
+# --- What there is --------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show what there is among the photos; nothing is changed."""
+    parser = argparse.ArgumentParser(
+        description="Show what there is among the photos. No file is changed.",
+        parents=[cli.data_arguments()],
+    )
+    parser.add_argument(
+        "--suspects",
+        metavar="RUN",
+        help="rank the photos of validation and test by how strongly this network disputes their "
+        "label",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="new folder for the whole list (CSV) and a contact sheet of the suspects (PNG)",
+    )
     args = parser.parse_args(argv)
 
-    from catdog.scores import inspect as inspection
-    from catdog.runs import run as runs
+    from catdog.runs import run
+    from catdog.runs.classifier import Classifier
+    from catdog.scores import inspect
 
+    cli.check_output(args.output, args.data_dir)
+    with cli.blame("--exclude"):
+        exclude = index.read_names(args.exclude)
+    if args.suspects is None:
+        dataset = load(args.data_dir, RECIPES["full"].score_size, args.cache_dir, exclude)
+        text, rows = inspect.overview(dataset)
+        name, sheet = "photos.csv", None
+    else:
+        with cli.blame("--suspects"):
+            classifier = Classifier(args.suspects)
+        dataset = load(args.data_dir, classifier.image_size, args.cache_dir, exclude)
+        with cli.blame("--suspects"):
+            check_classes(classifier, dataset)
+            members = inspect.held_out(dataset)
+            seen = run.trained_on(args.suspects, name_hashes([dataset.names[i] for i in members]))
+            show = cli.progress("scoring", " photos")
+            members, probabilities = inspect.suspects(classifier, dataset, members, seen, show)
+        rows = inspect.suspect_rows(dataset, members, probabilities)
+        text, name = inspect.format_suspects(rows), "suspects.csv"
+        sheet = inspect.contact_sheet(dataset, rows, members) if args.output else None
+    print(text)
     if args.output:
-        files.check_new(args.output)
-        files.check_outside(args.output, args.data_dir)
-    classifier = None
-    if args.suspects:
-        runs.read_config(args.suspects, "--suspects")
-        classifier = runs.Classifier(args.suspects)
-    size = classifier.image_size if classifier else RECIPES["full"].score_size
-    dataset = load(args.data_dir, size, args.cache_dir, exclusion.read(args.exclude))
-    if classifier and dataset.classes != classifier.classes:
-        raise UserError(f"--suspects: expected a model of {some_names(dataset.classes)}, "
-                        f"got one of {some_names(classifier.classes)}")
-    inspection.inspect(dataset, classifier, args.output)
+        with cli.blame("--output"):
+            inspect.write(args.output, name, rows, sheet)
+        cli.say(f"All of them:  {printable(args.output / name)}")
     return 0
 
 
+def check_classes(classifier, dataset: Dataset) -> None:
+    """Raise UserError unless a network and the photos have the same classes."""
+    if dataset.classes != classifier.classes:
+        raise UserError(
+            f"expected a network of the classes {some_names(dataset.classes)}, got one of "
+            f"{some_names(classifier.classes)}"
+        )
+
+
 if __name__ == "__main__":
-    terminal.run(main)
+    cli.run(main)

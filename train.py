@@ -1,265 +1,269 @@
-"""Trains a small stacked Conv-ReLU-Pool network to tell cats from dogs, from scratch.
+"""Train a small stacked Conv-ReLU-Pool network from scratch to tell cats from dogs.
 
-    python train.py              on the photos under tmp/, which it downloads if there are none
-    python train.py --demo       on drawings, in about a minute and a half
+python train.py              on the photos under tmp/, which it downloads if there are none
+python train.py --demo       on drawings, in about a minute and a half
 """
 
-from catdog import cli as terminal
+from __future__ import annotations  # Keras is loaded when it is used
+
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
 import platform
+import re
 import shlex
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from catdog.photos import drawings as demo
-from catdog.photos import download
-from catdog.photos import exclusion
-from catdog.runs import export
-from catdog import files
-from catdog.training import hosts
-from catdog.photos import index as layouts
-from catdog.scores import plots
-from catdog.scores import metrics as report
-from catdog.runs import run as runs
-from catdog.training.recipe import (
-    ANY_SIZE,
-    ARCHITECTURES,
-    FIXED_SIZE,
-    RECIPES,
-    SMALLEST_SIZE,
-    Settings,
-    fit_to_size,
-)
-from catdog.cli import number, say, whole_number
+import data
+import model
+from catdog import cli
+from catdog.backend import keras
+from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, some_names
+from catdog.photos import download, drawings, index
+from catdog.runs import export, run
+from catdog.runs.classifier import Classifier
+from catdog.scores import metrics, plots, tables
+from catdog.training import devices, recipe
+from catdog.training.recipe import RECIPES, Settings
 
 NO_PHOTOS = """\
-Three ways on:
+Three ways to go on:
   1. kaggle competitions download -c dogs-vs-cats -p tmp, and unzip train.zip there
-  2. put photos of your own into one folder a class: tmp/cats/*.jpg, tmp/dogs/*.jpg
+  2. put your own photos into one folder per class: tmp/cats/*.jpg, tmp/dogs/*.jpg
   3. python train.py --demo trains on drawings and needs no photos"""
+LIKELY_CAUSES = """\
+Likely causes: a learning rate that is too high (--lr, here {lr:g}); a batch of very few photos
+(--batch-size, here {batch_size}). --resume would take the same steps again: start a new run."""
+SAME_LABEL = """\
+Careful: for 2 epochs the network has given every validation photo the same label.
+         If that goes on, try a lower --lr or more --epochs, and look with python data.py
+         whether the labels are right and one class has far fewer photos than another."""
+
+# --- Arguments ------------------------------------------------------------------------------------
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     full, fast = RECIPES["full"], RECIPES["fast"]
     parser = argparse.ArgumentParser(
-        description="Trains a small convolutional network from scratch and writes a run directory."
+        description="Train a small convolutional network from scratch and write a run directory.",
+        parents=[cli.data_arguments(default=None)],
     )
     add = parser.add_argument
-    add("--data-dir", metavar="DIR", help="the labelled photos (default: tmp)")
-    add("--cache-dir", metavar="DIR", help="where decoded photos are kept (default: tmp/cache)")
-    add("--exclude", metavar="FILE", help=exclusion.HELP)
-    add("--recipe", choices=("full", "fast"),
-        help="full: the best accuracy (default); fast: 94%% and more in the least time")
-    add("--arch", choices=ARCHITECTURES, help=f"the network in model.py (default: {full.arch})")
-    add("--epochs", type=whole_number(1, 10_000), metavar="N",
-        help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})")
-    add("--batch-size", type=whole_number(2, 65_536), metavar="N",
-        help=f"photos in a step (default: {full.batch_size}, or fewer where there are few photos)")
-    add("--lr", type=number(0, 10), metavar="RATE",
-        help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
-    add("--image-size", type=whole_number(8, 1024), metavar="PX",
-        help="height and width of the photos in the last epochs, in pixels "
-        f"(default: {full.image_size}; fast: {fast.image_size}; classic and dnn: {FIXED_SIZE})")
-    add("--init", metavar="RUN",
+    add(
+        "--recipe",
+        choices=("full", "fast", "long"),
+        help="full: the best accuracy in one run (default); fast: 94%% in the least time; long: on "
+        "from the weights of full, with --init",
+    )
+    add(
+        "--arch",
+        choices=recipe.ARCHITECTURES,
+        help=f"the network in model.py (default: {full.arch})",
+    )
+    add(
+        "--epochs",
+        type=cli.whole_number(1, 10_000),
+        metavar="N",
+        help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})",
+    )
+    add(
+        "--batch-size",
+        type=cli.whole_number(2, 65_536),
+        metavar="N",
+        help=f"photos per step (default: {full.batch_size}, or fewer if there are few photos)",
+    )
+    add(
+        "--lr",
+        type=cli.number(0, 10),
+        metavar="RATE",
+        help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})",
+    )
+    add(
+        "--image-size",
+        type=cli.whole_number(8, 1024),
+        metavar="PX",
+        help="height and width of the photos in the last epochs, in pixels (default: "
+        f"{full.image_size}; fast: {fast.image_size}; classic and dnn: {recipe.FIXED_SIZE})",
+    )
+    add(
+        "--minutes",
+        type=cli.number(0, 100_000),
+        metavar="N",
+        help="choose image size and epochs so that the whole command takes so many minutes",
+    )
+    add(
+        "--init",
+        metavar="RUN",
         help="start from the convolutions of this run, such as weights, instead of from scratch: "
-        "for few photos")
-    add("--class-weight", choices=("balanced",),
-        help="let each photo count the more, the fewer its class has")
-    add("--seed", type=whole_number(0, 2**31 - 1), metavar="N",
-        help=f"of the first weights, the order and the random crops (default: {full.seed})")
+        "for few photos",
+    )
+    add(
+        "--class-weight",
+        choices=("balanced",),
+        help="give all classes the same weight in the loss, however many photos they have",
+    )
+    add(
+        "--seed",
+        type=cli.whole_number(0, 2**31 - 1),
+        metavar="N",
+        help=f"of the first weights, the order and the random crops (default: {full.seed})",
+    )
     add("--output", metavar="DIR", help="the run directory to make (default: runs/<date-time>)")
     add("--demo", action="store_const", const=True, help="draw cats and dogs, and train on them")
     add("--resume", metavar="RUN", help="go on with an interrupted run, with all its settings")
-    add("--hosts", type=hosts.addresses, metavar="HOST:PORT,...",
+    add(
+        "--hosts",
+        type=cli.addresses,
+        metavar="HOST:PORT,...",
         help="train on several machines (with KERAS_BACKEND=jax): the address of each, the same "
-        "list on all of them")
-    add("--rank", type=whole_number(0, 1023), metavar="N",
-        help="which of --hosts this machine is, from 0; 0 alone writes the run directory")
+        "list on all of them",
+    )
+    add(
+        "--rank",
+        type=cli.whole_number(0, 1023),
+        metavar="N",
+        help="which of --hosts this machine is, from 0; machine 0 alone writes the run directory",
+    )
+    add(
+        "--cluster",
+        action="store_const",
+        const=True,
+        help="train on several machines that Slurm, Open MPI, Kubernetes or a TPU pod started",
+    )
     args = parser.parse_args(argv)
+    check_arguments(parser, args)
+    return args
 
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with one line if arguments do not go together."""
     if (args.hosts is None) != (args.rank is None):
         given, missing = ("rank", "hosts") if args.hosts is None else ("hosts", "rank")
         parser.error(f"argument --{given}: expected together with --{missing}")
+    if args.hosts and args.cluster:
+        parser.error("argument --cluster: expected without --hosts")
     if args.hosts and args.rank >= len(args.hosts):
-        parser.error(f"argument --rank: expected a whole number from 0 to {len(args.hosts) - 1}, "
-                     f"as there are {len(args.hosts)} hosts, got {args.rank}")
-    given = [name for name, value in vars(args).items()
-             if value is not None and name not in ("resume", "hosts", "rank")]
+        parser.error(
+            f"argument --rank: expected a whole number from 0 to {len(args.hosts) - 1}, "
+            f"as there are {len(args.hosts)} hosts, got {args.rank}"
+        )
+    given = [
+        name
+        for name, value in vars(args).items()
+        if value is not None and name not in ("resume", "hosts", "rank", "cluster")
+    ]
     if args.resume and given:
         parser.error(f"argument --resume: expected alone, got --{given[0].replace('_', '-')} too")
+    for name in ("recipe", "epochs", "image_size") if args.minutes else ():
+        if getattr(args, name):
+            parser.error(f"argument --minutes: expected without --{name.replace('_', '-')}")
     if args.demo and (args.data_dir or args.recipe):
         other = "--data-dir" if args.data_dir else "--recipe"
         parser.error(f"argument --demo: brings photos and recipe of its own, got {other} too")
-    settings = make_settings(args)
-    if settings.arch in ANY_SIZE and settings.image_size < SMALLEST_SIZE:
-        parser.error(f"argument --image-size: expected {SMALLEST_SIZE} or more for --arch "
-                     f"{settings.arch}, got {settings.image_size}")
-    return args, settings
 
 
-def make_settings(args):
-    """The table of the recipe, overridden by the flags that are given."""
-    default = "demo" if args.demo else "tune" if args.init else "full"
+def make_settings(args: argparse.Namespace) -> Settings:
+    """Return the settings of the recipe, overridden by the arguments that are given."""
+    default = "demo" if args.demo else "tune" if args.init else "fast" if args.minutes else "full"
     base = RECIPES[args.recipe or default]
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
-    settings = dataclasses.replace(base, **given)
-    if settings.arch not in ANY_SIZE and args.image_size is None:
-        settings = dataclasses.replace(settings, image_size=FIXED_SIZE)
-    return settings
+    if given.get("arch", base.arch) not in recipe.ANY_SIZE:
+        given = {"image_size": recipe.FIXED_SIZE} | given
+    return dataclasses.replace(base, **given)
 
 
-def main(argv=None):
-    args, settings = parse_arguments(argv)
-    if args.hosts:
-        from catdog.training import devices as distribution
-
-        distribution.check_backend()
-    with hosts.join(args.hosts, args.rank or 0) as team:
-        return resume(Path(args.resume), team) if args.resume else start(args, settings, team)
+# --- A run, from its beginning or from a checkpoint -----------------------------------------------
 
 
-def start(args, settings, team):
-    """Begins a run. Its directory is made at once, so that it can be resumed from any moment."""
-    run = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
+def main(argv: Sequence[str] | None = None) -> int:
+    started = time.perf_counter()
+    args = parse_arguments(argv)
+    settings = make_settings(args)
+    hosts = args.hosts or []
+    with contextlib.ExitStack() as stack:
+        with cli.blame("--cluster" if args.cluster else "--hosts"):
+            coordinator = hosts[0] if hosts else None
+            stack.enter_context(
+                devices.join(coordinator, len(hosts), args.rank, cluster=bool(args.cluster))
+            )
+        return resume(Path(args.resume)) if args.resume else start(args, settings, started)
+
+
+def start(args: argparse.Namespace, settings: Settings, started: float) -> int:
+    """Begin a run; its directory is made when the photos are known to be usable."""
+    folder = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
+    data_dir = args.data_dir or ("tmp/demo" if args.demo else "tmp")
+    cache_dir = args.cache_dir or "tmp/cache"
+    leads = devices.index() == 0
+    if leads and not run.is_unstarted(folder):
+        cli.check_output(folder, data_dir)
     if settings.init:
-        runs.read_config(settings.init, "--init")
+        with cli.blame("--init"):
+            run.read_config(settings.init)
+    with cli.blame("--exclude"):
+        exclude = index.read_names(args.exclude)
+    dataset = load_photos(data_dir, cache_dir, settings, exclude)
+    with cli.blame("--batch-size"):
+        settings = complete(settings, dataset, args.batch_size)
+    if args.minutes:
+        settings = within_minutes(args.minutes, settings, dataset, started)
+        dataset = load_photos(data_dir, cache_dir, settings, exclude)  # at the size of that choice
     config = {
         "settings": dataclasses.asdict(settings),
-        "batch_size": args.batch_size,  # None where it is fitted to the photos
-        "data_dir": args.data_dir or ("tmp/demo" if args.demo else "tmp"),
-        "cache_dir": args.cache_dir or "tmp/cache",
-        "started_in": runs.started_in(run),  # what relative paths are relative to
-        "exclude": exclusion.read(args.exclude),
-    }
-    team.advice = advice(run, team)
-    if not team.leads:
-        return prepare_and_train(team.own_copy(run), config, team)
-    files.check_new(run)
-    files.check_outside(run, config["data_dir"])
-    made = runs.create(run, config)
-    try:
-        return prepare_and_train(team.own_copy(run), config, team)
-    except UserError:
-        runs.discard_unprepared(run, made)
-        raise
-
-
-def resume(run, team):
-    """Goes on with a run, of which rank 0 alone need have the directory."""
-    team.advice = advice(run, team)
-    if team.leads:
-        runs.read_json(run / "config.json", "--resume")
-        runs.check_resumable(run)
-    copy = team.own_copy(run)
-    config = runs.read_json(copy / "config.json", "--resume")
-    if runs.is_finished(copy):
-        runs.clean(copy)
-        photos = quoted(runs.from_here(run, config, "data_dir"))
-        say(f"{printable(run)} is finished. Next:  "
-            f"python evaluate.py --model {quoted(run)} --data-dir {photos}")
-        return 0
-    return prepare_and_train(copy, config, team)
-
-
-def advice(run, team):
-    """How to go on with a run that is stopped."""
-    more = f" --hosts {','.join(team.hosts)} --rank {team.rank}" if len(team.hosts) > 1 else ""
-    return f"Go on with:  python train.py --resume {quoted(run)}{more}"
-
-
-def prepare_and_train(run, config, team):
-    """Loads the photos, completes `config.json` if they are loaded for the first time, trains."""
-    try:
-        settings, dataset = prepare(run, config, team)
-        return train(run, config, settings, dataset, team)
-    except KeyboardInterrupt:
-        say(f"\nStopped. {team.advice}")
-        raise
-
-
-def prepare(run, config, team):
-    """The settings and photos of a run; completes its `config.json` where it lacks them."""
-    try:
-        settings = Settings(**config["settings"])
-        data_dir, cache_dir = (
-            runs.from_here(run, config, key) for key in ("data_dir", "cache_dir"))
-    except (TypeError, KeyError) as error:
-        raise UserError(f"--resume: expected settings of this version in {printable(run)}, "
-                        f"got {error}") from None
-    if settings.recipe == "demo":
-        draw_demo(data_dir)
-    dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
-    from catdog.training import devices as distribution
-    from catdog.training import optimizer as training
-
-    distribution.initialize(team)
-    if "splits" in config:
-        if dataset.split_sizes() != config["splits"]:
-            raise UserError(f"--resume: expected the photos that the run began with, "
-                            f"{config['splits']}, got {dataset.split_sizes()}")
-        check_all_alike(team, settings, dataset, "--resume")
-        return settings, dataset
-
-    batch_size = config.pop("batch_size", None)
-    settings = fit_to_size(settings, len(dataset.splits["train"]), batch_size)
-    if not batch_size:
-        batch_size = distribution.divisible(settings.batch_size)
-        settings = dataclasses.replace(settings, batch_size=batch_size)
-    precision = training.best_precision(distribution.devices()[0])
-    precision = team.share(precision.encode()).decode()  # one for all machines
-    settings = dataclasses.replace(settings, precision=precision)
-    check_all_alike(team, settings, dataset, "--batch-size")
-    if settings.init:
-        training.start(settings, dataset.classes)  # which may refuse
-    config |= {
-        "settings": dataclasses.asdict(settings),
+        "data_dir": run.relative_to_run(folder, data_dir),
+        "cache_dir": run.relative_to_run(folder, cache_dir),
+        "exclude": exclude,
         "classes": dataset.classes,
         "score_size": settings.score_size,
         "splits": dataset.split_sizes(),
+        "digest": dataset.digest(),
         "skipped": len(dataset.skipped),
         "versions": versions(),
     }
-    if team.leads:
-        runs.write_json(run / "config.json", config)
-    return settings, dataset
+    if leads:
+        with cli.blame("--output"):
+            run.create(folder, config)
+    return train(folder, config, settings, dataset)
 
 
-def check_all_alike(team, settings, dataset, flag):
-    """Raises `UserError` unless all processes have the same, and all devices an equal share."""
-    from catdog.training import devices as distribution
+def resume(folder: Path) -> int:
+    """Go on with a run from its checkpoint."""
+    with devices.own_copy(folder, run.TO_RESUME) as copy:
+        with cli.blame("--resume"):
+            config = run.read_config(copy)
+            settings = Settings.from_dict(config["settings"])
+            run.check_resumable(copy)
+        data_dir = run.from_run(folder, config["data_dir"])
+        cache_dir = run.from_run(folder, config["cache_dir"])
+        if run.is_finished(copy):
+            run.clean(copy)
+            say(f"{printable(folder)} is finished. Next:  {evaluate(folder, data_dir)}")
+            return 0
+        dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
+        if dataset.digest() != config.get("digest"):
+            raise UserError(
+                f"expected the photos that the run began with, got others in {printable(data_dir)}",
+                "--resume",
+            )
+        return train(copy, config, settings, dataset)
 
-    distribution.check_batch_size(settings.batch_size, flag)
-    libraries = {name: version for name, version in versions().items() if name != "python"}
-    team.agree({**libraries, **dataclasses.asdict(settings), **dataset.split_sizes(),
-                "digest of the photos": dataset.digest(),
-                "devices": distribution.of_this_machine()})
 
-
-def draw_demo(folder):
-    """Draws the data set of --demo."""
-    say("Drawing cats and dogs. What follows says nothing about photos.")
-    try:
-        demo.make_demo(folder, progress=terminal.progress("drawing", " pictures"))
-    except ValueError as error:
-        raise UserError(f"--demo: {error}") from None
-
-
-def load_photos(data_dir, cache_dir, settings, exclude):
-    """Decodes the photos under `data_dir`; downloads the public copy where tmp/ holds none."""
-    import data  # TensorFlow, and Keras below, only when needed: --help and mistakes answer at once
-
-    if data_dir == "tmp":
-        Path("tmp").mkdir(exist_ok=True)
-        if layouts.find("tmp", cache_dir) is None:
-            download_photos()
-    dataset = data.load(data_dir, settings.score_size, cache_dir, exclude)
+def load_photos(data_dir: str, cache_dir: str, settings: Settings, exclude: list) -> data.Dataset:
+    """Load the photos; draw those of --demo, download the public copy if tmp/ holds none."""
+    if settings.recipe == "demo":
+        draw_demo(data_dir)
+    elif data_dir == "tmp":
+        download_if_empty(data_dir, cache_dir)
+    dataset = data.load(data_dir, settings.score_size, cache_dir, exclude, settings.fold)
     for path, reason in dataset.skipped[:10]:
         say(f"skipped {printable(path)}: {reason}")
     if len(dataset.skipped) > 10:
@@ -267,145 +271,369 @@ def load_photos(data_dir, cache_dir, settings, exclude):
     return dataset
 
 
-def download_photos():
+def draw_demo(folder: str) -> None:
+    """Draw the data set of --demo."""
+    say("Drawing cats and dogs. What follows says nothing about photos.")
+    try:
+        drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
+    except ValueError as error:
+        raise UserError(str(error), "--demo") from None
+
+
+def download_if_empty(folder: str, cache_dir: str) -> None:
+    """Download the public copy of the photos if the folder holds no labelled photos."""
+    Path(folder).mkdir(exist_ok=True)
+    if index.find(folder, cache_dir) is not None:
+        return
     say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")
     try:
-        download.download_photos("tmp", progress=terminal.progress("downloading", "B"))
+        download.download_photos(folder, progress=cli.progress("downloading", "B"))
     except download.DownloadError as error:
         raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
 
 
-def train(run, config, settings, dataset, team):
-    """Trains, scores, and completes the run directory; returns the exit code."""
-    from catdog.training import devices as distribution
-    from catdog.training import optimizer as training
+def complete(settings: Settings, dataset: data.Dataset, batch_size: int | None) -> Settings:
+    """Return the settings with what depends on the number of photos and on the devices."""
+    from catdog.training import optimizer  # which loads Keras
 
-    if not team.leads:
-        say(f"Rank {team.rank} of {len(team.hosts)}; rank 0 at {team.hosts[0]} tells more")
-        with distribution.scope(team):
-            training.fit(settings, dataset, run)
-        return 0
-    describe(run, settings, dataset, team)
-    with distribution.scope(team):
-        network, rows = training.fit(
-            settings,
-            dataset,
-            run,
-            callbacks=[training.ProgressBar()],
-            on_epoch=lambda row: say(epoch_line(row, settings)),
-            on_resume=lambda done: say(going_on(done, settings)),
+    settings = recipe.fit_to_size(settings, len(dataset.splits["train"]), batch_size)
+    if batch_size is None:
+        settings = dataclasses.replace(settings, batch_size=devices.divisible(settings.batch_size))
+    precision = devices.broadcast(optimizer.best_precision(devices.devices()[0]).encode())
+    return dataclasses.replace(settings, precision=precision.decode())
+
+
+def within_minutes(
+    minutes: float, settings: Settings, dataset: data.Dataset, started: float
+) -> Settings:
+    """Return the settings of the best run that ends so many minutes after `started`."""
+    from catdog.training import budget  # which loads Keras
+
+    say("Measuring how fast this machine trains")
+    classes = len(dataset.classes)
+    rate = budget.measure(
+        lambda: model.build(settings.arch, classes, settings.fixed_size), settings, classes
+    )
+    seconds = 60 * minutes - (time.perf_counter() - started)
+    return budget.choose(settings, rate, dataset.split_sizes(), seconds)
+
+
+def train(folder: Path, config: dict, settings: Settings, dataset: data.Dataset) -> int:
+    """Train, then complete the run directory and print what the network reaches."""
+    with cli.blame("--batch-size"):
+        devices.check_batch_size(settings.batch_size)
+    with cli.blame("--hosts"):
+        devices.agree(
+            {
+                **{name: version for name, version in versions().items() if name != "python"},
+                **dataclasses.asdict(settings),
+                **dataset.split_sizes(),
+                "digest of the photos": dataset.digest(),
+                "devices": devices.of_this_machine(),
+            }
         )
-    complete(run, config, settings, dataset, network, rows)
+    if devices.index() == 0:
+        describe(folder, settings, dataset)
+    else:
+        say(f"Process {devices.index()} of {devices.processes()}; process 0 tells more")
+    if devices.processes() > 1:
+        say("If one process fails, all end within a minute. Go on with --resume on each machine.")
+    try:
+        with devices.scope():
+            network, rows = fit(settings, dataset, folder)
+        if devices.index() == 0:
+            finish(folder, config, settings, dataset, network, rows)
+    except KeyboardInterrupt:
+        say(f"\nStopped. {advice(folder)}")
+        raise
     return 0
 
 
-def describe(run, settings, dataset, team):
-    """Says what is about to be trained, on what, and where."""
-    from catdog.training import devices as distribution
-    from catdog.training import optimizer as training
+def advice(folder: Path) -> str:
+    """Return how to go on with a run that is stopped."""
+    if (folder / "checkpoint.npz").exists():
+        return f"Go on with:  python train.py --resume {quoted(folder)}"
+    return "No epoch was finished: the same command starts again."
 
-    device, *more = distribution.devices()
-    parameters = training.build(settings, len(dataset.classes)).count_params()
+
+# --- The loop -------------------------------------------------------------------------------------
+
+
+def fit(
+    settings: Settings, dataset: data.Dataset, folder: Path, callbacks: Sequence = ()
+) -> tuple[keras.Model, list[dict]]:
+    """Train a network, on from the checkpoint in `folder` if there is one.
+
+    Args:
+        dataset: photos decoded at `settings.score_size`.
+        folder: the run directory, which receives `checkpoint.npz` and `history.csv`.
+        callbacks: further Keras callbacks.
+    Returns:
+        The network with the averaged weights, in float32, and the rows of `history.csv`.
+    Raises:
+        UserError: the loss or the weights are no longer finite.
+    """
+    from catdog.training.average import WeightAverage  # these two load Keras
+    from catdog.training.progress import Progress, epoch_line, estimate, going_on
+
+    keras.utils.set_random_seed(settings.seed)
+    steps = len(dataset.splits["train"]) // settings.batch_size
+    network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint(folder))
+    average = WeightAverage(network, steps)
+    rows = restore(folder, network, average, settings)
+    if rows and devices.index() == 0:
+        say(going_on(len(rows), settings))
+    progress = Progress(lambda seconds: say(estimate(seconds * steps, len(rows), settings)))
+    callbacks = [average, progress, keras.callbacks.TerminateOnNaN(raise_error=True), *callbacks]
+    same_label = 0
+    for epoch in range(len(rows), settings.epochs):
+        started = time.perf_counter()
+        size = settings.image_sizes()[epoch]
+        try:
+            fitted = network.fit(
+                data.training_batches(dataset, settings, epoch),
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                class_weight=class_weights(dataset) if settings.class_weight else None,
+                callbacks=callbacks,
+                shuffle=False,  # the batches are shuffled
+                verbose=0,
+            )
+        except RuntimeError as error:
+            raise not_finite(error, epoch, steps, settings) from error
+        validation = data.evaluation_batches(
+            dataset,
+            dataset.splits["validation"],
+            settings.batch_size,
+            # The network has seen no larger images yet, and would do badly on them.
+            settings.score_size_after(size),
+        )
+        with average.in_place():
+            scores = network.evaluate(validation, verbose=0, return_dict=True)
+        rows.append(
+            {
+                "epoch": epoch + 1,
+                "loss": fitted.history["loss"][0],
+                "accuracy": fitted.history["accuracy"][0],
+                "val_loss": scores["loss"],
+                "val_accuracy": scores["accuracy"],
+                "learning_rate": float(network.optimizer.learning_rate),
+                "image_size": size,
+                "seconds": round(time.perf_counter() - started, 2),
+            }
+        )
+        write_checkpoint(folder, network, average, rows, settings)
+        if devices.index() == 0:
+            say(epoch_line(rows[-1], settings))
+        one_label = scores["largest_share"] == 1 and scores["accuracy"] < 1
+        same_label = same_label + 1 if one_label else 0
+        if same_label == 2 and devices.index() == 0:
+            say(SAME_LABEL)
+    final = model.build(settings.arch, len(dataset.classes), settings.fixed_size, settings.dropout)
+    final.set_weights(average.weights)
+    return final, rows
+
+
+def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:
+    """Build and compile a network to train; if `fresh`, with the weights of `settings.init`."""
+    from catdog.training import normalization, optimizer
+
+    keras.config.set_dtype_policy(settings.precision)
+    try:
+        network = model.build(settings.arch, len(classes), settings.fixed_size, settings.dropout)
+        if settings.init and fresh:
+            with cli.blame("--init"):
+                take_weights(network, settings, classes)
+        network = normalization.fuse(network)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    devices.synchronize(network)
+    optimizer.compile(network, settings, len(classes), steps)
+    return network
+
+
+def take_weights(network: keras.Model, settings: Settings, classes: list[str]) -> None:
+    """Give a network the weights of the run `settings.init`, but an output of other classes.
+
+    Raises:
+        UserError: that run has no network of this kind.
+    """
+    config = run.read_config(settings.init)
+    other = Settings.from_dict(config["settings"])
+    if (other.arch, other.fixed_size) != (settings.arch, settings.fixed_size):
+        size = f" at {settings.image_size} px" if settings.fixed_size else ""
+        raise UserError(
+            f"expected a run of the network {settings.arch}{size}, got {other.arch} at "
+            f"{other.image_size} px in {printable(settings.init)}"
+        )
+    donor = model.load(settings.init)
+    kept = len(network.layers) if config["classes"] == classes else -1
+    for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
+        layer.set_weights(trained.get_weights())
+
+
+def class_weights(dataset: data.Dataset) -> dict[int, float]:
+    """Return what a photo of each class counts in the loss: less, the more photos it has."""
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = dataset.labels[dataset.splits["train"]]
+    weights = compute_class_weight("balanced", classes=np.arange(len(dataset.classes)), y=labels)
+    return dict(enumerate(weights.tolist()))
+
+
+# --- Checkpoints ----------------------------------------------------------------------------------
+
+
+def restore(folder: Path, network: keras.Model, average, settings: Settings) -> list[dict]:
+    """Put the checkpoint of a run into place; return the rows of its history, none without one."""
+    with cli.blame("--resume"):
+        checkpoint = run.read_checkpoint(folder)
+        if checkpoint is None:
+            return []
+        state, arrays = checkpoint
+        variables = [*network.variables, *network.optimizer.variables]
+        run.check_arrays(arrays, [tuple(each.shape) for each in [*variables, *average.weights]])
+    for variable, array in zip(variables, arrays, strict=False):
+        variable.assign(array)
+    average.weights = [np.array(array) for array in arrays[len(variables) :]]
+    average.updates = state["updates"]
+    return state["history"]
+
+
+def write_checkpoint(folder: Path, network, average, rows: list[dict], settings: Settings) -> None:
+    """Write all that a resumed run needs; raise UserError if it is not finite."""
+    variables = [*network.variables, *network.optimizer.variables]
+    arrays = [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]
+    arrays += average.weights
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise UserError(
+            f"expected finite weights after epoch {len(rows)}, got nan or inf\n{causes(settings)}"
+        )
+    if devices.index() == 0:
+        run.write_checkpoint(folder, {"updates": average.updates, "history": rows}, arrays)
+        run.write_history(folder, rows)
+
+
+def not_finite(error: RuntimeError, epoch: int, steps: int, settings: Settings) -> Exception:
+    """Return the error of `TerminateOnNaN` with its place and likely causes, others as they are."""
+    found = re.search(r"NaN or Inf loss .* at batch (\d+)\. Loss value: (\S+)\.", str(error))
+    if not found:
+        return error
+    return UserError(
+        f"expected a finite loss, got {found[2]} in epoch {epoch + 1} at step {int(found[1]) + 1} "
+        f"of {steps}\n{causes(settings)}"
+    )
+
+
+def causes(settings: Settings) -> str:
+    return LIKELY_CAUSES.format(lr=settings.lr, batch_size=settings.batch_size)
+
+
+# --- Before and after -----------------------------------------------------------------------------
+
+
+def describe(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
+    """Print what is about to be trained, on what, and where."""
+    device, *more = devices.devices()
+    network = model.build(settings.arch, len(dataset.classes), settings.fixed_size)
     sizes = " > ".join(f"{size}" for size in dict.fromkeys(settings.image_sizes()))
-    say(f"Device   {device}, {settings.precision}"
+    say(
+        f"Device   {device}, {settings.precision}"
         + (f", and {len(more)} more like it" if more else "")
-        + (f", on {len(team.hosts)} machines" if len(team.hosts) > 1 else ""))
+        + (f", on {devices.processes()} machines" if devices.processes() > 1 else "")
+    )
     if device.startswith("cpu"):
-        say("         A GPU is many times faster: see “On a GPU” in README.md.")
-    say(f"Photos   {', '.join(f'{name} {n:,}' for name, n in dataset.split_sizes().items())}"
-        f", skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
-        f"classes {some_names(dataset.classes)}")
-    say_if_uneven(training.training_counts(dataset), dataset.classes, settings)
+        say("         A GPU is many times faster: see docs/devices.md.")
+    say("Photos   " + ", ".join(f"{name} {n:,}" for name, n in dataset.split_sizes().items()))
+    say(
+        f"         skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
+        f"classes {some_names(dataset.classes)}"
+    )
+    counts = dataset.class_counts("train")
+    if counts.max() > 2 * counts.min():
+        order = counts.argsort(kind="stable")
+        shown = some_names([f"{dataset.classes[i]} {counts[i]:,}" for i in order])
+        remedy = "weighted" if settings.class_weight else "--class-weight balanced makes up for it"
+        say(f"Uneven   {shown} training photos: {remedy}")
     start = f", starting from {printable(settings.init)}" if settings.init else ""
-    say(f"Network  {settings.arch}, {parameters:,} parameters{start}")
-    say(f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
-        f"scored at {settings.score_size} px")
-    say(f"Run      {printable(run)}")
+    say(f"Network  {settings.arch}, {network.count_params():,} parameters{start}")
+    say(
+        f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
+        f"scored at {settings.score_size} px"
+    )
+    say(f"Run      {printable(folder)}")
     if settings.init:
         say_if_seen(dataset, settings.init)
 
 
-def complete(run, config, settings, dataset, network, rows):
-    """Saves, calibrates, exports and scores the trained network; says what it reaches."""
-    from catdog.training import devices as distribution
+def say_if_seen(dataset: data.Dataset, init: str) -> None:
+    """Print how many of the photos to be scored the run `init` was trained on, if any."""
+    held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
+    seen = run.trained_on(init, data.name_hashes([dataset.names[i] for i in held_out]))
+    if seen is not None and seen.any():
+        say(
+            f"Careful: {printable(init)} was trained on {seen.sum():,} of the validation and test "
+            "photos: their scores will be too good."
+        )
 
+
+def finish(folder, config, settings: Settings, dataset: data.Dataset, network, rows) -> None:
+    """Save, export, calibrate and score the trained network; print what it reaches."""
     seconds = sum(row["seconds"] for row in rows)
-    plots.plot_history(rows, run / "curves.png")
-    runs.save_network(run, network)
-    runs.write_trained_on(run, dataset, settings.init)
-    classifier = runs.Classifier(run)
+    plots.plot_history(rows, folder / "curves.png")
+    run.save_network(folder, network)
+    trained_on = [dataset.names[i] for i in dataset.splits["train"]]
+    run.write_trained_on(folder, data.name_hashes(trained_on), settings.init)
     labels = {split: dataset.labels[dataset.splits[split]] for split in ("validation", "test")}
-    logits = {split: classifier.logits_of(dataset, dataset.splits[split]) for split in labels}
-    classifier.calibrate(logits["validation"], labels["validation"])
     try:
-        export.export(run, next(dataset.batches(dataset.members_of("validation"))))
+        export.export(
+            folder,
+            model.for_prediction(network, settings.score_size),
+            dataset.images[dataset.splits["validation"]],
+            labels["validation"],
+        )
     except UserError as error:
         say(f"No model.tflite, so that predict.py will start slowly: {error}")
-    metrics = {
-        split: report.score(labels[split], classifier.probabilities(logits[split]), dataset.classes)
+    classifier = Classifier(folder, model.load)
+    show = cli.progress("scoring", " photos")
+    logits = {split: classifier.logits_of(dataset, dataset.splits[split], show) for split in labels}
+    classifier.calibrate(logits["validation"], labels["validation"])
+    scores = {
+        split: metrics.score(
+            labels[split], classifier.probabilities(logits[split]), dataset.classes
+        )
         for split in labels
     }
-    device = distribution.devices()[0]
-    runs.finish(run, {"training_seconds": round(seconds, 1), "device": device, **metrics})
+    about = {"training_seconds": round(seconds, 1), "device": devices.devices()[0]}
+    run.finish(folder, {**about, "runtime": classifier.runtime, **scores})
 
-    say(f"\nTrained for {clock(seconds)}. On the test split, which training never saw:\n")
-    print(report.format_score(metrics["test"]), flush=True)
+    say(
+        f"\nTrained for {datetime.timedelta(seconds=round(seconds))}. "
+        "On the test split, which training never saw:\n"
+    )
+    print(tables.format_score(scores["test"]), flush=True)
     if settings.recipe == "demo":
-        say("\nThese are drawings: the figure says nothing about photos.")
-    model, photos = quoted(run), quoted(runs.from_here(run, config, "data_dir"))
-    say(f"\nNext:  python evaluate.py --model {model} --data-dir {photos}\n"
-        f"       python predict.py --model {model} photo.jpg")
-
-
-def say_if_uneven(counts, classes, settings):
-    """Says how many training photos each class has where one has more than twice another's."""
-    if counts.max() > 2 * counts.min():
-        order = counts.argsort(kind="stable")
-        shown = some_names([f"{classes[i]} {counts[i]:,}" for i in order])
-        remedy = "weighted" if settings.class_weight else "--class-weight balanced makes up for it"
-        say(f"Uneven   {shown} training photos: {remedy}")
-
-
-def say_if_seen(dataset, init):
-    """Says how many of the photos to be scored the run `init` was trained on, if any."""
-    held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-    seen = runs.trained_on(init, dataset, held_out)
-    if seen is not None and seen.any():
-        say(f"Careful: {printable(init)} was trained on {seen.sum():,} of the validation and test "
-            "photos: their scores will be too good.")
-
-
-def going_on(done, settings):
-    """What a resumed run says first."""
-    if done == settings.epochs:
-        return f"All {done} epochs are done; going on with the scores"
-    return f"Going on at epoch {done + 1} of {settings.epochs}"
-
-
-def epoch_line(row, settings):
-    """One line about an epoch and the time left; an epoch's time goes by its number of pixels."""
-    ahead = settings.image_sizes()[row["epoch"] :]
-    left = row["seconds"] * sum(size**2 for size in ahead) / row["image_size"] ** 2
-    return (
-        f"epoch {row['epoch']:3d}/{settings.epochs}  {row['image_size']:3d} px  "
-        f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
-        f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
-        f"{row['seconds']:6.1f} s  left {clock(left)}"
+        say(
+            "\nThese are drawings: the figure says nothing about photos, and this network knows\n"
+            "drawings only."
+        )
+    data_dir = run.from_run(folder, config["data_dir"])
+    say(
+        f"\nNext:  {evaluate(folder, data_dir)}\n"
+        f"       python predict.py --model {quoted(folder)} photo.jpg"
     )
 
 
-def quoted(path):
-    """A path as it is typed at a shell."""
+def evaluate(folder: Path, data_dir: str) -> str:
+    return f"python evaluate.py --model {quoted(folder)} --data-dir {quoted(data_dir)}"
+
+
+def quoted(path: str | Path) -> str:
+    """Return a path as it is typed at a shell."""
     return shlex.quote(printable(path))
 
 
-def clock(seconds):
-    return str(datetime.timedelta(seconds=round(seconds)))
-
-
-def versions():
-    import keras
-
+def versions() -> dict[str, str]:
     packages = dict.fromkeys(("keras", "tensorflow", "numpy", "pillow", keras.backend.backend()))
     return {
         "python": platform.python_version(),
@@ -415,4 +643,4 @@ def versions():
 
 
 if __name__ == "__main__":
-    terminal.run(main, closed_pipe=141)  # as where SIGPIPE ends it: the run is not finished
+    cli.run(main, closed_pipe=141)  # as where SIGPIPE ends it: the run is not finished

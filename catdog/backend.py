@@ -16,18 +16,20 @@ from collections.abc import Iterator
 
 from catdog.errors import UserError
 
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+ASKED_FOR = LOG_LEVEL in os.environ  # whoever sets it wants to see what TensorFlow says
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what libraries print to stderr while they are loaded.
+    """Hide what libraries print to stderr while they are loaded, unless `ASKED_FOR`.
 
-    TensorFlow prints six lines before it looks at TF_CPP_MIN_LOG_LEVEL; set that variable to see
-    them.
+    TensorFlow prints six lines before it looks at its log level.
     """
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+    if ASKED_FOR:
         yield
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ[LOG_LEVEL] = "3"
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -37,7 +39,6 @@ def quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        del os.environ["TF_CPP_MIN_LOG_LEVEL"]
 
 
 @functools.cache

@@ -8,18 +8,30 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
+from catdog import files
 from catdog.errors import UserError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on sizes
 
 # --- Words for the user ---------------------------------------------------------------------------
 
 
 def say(*words: object) -> None:
-    """Print to stderr: stdout is for results."""
-    if "tqdm" in sys.modules:  # a line between the progress bars, not within one
-        sys.modules["tqdm"].tqdm.write(" ".join(map(str, words)), file=sys.stderr)
-    else:
-        print(*words, file=sys.stderr, flush=True)
+    """Print to stderr: stdout is for results. If nobody reads stderr, the work goes on."""
+    try:
+        if "tqdm" in sys.modules:  # a line between the progress bars, not within one
+            sys.modules["tqdm"].tqdm.write(" ".join(map(str, words)), file=sys.stderr)
+        else:
+            print(*words, file=sys.stderr, flush=True)
+    except OSError:  # its reader left, or its disk is full
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send what is still written to a stream nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager
@@ -61,7 +73,10 @@ def data_arguments(default: str | None = "tmp") -> argparse.ArgumentParser:
     """Return a parent parser of the arguments that say which photos are meant."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
-        "--data-dir", default=default, metavar="DIR", help="folder of labelled photos (default: tmp)"
+        "--data-dir",
+        default=default,
+        metavar="DIR",
+        help="folder of labelled photos (default: tmp)",
     )
     parser.add_argument(
         "--cache-dir",
@@ -76,6 +91,14 @@ def data_arguments(default: str | None = "tmp") -> argparse.ArgumentParser:
         "folder; # begins a comment",
     )
     return parser
+
+
+def check_output(output: os.PathLike | str | None, data_dir: os.PathLike | str) -> None:
+    """Raise UserError if the folder of --output exists, cannot be made, or is among the photos."""
+    if output is not None:
+        with blame("--output"):
+            files.check_new(output)
+            files.check_outside(output, data_dir)
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -111,6 +134,20 @@ def number(above: float, most: float) -> Callable[[str], float]:
     return parse
 
 
+def addresses(text: str) -> list[str]:
+    """Return the HOST:PORT of every process; an argparse type."""
+    addresses = text.split(",")
+    for address in addresses:
+        name, _, port = address.rpartition(":")
+        if not (name and port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+            raise argparse.ArgumentTypeError(
+                f"expected HOST:PORT,HOST:PORT,... with ports from 1 to 65535, got {address!r}"
+            )
+    if len(addresses) < 2 or len(set(addresses)) < len(addresses):
+        raise argparse.ArgumentTypeError(f"expected two or more addresses, each once, got {text!r}")
+    return addresses
+
+
 # --- Running --------------------------------------------------------------------------------------
 
 
@@ -136,14 +173,11 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
     """
     name = os.path.basename(sys.argv[0])
     _open_closed_streams()
-
-    def terminate(signum, frame):
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
+    _catch_signals()
     logging.getLogger("catdog").addHandler(_Say())
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
     try:
+        _check_current_folder()
         code = main()
         sys.stdout.flush()
     except UserError as error:
@@ -156,15 +190,35 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
         say(f"{name}: interrupted")
         code = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         code = closed_pipe
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_ROOM:
             raise
+        _discard(sys.stdout)
         say(f"{name}: error: cannot write: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
     sys.exit(code)
+
+
+def _catch_signals() -> None:
+    """Turn SIGTERM into an exception as Ctrl-C is; the second of the two ends at once."""
+
+    def stop(signum, frame):
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: os._exit(128 + signum))
+        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, stop)
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder no longer exists") from None
 
 
 def _open_closed_streams() -> None:

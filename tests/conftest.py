@@ -72,8 +72,17 @@ def trained(photos_dir, tmp_path_factory):
     """(run directory, finished process of train.py), of three epochs at 48 px."""
     folder = tmp_path_factory.mktemp("runs")
     process = run_script(
-        "train.py", "--data-dir", photos_dir, "--cache-dir", folder / "cache",
-        "--image-size", 48, "--epochs", 3, "--output", folder / "run",
+        "train.py",
+        "--data-dir",
+        photos_dir,
+        "--cache-dir",
+        folder / "cache",
+        "--image-size",
+        48,
+        "--epochs",
+        3,
+        "--output",
+        folder / "run",
     )
     return folder / "run", process
 

@@ -4,12 +4,12 @@ import os
 
 import keras
 import pytest
-from conftest import draw_photos
 
-from catdog.photos import drawings as demo
-from catdog.photos import index as layouts
 from benchmarks import measuring, predict, step
 from catdog.errors import UserError
+from catdog.photos import drawings as demo
+from catdog.photos import index as layouts
+from conftest import draw_photos
 
 
 def test_without_photos_the_drawings_of_the_demo_are_measured(tmp_path, monkeypatch):
@@ -46,7 +46,8 @@ def test_a_table_replaces_what_stands_between_its_marks(tmp_path):
     path.write_text("above\n<!-- a -->\nold\n<!-- end of a -->\nbelow\n")
     measuring.put(path, "a", measuring.table(["x", "y"], [[1234.5, None]]))
     assert path.read_text() == (
-        "above\n<!-- a -->\n| x | y |\n| --- | --- |\n| 1,234 |  |\n<!-- end of a -->\nbelow\n")
+        "above\n<!-- a -->\n| x | y |\n| --- | --- |\n| 1,234 |  |\n<!-- end of a -->\nbelow\n"
+    )
     with pytest.raises(UserError, match="expected the marks"):
         measuring.put(path, "b", "")
 
@@ -57,14 +58,16 @@ def test_the_keras_scripts_are_python(program):
 
 
 def test_operations_are_those_counted_by_hand():
-    network = keras.Sequential([
-        keras.Input((8, 8, 3)),
-        keras.layers.Conv2D(4, 3, padding="same"),
-        keras.layers.MaxPooling2D(),
-        keras.layers.Conv2D(5, 3, padding="same"),
-        keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(2),
-    ])
+    network = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3, padding="same"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(5, 3, padding="same"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+    )
     first, second, dense = 8 * 8 * 4 * 27, 4 * 4 * 5 * 36, 10
     assert step.multiplications(network) == [first, second, dense]
     assert step.step_operations(network, 7) == 7 * 2 * (2 * first + 3 * (second + dense))

@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from conftest import draw_photos
 
 import data
 import evaluate
 import model
-from catdog.scores import metrics as report
-from catdog.runs import run as runs
 from catdog.errors import UserError
+from catdog.runs import run as runs
+from catdog.scores import metrics as report
+from conftest import draw_photos
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,13 @@ def folder(tmp_path_factory):
     dataset = data.load(folder / "photos", 40, folder / "cache")
     for name, arch, size in (("plain", "plain", 40), ("classic", "classic", 32)):
         keras.utils.set_random_seed(1)
-        config = {"settings": {"arch": arch}, "classes": ["cat", "dog"], "score_size": size,
-                  "temperature": 0.5, "exclude": []}
+        config = {
+            "settings": {"arch": arch},
+            "classes": ["cat", "dog"],
+            "score_size": size,
+            "temperature": 0.5,
+            "exclude": [],
+        }
         runs.create(folder / name, config)
         runs.save_network(folder / name, model.build(arch, 2, size))
         runs.write_trained_on(folder / name, dataset)
@@ -34,9 +39,17 @@ def folder(tmp_path_factory):
 
 
 def run(folder, *arguments, models=("plain",)):
-    return evaluate.main(["--model", *(str(folder / name) for name in models),
-                          "--data-dir", str(folder / "photos"),
-                          "--cache-dir", str(folder / "cache"), *map(str, arguments)])
+    return evaluate.main(
+        [
+            "--model",
+            *(str(folder / name) for name in models),
+            "--data-dir",
+            str(folder / "photos"),
+            "--cache-dir",
+            str(folder / "cache"),
+            *map(str, arguments),
+        ]
+    )
 
 
 def strict(text):
@@ -52,7 +65,10 @@ def test_output_holds_report_plots_and_predictions_that_agree(folder, tmp_path, 
     metrics = strict(capsys.readouterr().out)
     assert strict((output / "metrics.json").read_text()) == metrics
     assert {path.name for path in output.iterdir() if path.suffix != ".png"} == {
-        "metrics.json", "predictions.csv", "report.html"}
+        "metrics.json",
+        "predictions.csv",
+        "report.html",
+    }
     assert len(list(output.glob("*.png"))) == 8
     assert [path.name for path in output.parent.iterdir()] == ["out"]
 
@@ -64,8 +80,10 @@ def test_output_holds_report_plots_and_predictions_that_agree(folder, tmp_path, 
     correct = [int(row["correct"]) for row in rows]
     assert sum(correct) / 80 == metrics["accuracy"]
     assert [row["label"] == row["predicted"] for row in rows] == list(map(bool, correct))
-    right = [float(row["probability"]) if ok else 1 - float(row["probability"])
-             for row, ok in zip(rows, correct, strict=True)]
+    right = [
+        float(row["probability"]) if ok else 1 - float(row["probability"])
+        for row, ok in zip(rows, correct, strict=True)
+    ]
     assert -np.log(right).mean() == pytest.approx(metrics["log_loss"], abs=1e-4)
 
     text = (output / "report.html").read_text()

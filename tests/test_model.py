@@ -37,8 +37,22 @@ def test_classic_network_is_the_textbook_stack():
     network = model.build("classic", 2, 32)
     kinds = [type(layer).__name__ for layer in network.layers]
     assert kinds == [
-        "InputLayer", "Rescaling", "Conv2D", "ReLU", "Conv2D", "ReLU", "MaxPooling2D", "ReLU",
-        "Conv2D", "ReLU", "MaxPooling2D", "Flatten", "Dense", "ReLU", "Dropout", "Dense",
+        "InputLayer",
+        "Rescaling",
+        "Conv2D",
+        "ReLU",
+        "Conv2D",
+        "ReLU",
+        "MaxPooling2D",
+        "ReLU",
+        "Conv2D",
+        "ReLU",
+        "MaxPooling2D",
+        "Flatten",
+        "Dense",
+        "ReLU",
+        "Dropout",
+        "Dense",
     ]
     assert network.count_params() == 896 + 9248 + 18496 + (8 * 8 * 64 + 1) * 128 + 129
 

@@ -16,17 +16,17 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw_photos, run_script, users_environment
 from PIL import Image
 
-from catdog.scores import explain
-from catdog.runs import export
 import model
-from catdog.photos import photo as photos
 import predict
-from catdog.scores import metrics as report
-from catdog.runs import run as runs
 from catdog.errors import UserError
+from catdog.photos import photo as photos
+from catdog.runs import export
+from catdog.runs import run as runs
+from catdog.scores import explain
+from catdog.scores import metrics as report
+from conftest import ROOT, draw_photos, run_script, users_environment
 
 
 @pytest.fixture(scope="session")
@@ -85,8 +85,13 @@ def test_a_photo_and_its_mirror_image_get_one_answer_unless_told_otherwise(train
 
 
 def test_predicting_imports_neither_keras_nor_anything_else_that_is_slow(trained, drawn):
-    process = run_script("predict.py", "--model", trained[0], drawn,
-                         env={"PYTHONPROFILEIMPORTTIME": "1", "TF_CPP_MIN_LOG_LEVEL": "3"})
+    process = run_script(
+        "predict.py",
+        "--model",
+        trained[0],
+        drawn,
+        env={"PYTHONPROFILEIMPORTTIME": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
     assert process.returncode == 0 and len(process.stdout.splitlines()) == 8
     imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
     assert "ai_edge_litert" in imported
@@ -103,8 +108,9 @@ def test_without_the_litert_package_there_is_no_export_and_keras_predicts(
     with pytest.raises(UserError, match=r"cannot export to LiteRT .*no wheel"):
         export.export(run, np.zeros((1, 64, 64, 3), np.uint8))
     assert not [path for path in run.iterdir() if "tflite" in path.name]
-    process = run_script("predict.py", "--model", trained[0], "--layers", tmp_path / "layers",
-                         paths(drawn)[0])
+    process = run_script(
+        "predict.py", "--model", trained[0], "--layers", tmp_path / "layers", paths(drawn)[0]
+    )
     assert process.returncode == 0
     assert "no wheel: using Keras" in process.stderr
     monkeypatch.undo()
@@ -132,12 +138,27 @@ def test_a_file_that_cannot_be_exported_or_loaded_is_refused_in_one_line(trained
 def test_files_folders_and_stdin_in_any_mixture_come_out_in_order(trained, drawn):
     files = paths(drawn)
     below = [str(drawn / "below" / name) for name in ("cat.0.png", "dog.0.png")]
-    process = run_script("predict.py", "--model", trained[0], files[5], drawn, "-", files[4],
-                         input=f"{files[3]}\n\n{drawn / 'below'}\n{files[2]}")
+    process = run_script(
+        "predict.py",
+        "--model",
+        trained[0],
+        files[5],
+        drawn,
+        "-",
+        files[4],
+        input=f"{files[3]}\n\n{drawn / 'below'}\n{files[2]}",
+    )
     assert process.returncode == 0
     lines = cells(process.stdout.splitlines())
     assert [line[0] for line in lines] == [
-        files[5], *files, *below, files[3], *below, files[2], files[4]]
+        files[5],
+        *files,
+        *below,
+        files[3],
+        *below,
+        files[2],
+        files[4],
+    ]
     assert lines[0] == lines[6]
     assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p in lines)
     (message,) = process.stderr.splitlines()
@@ -146,8 +167,15 @@ def test_files_folders_and_stdin_in_any_mixture_come_out_in_order(trained, drawn
 
 def test_paths_on_stdin_may_end_with_nul(trained, drawn, tmp_path):
     odd = str(shutil.copy(paths(drawn)[0], tmp_path / "two\nlines.png"))
-    process = run_script("predict.py", "--model", trained[0], "--json", "-0", "-",
-                         input=f"{odd}\0{paths(drawn)[1]}\0")
+    process = run_script(
+        "predict.py",
+        "--model",
+        trained[0],
+        "--json",
+        "-0",
+        "-",
+        input=f"{odd}\0{paths(drawn)[1]}\0",
+    )
     assert process.returncode == 0
     lines = list(map(json.loads, process.stdout.splitlines()))
     assert [line["path"] for line in lines] == [odd, paths(drawn)[1]]
@@ -156,8 +184,13 @@ def test_paths_on_stdin_may_end_with_nul(trained, drawn, tmp_path):
 def test_a_list_of_paths_that_windows_wrote_is_read(trained, drawn, tmp_path):
     odd = str(shutil.copy(paths(drawn)[0], tmp_path / "name.png\r"))  # there may be such a name
     names = [*paths(drawn)[:2], odd]
-    process = run_script("predict.py", "--model", trained[0], "-",
-                         input=f"{names[0]}\r\n\r\n{names[1]}\r\n{odd}\n{names[0]}\r")
+    process = run_script(
+        "predict.py",
+        "--model",
+        trained[0],
+        "-",
+        input=f"{names[0]}\r\n\r\n{names[1]}\r\n{odd}\n{names[0]}\r",
+    )
     assert process.returncode == 0, process.stderr
     printed = [*names, names[0]]
     printed[2] = odd.replace("\r", "\\r")
@@ -178,8 +211,9 @@ def test_a_stdin_that_cannot_be_read_is_refused(trained):
 
 
 def bmp_header(width, height):
-    return struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0,
-                       2835, 2835, 0, 0)
+    return struct.pack(
+        "<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 2835, 2835, 0, 0
+    )
 
 
 def test_each_bad_file_gets_a_line_with_the_reason_and_the_rest_is_done(
@@ -219,8 +253,13 @@ def test_each_bad_file_gets_a_line_with_the_reason_and_the_rest_is_done(
     code, lines, errors = answers(tmp_path, tmp_path / "nothing", tmp_path / "missing.jpg")
     assert code == 1
     assert {os.path.basename(line[0]) for line in cells(lines)} == {
-        "whole.jpg", "animated.gif", "with space.png", r"tab\there.png", r"new\nline.png",
-        r"any\xff\x1b[0mbytes.png"}
+        "whole.jpg",
+        "animated.gif",
+        "with space.png",
+        r"tab\there.png",
+        r"new\nline.png",
+        r"any\xff\x1b[0mbytes.png",
+    }
     assert len(errors) == 1 + len(bad) + 2  # the first names the model
     for name, (_, reasons) in bad.items():
         (line,) = [line for line in errors if f"/{name}: " in line]
@@ -231,8 +270,10 @@ def test_each_bad_file_gets_a_line_with_the_reason_and_the_rest_is_done(
     code, lines, _ = answers("--json", tmp_path)
     lines = list(map(strict_json, lines))
     assert code == 1 and len(lines) == len(bad) + 6
-    assert {line["path"] for line in lines} >= {f"{tmp_path}/tab\there.png",
-                                                f"{tmp_path}/any\\xff\\x1b[0mbytes.png"}
+    assert {line["path"] for line in lines} >= {
+        f"{tmp_path}/tab\there.png",
+        f"{tmp_path}/any\\xff\\x1b[0mbytes.png",
+    }
     failed = {os.path.basename(line["path"]) for line in lines if set(line) == {"path", "error"}}
     assert failed == set(bad)
 
@@ -277,9 +318,12 @@ def on_a_terminal(trained, *arguments, stdout=True, **environment):
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (25, 100))
     process = subprocess.Popen(
-        [sys.executable, "predict.py", "--model", trained[0], *map(str, arguments)], cwd=ROOT,
-        stdout=follower if stdout else subprocess.DEVNULL, stderr=follower,
-        env=users_environment(TERM="xterm", **{"NO_COLOR": "", **environment}))
+        [sys.executable, "predict.py", "--model", trained[0], *map(str, arguments)],
+        cwd=ROOT,
+        stdout=follower if stdout else subprocess.DEVNULL,
+        stderr=follower,
+        env=users_environment(TERM="xterm", **{"NO_COLOR": "", **environment}),
+    )
     os.close(follower)
     output = b""
     while True:
@@ -422,8 +466,10 @@ MISTAKES = {
     "no count": (["--top", "0", "x"], "--top: expected a whole number"),
     "metric alone": (["--metric", "accuracy", "x"], "--metric: expected with --kaggle"),
     "two formats": (["--kaggle", "x.csv", "--json"], "--kaggle: expected without --json"),
-    "one folder for both": (["--explain", "x", "--layers", "./x", "y"],
-                            "--layers: expected another folder than --explain"),
+    "one folder for both": (
+        ["--explain", "x", "--layers", "./x", "y"],
+        "--layers: expected another folder than --explain",
+    ),
     "no test photos": (["--kaggle", "x.csv", "--model", "x", "."], "PHOTO: expected the folder"),
 }
 
@@ -445,8 +491,15 @@ def test_without_a_model_and_without_the_projects_own_one_is_asked_for(monkeypat
 
 def start(trained, *arguments):
     command = [sys.executable, "predict.py", "--model", trained[0], *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env=users_environment())
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=users_environment(),
+    )
 
 
 def test_a_closed_pipe_ends_quietly(trained, photos_dir):
@@ -462,8 +515,9 @@ def test_a_closed_pipe_ends_quietly(trained, photos_dir):
 def test_closed_standard_streams_change_nothing_else(trained, drawn, redirection):
     command = [sys.executable, "predict.py", "--model", trained[0], paths(drawn)[0]]
     line = f"{shlex.join(map(str, command))} {redirection}"
-    process = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True,
-                             env=users_environment())
+    process = subprocess.run(
+        line, shell=True, cwd=ROOT, capture_output=True, text=True, env=users_environment()
+    )
     assert process.returncode == 0, process.stderr
     assert "Traceback" not in process.stderr
     assert len(process.stdout.splitlines()) == (0 if redirection == ">&-" else 1)

@@ -5,8 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run_script
 from PIL import Image, ImageDraw
+
+from conftest import run_script
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +52,21 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder):
     """A run on them; what train.py said is checked here."""
-    process = run_script("train.py", "--data-dir", folder, "--cache-dir", folder / "cache",
-                         "--image-size", 48, "--epochs", 6, "--class-weight", "balanced",
-                         "--output", folder.parent / "ten-run")
+    process = run_script(
+        "train.py",
+        "--data-dir",
+        folder,
+        "--cache-dir",
+        folder / "cache",
+        "--image-size",
+        48,
+        "--epochs",
+        6,
+        "--class-weight",
+        "balanced",
+        "--output",
+        folder.parent / "ten-run",
+    )
     assert process.returncode == 0, process.stderr
     assert "classes blue bar, blue cross, blue disc" in process.stderr
     uneven = next(line for line in process.stderr.splitlines() if line.startswith("Uneven"))
@@ -63,8 +76,17 @@ def run(folder):
 
 
 def score(folder, run, *arguments):
-    process = run_script("evaluate.py", "--model", run, "--data-dir", folder,
-                         "--cache-dir", folder / "cache", "--json", *arguments)
+    process = run_script(
+        "evaluate.py",
+        "--model",
+        run,
+        "--data-dir",
+        folder,
+        "--cache-dir",
+        folder / "cache",
+        "--json",
+        *arguments,
+    )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
 
@@ -110,8 +132,9 @@ def test_predict_lists_the_most_probable_explains_them_and_can_be_unsure(folder,
     right = sum(line["label"] == name for line, name in zip(lines, CLASSES, strict=True))
     assert right >= 4
 
-    process = run_script("predict.py", "--model", run, "--top", 5, "--explain", folder / "maps",
-                         *photos)
+    process = run_script(
+        "predict.py", "--model", run, "--top", 5, "--explain", folder / "maps", *photos
+    )
     assert process.returncode == 0, process.stderr
     assert all(len(line.split("\t")) == 1 + 2 * 5 for line in process.stdout.splitlines())
     assert len(list((folder / "maps").iterdir())) == 10
@@ -126,10 +149,23 @@ def test_another_run_can_start_from_it_with_other_classes(folder, run):
         for n in range(60):
             colour, shape = name.split()
             draw_shape(shape, COLOURS[colour], np.random.default_rng([n, 7])).save(
-                two / name / f"{n}.png")
-    process = run_script("train.py", "--data-dir", two, "--cache-dir", two / "cache",
-                         "--image-size", 48, "--epochs", 2, "--init", run,
-                         "--output", folder.parent / "two-run")
+                two / name / f"{n}.png"
+            )
+    process = run_script(
+        "train.py",
+        "--data-dir",
+        two,
+        "--cache-dir",
+        two / "cache",
+        "--image-size",
+        48,
+        "--epochs",
+        2,
+        "--init",
+        run,
+        "--output",
+        folder.parent / "two-run",
+    )
     assert process.returncode == 0, process.stderr
     assert f"starting from {run}" in process.stderr
     config = json.loads((folder.parent / "two-run" / "config.json").read_text())

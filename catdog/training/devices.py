@@ -1,65 +1,112 @@
 """The devices that a network is trained on: all of this machine, or of several.
 
 Every device holds the whole network and takes an equal share of each batch, so that the losses are
-those of one device. With TensorFlow it is `tf.distribute.MirroredStrategy`, on one machine; with
-JAX it is `keras.distribution.DataParallel`, on one machine or several (see hosts.py). Where there
-is one device, nothing here changes anything.
+those of one device. TensorFlow does it with `tf.distribute.MirroredStrategy`, on one machine; JAX
+with `keras.distribution.DataParallel`, on one machine or several. With one device, nothing here
+changes anything.
+
+The words for several processes are JAX's: the coordinator is the process that the others connect
+to, and each has a process index, from 0.
 """
 
+from __future__ import annotations
+
+import atexit
 import contextlib
+import hashlib
+import json
 import os
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-import data
+import numpy as np
+
 from catdog.backend import keras, tf
 from catdog.errors import UserError
 
-
-def check_backend():
-    """Raises `UserError` where --hosts is not for the backend.
-
-    TensorFlow's `MultiWorkerMirroredStrategy` fails in Keras's `fit` (keras#20585).
-    """
-    if keras.backend.backend() != "jax":
-        raise UserError(f"--hosts: expected KERAS_BACKEND=jax, got the backend "
-                        f"{keras.backend.backend()}, which trains on one machine")
-
-
-def initialize(team):
-    """Connects the JAX of every process, before anything is computed."""
-    if len(team.hosts) == 1:
-        return
-    # Keras would draw a common seed over the network, and needs none.
-    keras.utils.set_random_seed(0)
-    try:
-        keras.distribution.initialize(",".join(team.hosts), len(team.hosts), team.rank)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--hosts: JAX cannot connect to {team.hosts[0]}: {reason}") from None
-
-
-def devices():
-    """The devices to train on, such as `gpu:0`, of all machines: the best kind that there is."""
-    return keras.distribution.list_devices()
-
-
-def of_this_machine():
-    """How many devices this process has, and of which kind; JAX needs as many in every process."""
-    kind = devices()[0].split(":")[0]
-    if keras.backend.backend() != "jax":
-        return f"{len(devices())} {kind}"
-    import jax  # Keras lists those of all machines
-
-    return f"{jax.local_device_count()} {kind}"
+HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends the others
+SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which scores the network
 
 
 @contextlib.contextmanager
-def scope(team):
-    """In this block networks are built, trained and scored on all devices; all processes enter it.
+def join(
+    coordinator: str | None, processes: int, index: int | None, cluster: bool = False
+) -> Iterator[None]:
+    """Connect the processes of a distributed run, before anything is computed.
 
-    They do so together: Gloo, which connects processors for JAX, waits for 30 seconds at first.
+    Args:
+        coordinator: HOST:PORT of process 0, or None for a single process.
+        processes: how many there are; index: which of them this is, from 0.
+        cluster: let JAX find all this out from Slurm, Open MPI, Kubernetes or a TPU pod.
+    Raises:
+        UserError: a backend other than JAX, or processes that cannot be connected. TensorFlow's
+            `MultiWorkerMirroredStrategy` fails in Keras's `fit` (keras#20585).
     """
-    team.meet()
+    if not coordinator and not cluster:
+        yield
+        return
+    if keras.backend.backend() != "jax":
+        raise UserError(
+            f"expected KERAS_BACKEND=jax, got the backend {keras.backend.backend()}, which trains "
+            "on one machine"
+        )
+    import jax
+
+    where = {} if cluster else {
+        "coordinator_address": coordinator, "num_processes": processes, "process_id": index
+    }  # fmt: skip
+    try:
+        jax.distributed.initialize(
+            **where, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"JAX cannot connect the processes: {reason}") from None
+    keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
+    try:
+        yield
+    except BaseException as error:
+        # JAX's own exit handler would wait for the other processes, which wait for this one.
+        atexit.register(os._exit, _exit_code(error))
+        raise
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, UserError):
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        return 130 if type(error) is KeyboardInterrupt else 143
+    return 1
+
+
+def processes() -> int:
+    """Return the number of processes that train together."""
+    jax = sys.modules.get("jax")  # only `join` can have made them more than one
+    return jax.process_count() if jax and jax.distributed.is_initialized() else 1
+
+
+def index() -> int:
+    """Return the index of this process; process 0 alone writes and prints the results."""
+    return sys.modules["jax"].process_index() if processes() > 1 else 0
+
+
+def devices() -> list[str]:
+    """Return the devices to train on, such as `gpu:0`, of all machines: the best kind there is."""
+    return keras.distribution.list_devices()
+
+
+def of_this_machine() -> str:
+    """Return how many devices this process has, and of which kind."""
+    kind = devices()[0].split(":")[0]
+    count = len(devices()) if processes() == 1 else sys.modules["jax"].local_device_count()
+    return f"{count} {kind}"
+
+
+@contextlib.contextmanager
+def scope() -> Iterator[None]:
+    """Build, train and score networks on all devices in this block; all processes enter it."""
     names = devices()
     if len(names) == 1:
         yield
@@ -67,15 +114,13 @@ def scope(team):
         with tf.distribute.MirroredStrategy([f"/{name}" for name in names]).scope():
             yield
     else:
-        # Each process reads its own share of a batch; Keras would have each read all of it.
-        parallel = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-        with parallel.scope(), _stdout_to_stderr():
+        with keras.distribution.DataParallel(devices=names).scope(), _stdout_to_stderr():
             yield
 
 
 @contextlib.contextmanager
-def _stdout_to_stderr():
-    """Keeps what JAX's collectives say, a line of Gloo's, out of the results."""
+def _stdout_to_stderr() -> Iterator[None]:
+    """Keep a line that JAX's collectives print on processors, of Gloo, out of the results."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -87,21 +132,8 @@ def _stdout_to_stderr():
         os.close(kept)
 
 
-def share():
-    """(i, n): this process takes the i-th of n equal parts of every batch."""
-    parallel = keras.distribution.distribution()
-    return (parallel.data_shard_id, parallel.num_processes) if parallel else (0, 1)
-
-
-def evaluation_batches(dataset, members, batch_size, size):
-    """`data.evaluation_batches`, in equal shares where there are several devices."""
-    if keras.distribution.distribution() or tf.distribute.has_strategy():
-        return data.shared_evaluation_batches(dataset, members, batch_size, size, share())
-    return data.evaluation_batches(dataset, members, batch_size, size)
-
-
-def synchronize(network):
-    """Has batch normalization take its mean and variance over all of a batch, not a share of it.
+def synchronize(network: keras.Model) -> None:
+    """Have batch normalization use the mean and variance of a whole batch, not of a share of it.
 
     JAX computes so anyway.
     """
@@ -111,14 +143,72 @@ def synchronize(network):
                 layer.synchronized = True
 
 
-def divisible(batch_size):
-    """The largest batch of at most so many photos that all devices have an equal share of."""
+def divisible(batch_size: int) -> int:
+    """Return the largest batch of at most so many photos that all devices can share equally."""
     return batch_size - batch_size % len(devices())
 
 
-def check_batch_size(batch_size, flag):
-    """Raises `UserError` where the devices cannot have equal shares of a batch."""
+def check_batch_size(batch_size: int) -> None:
+    """Raise UserError if the devices cannot share a batch equally."""
     count = len(devices())
     if batch_size % count or not batch_size:
-        raise UserError(f"{flag}: expected batches of a multiple of {count} photos, as there are "
-                        f"{count} devices, got {batch_size}")
+        raise UserError(
+            f"expected a batch of a multiple of {count} photos, as there are {count} devices, got "
+            f"{batch_size}"
+        )
+
+
+# --- What all processes know ----------------------------------------------------------------------
+
+
+def broadcast(content: bytes | None) -> bytes | None:
+    """Return to every process the bytes that process 0 gives."""
+    if processes() == 1:
+        return content
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    # Arrays must have one shape everywhere: the length comes first, then the content.
+    length = int(broadcast_one_to_all(np.array(-1 if content is None else len(content))))
+    if length < 0:
+        return None
+    data = np.frombuffer(content, np.uint8) if index() == 0 else np.zeros(length, np.uint8)
+    return np.asarray(broadcast_one_to_all(data)).tobytes()
+
+
+@contextlib.contextmanager
+def own_copy(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a folder to read from: `folder` in process 0, a copy of its files in the others.
+
+    Args:
+        folder: a run directory, which process 0 alone need have.
+        names: of the files that are copied, if they exist.
+    """
+    if index() == 0:
+        for name in names if processes() > 1 else ():
+            broadcast((folder / name).read_bytes() if (folder / name).is_file() else None)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            content = broadcast(None)
+            if content is not None:
+                Path(temporary, name).write_bytes(content)
+        yield Path(temporary)
+
+
+def agree(facts: dict[str, object]) -> None:
+    """Raise UserError in every process unless all have the same `facts`, named in the message."""
+    if processes() == 1:
+        return
+    from jax.experimental.multihost_utils import process_allgather
+
+    digests = [hashlib.sha256(json.dumps(fact).encode()).digest()[:4] for fact in facts.values()]
+    own = np.frombuffer(b"".join(digests), np.int32)
+    all_processes = np.asarray(process_allgather(own))  # (processes, facts)
+    differing = [
+        f"{name} ({fact} in process {index()})"
+        for (name, fact), column in zip(facts.items(), all_processes.T, strict=True)
+        if len(set(column.tolist())) > 1
+    ]
+    if differing:
+        raise UserError(f"expected the same in all processes, got different {'; '.join(differing)}")

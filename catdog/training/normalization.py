@@ -1,5 +1,7 @@
 """Batch normalization as TensorFlow computes it fastest, for training on that backend."""
 
+from __future__ import annotations
+
 from catdog.backend import keras, tf
 
 
@@ -15,10 +17,14 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         training = bool(training and self.trainable)
         known = (self.moving_mean, self.moving_variance)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs, scale=self.gamma, offset=self.beta,
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
             mean=tf.zeros([0]) if training else known[0],
             variance=tf.zeros([0]) if training else known[1],
-            epsilon=self.epsilon, is_training=training)
+            epsilon=self.epsilon,
+            is_training=training,
+        )
         if training:
             values = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
             variance *= (values - 1) / values  # Keras averages that of n, not that of n - 1
@@ -27,11 +33,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-def fuse(network):
-    """The same layers with the same weights, batch normalization as above where it can be.
+def fuse(network: keras.Model) -> keras.Model:
+    """Return the same layers and weights, with batch normalization as above if it can be.
 
-    For training on one device alone: a saved network has to hold Keras's own layers, of several
-    devices each would see its own share of a batch, and other backends fuse by themselves.
+    For training on one device with TensorFlow: a saved network has to hold Keras's own layers, each
+    of several devices would see its own share of a batch, and other backends fuse by themselves.
     """
     if keras.backend.backend() != "tensorflow" or tf.distribute.has_strategy():
         return network

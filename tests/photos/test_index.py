@@ -43,7 +43,8 @@ def test_train_validation_and_test_folders_are_the_split(tmp_path, name):
 
 @pytest.mark.parametrize(("there", "missing"), [("test", "validation"), ("val", "test")])
 def test_of_two_folders_the_third_part_is_what_the_hash_holds_out_of_train(
-        tmp_path, there, missing):
+    tmp_path, there, missing
+):
     fill(tmp_path, "train/ant", "train/bee", photos=60)
     alone = data.load(tmp_path, 8, tmp_path / "cache")
     held_out = {alone.names[i] for i in alone.splits[missing]}
@@ -63,8 +64,16 @@ def test_numbers_that_begin_anew_in_each_folder_name_different_photos(tmp_path):
     save(tmp_path / "test/cats/cat.8.png")  # a number of Kaggle's
     found = layouts.find(tmp_path)
     assert sorted(found.names) == [
-        "cat.0", "cat.7", "cat.8", "dog.0", "test/cat.0", "test/cat.7", "test/dog.0",
-        "validation/cat.0", "validation/dog.0"]
+        "cat.0",
+        "cat.7",
+        "cat.8",
+        "dog.0",
+        "test/cat.0",
+        "test/cat.7",
+        "test/dog.0",
+        "validation/cat.0",
+        "validation/dog.0",
+    ]
 
 
 def test_copies_stay_where_the_user_put_them_and_are_reported(tmp_path, capsys):
@@ -146,11 +155,16 @@ def test_a_thousand_classes_are_taken_and_one_more_is_refused(tmp_path, monkeypa
     refused(tmp_path, "expected at most 1,000 classes, got 1,001")
 
 
-@pytest.mark.parametrize(("stray", "classes"), [
-    ("cat.1.jpg", ["cats", "dogs"]), ("cat.1.jpg", ["train/ant", "train/bee"]),
-    ("cat.1.jpg", ["PetImages/Cat", "PetImages/Dog"]), ("train/dog.1.jpg", ["train/a", "train/b"]),
-    ("cat.1.jpg", ["more/train/a", "more/train/b"]),
-])
+@pytest.mark.parametrize(
+    ("stray", "classes"),
+    [
+        ("cat.1.jpg", ["cats", "dogs"]),
+        ("cat.1.jpg", ["train/ant", "train/bee"]),
+        ("cat.1.jpg", ["PetImages/Cat", "PetImages/Dog"]),
+        ("train/dog.1.jpg", ["train/a", "train/b"]),
+        ("cat.1.jpg", ["more/train/a", "more/train/b"]),
+    ],
+)
 def test_photos_of_kaggles_names_beside_class_folders_are_refused(tmp_path, stray, classes):
     fill(tmp_path, *classes)
     save(tmp_path / stray)

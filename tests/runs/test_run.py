@@ -22,15 +22,33 @@ def test_a_config_is_read_as_it_was_written(tmp_path):
     assert runs.read_config(tmp_path / "run") == CONFIG
 
 
-@pytest.mark.parametrize("text", [
-    "", "{", "[]", "null", "7", *(
-        json.dumps({**CONFIG, **change}) for change in (
-            {"classes": "cat"}, {"classes": ["cat"]}, {"classes": [1, 2]}, {"score_size": "64"},
-            {"score_size": 0}, {"score_size": 10**9}, {"temperature": 0},
-            {"temperature": "1"})),
-    *(json.dumps({k: v for k, v in CONFIG.items() if k != key})
-      for key in ("classes", "score_size")),
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "7",
+        *(
+            json.dumps({**CONFIG, **change})
+            for change in (
+                {"classes": "cat"},
+                {"classes": ["cat"]},
+                {"classes": [1, 2]},
+                {"score_size": "64"},
+                {"score_size": 0},
+                {"score_size": 10**9},
+                {"temperature": 0},
+                {"temperature": "1"},
+            )
+        ),
+        *(
+            json.dumps({k: v for k, v in CONFIG.items() if k != key})
+            for key in ("classes", "score_size")
+        ),
+    ],
+)
 def test_a_config_that_train_did_not_write_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"^--model: .*config\.json is not"):
@@ -107,8 +125,11 @@ def test_a_folder_that_may_no_longer_be_written_to_or_is_gone_ends_in_one_line(
 
 
 def test_a_report_that_cannot_be_written_is_not_there_at_all(tmp_path):
-    with disk_full_at(1000), pytest.raises(UserError, match=r"--output: .*report: "), \
-            files.atomic_folder(tmp_path / "report") as folder:
+    with (
+        disk_full_at(1000),
+        pytest.raises(UserError, match=r"--output: .*report: "),
+        files.atomic_folder(tmp_path / "report") as folder,
+    ):
         (folder / "small").write_text("x")
         (folder / "large").write_text("x" * 2000)
     assert list(tmp_path.iterdir()) == []

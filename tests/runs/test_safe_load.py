@@ -120,8 +120,11 @@ def test_a_reference_to_a_module_is_refused_before_its_import(run, whole, monkey
             case "initializer":
                 layers[-1]["config"]["kernel_initializer"] = evil
             case "activation":
-                layers[-1]["config"]["activation"] = {**evil, "class_name": "function",
-                                                      "config": "run"}
+                layers[-1]["config"]["activation"] = {
+                    **evil,
+                    "class_name": "function",
+                    "config": "run",
+                }
             case "dtype":
                 layers[-1]["config"]["dtype"] = evil
             case "argument":
@@ -153,21 +156,37 @@ def replace(stored, make):
     make(stored, path, shape)
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda file, path, shape: file.__setitem__(path, h5py.ExternalLink("secret.h5", "/x")),
-     "a link, 0, to elsewhere"),
-    (lambda file, path, shape: file.__setitem__(path, h5py.SoftLink("/layers")),
-     "a link, 0, to elsewhere"),
-    (lambda file, path, shape: file.__setitem__(path, file["layers"]), "under two names"),
-    (lambda file, path, shape: file.create_dataset(
-        path, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)]),
-     "outside the file or packed"),
-    (lambda file, path, shape: file.create_dataset(path, (2**20, 2**20), "f4", chunks=True,
-                                                   compression="gzip"),
-     "outside the file or packed"),
-    (lambda file, path, shape: file.create_dataset(path, (2**20, 2**20), "f4"),
-     "without the values"),
-], ids=["external link", "soft link", "loop", "external data", "packed bomb", "hollow bomb"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda file, path, shape: file.__setitem__(path, h5py.ExternalLink("secret.h5", "/x")),
+            "a link, 0, to elsewhere",
+        ),
+        (
+            lambda file, path, shape: file.__setitem__(path, h5py.SoftLink("/layers")),
+            "a link, 0, to elsewhere",
+        ),
+        (lambda file, path, shape: file.__setitem__(path, file["layers"]), "under two names"),
+        (
+            lambda file, path, shape: file.create_dataset(
+                path, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+            ),
+            "outside the file or packed",
+        ),
+        (
+            lambda file, path, shape: file.create_dataset(
+                path, (2**20, 2**20), "f4", chunks=True, compression="gzip"
+            ),
+            "outside the file or packed",
+        ),
+        (
+            lambda file, path, shape: file.create_dataset(path, (2**20, 2**20), "f4"),
+            "without the values",
+        ),
+    ],
+    ids=["external link", "soft link", "loop", "external data", "packed bomb", "hollow bomb"],
+)
 def test_weights_that_lie_elsewhere_or_swell_are_refused(run, whole, make, words):
     write(run, weights(whole, lambda stored: replace(stored, make)))
     refused(run, words)
@@ -210,25 +229,51 @@ def set_units(layers, index, units):
     layers[index]["config"]["units"] = units
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (lambda config, layers: set_units(layers, -1, 4),
-     "expected a network of 3 classes, as config.json says, got one of 4 outputs"),
-    (lambda config, layers: layers[0]["config"].update(batch_shape=[None, 32, 32, 3]),
-     "expected photos of 16 px, as config.json says"),
-    (lambda config, layers: set_units(layers, 12, 10**9), "values a pixel"),
-    (lambda config, layers: layers[2]["config"].update(filters=10**9), "values a pixel"),
-    (lambda config, layers: layers[12]["build_config"].update(input_shape=[None, 10**12]),
-     "expected dense.* for"),
-    (lambda config, layers: layers[2]["config"].update(data_format="channels_first"),
-     "expected channels last"),
-    (lambda config, layers: layers[5]["inbound_nodes"].append(layers[5]["inbound_nodes"][0]),
-     "expected a stack of layers"),
-    (lambda config, layers: config["config"].update(output_layers=["flatten", 0, 0]),
-     "ends in a fully connected layer"),
-    (lambda config, layers: config.update(class_name="Sequential"), "expected a functional"),
-    (lambda config, layers: layers.__delitem__(slice(None)), "."),
-], ids=["classes", "image size", "huge dense", "huge convolution", "huge build",
-        "channels first", "shared layer", "early output", "sequential", "no layer"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda config, layers: set_units(layers, -1, 4),
+            "expected a network of 3 classes, as config.json says, got one of 4 outputs",
+        ),
+        (
+            lambda config, layers: layers[0]["config"].update(batch_shape=[None, 32, 32, 3]),
+            "expected photos of 16 px, as config.json says",
+        ),
+        (lambda config, layers: set_units(layers, 12, 10**9), "values a pixel"),
+        (lambda config, layers: layers[2]["config"].update(filters=10**9), "values a pixel"),
+        (
+            lambda config, layers: layers[12]["build_config"].update(input_shape=[None, 10**12]),
+            "expected dense.* for",
+        ),
+        (
+            lambda config, layers: layers[2]["config"].update(data_format="channels_first"),
+            "expected channels last",
+        ),
+        (
+            lambda config, layers: layers[5]["inbound_nodes"].append(layers[5]["inbound_nodes"][0]),
+            "expected a stack of layers",
+        ),
+        (
+            lambda config, layers: config["config"].update(output_layers=["flatten", 0, 0]),
+            "ends in a fully connected layer",
+        ),
+        (lambda config, layers: config.update(class_name="Sequential"), "expected a functional"),
+        (lambda config, layers: layers.__delitem__(slice(None)), "."),
+    ],
+    ids=[
+        "classes",
+        "image size",
+        "huge dense",
+        "huge convolution",
+        "huge build",
+        "channels first",
+        "shared layer",
+        "early output",
+        "sequential",
+        "no layer",
+    ],
+)
 def test_a_network_that_disagrees_or_would_fill_the_memory_is_refused(run, whole, change, words):
     write(run, with_config(whole, change))
     refused(run, words)
@@ -263,14 +308,20 @@ def broken(content, seed):
     content = bytearray(content)
     for _ in range(rng.randint(1, 4)):
         end = len(content)
-        place = rng.choice([rng.randrange(end), rng.randrange(min(end, 4096)),
-                            max(0, end - 1 - rng.randrange(4096))])
+        place = rng.choice(
+            [
+                rng.randrange(end),
+                rng.randrange(min(end, 4096)),
+                max(0, end - 1 - rng.randrange(4096)),
+            ]
+        )
         match rng.randrange(4):
             case 0:
                 content[place] ^= 1 << rng.randrange(8)
             case 1:
                 content[place : place + 4] = rng.choice(
-                    [bytes(4), b"\xff" * 4, b"\xff\xff\xff\x7f", rng.randbytes(4)])
+                    [bytes(4), b"\xff" * 4, b"\xff\xff\xff\x7f", rng.randbytes(4)]
+                )
             case 2:
                 content[place:place] = rng.randbytes(rng.randint(1, 40))
             case 3 if rng.random() < 0.3:
@@ -328,8 +379,10 @@ def test_a_litert_network_that_disagrees_with_config_json_is_refused(litert_run)
     run, content = litert_run
     (run / "model.tflite").write_bytes(content)
     config = json.loads((run / "config.json").read_text())
-    for change, words in (({"score_size": config["score_size"] + 8}, "expected photos of"),
-                          ({"classes": ["a", "b", "c"]}, "expected a network of 3 classes")):
+    for change, words in (
+        ({"score_size": config["score_size"] + 8}, "expected photos of"),
+        ({"classes": ["a", "b", "c"]}, "expected a network of 3 classes"),
+    ):
         with pytest.raises(UserError, match=f"cannot load .*{words}"):
             runs.litert_runtime(run / "model.tflite", {**config, **change})
 
@@ -358,8 +411,12 @@ def test_a_forged_litert_file_does_no_more_than_end_its_process(litert_run):
         for seed in range(CASES):
             (run / "model.tflite").write_bytes(broken(content, seed))
             process = subprocess.run(
-                [sys.executable, "-c", LOAD_AND_RUN, run], cwd=ROOT, capture_output=True, text=True,
-                timeout=60)
+                [sys.executable, "-c", LOAD_AND_RUN, run],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
             assert process.returncode in (0, -6, -7, -8, -11), process.stderr
             crashes += process.returncode < 0
     finally:
@@ -370,8 +427,13 @@ def test_a_forged_litert_file_does_no_more_than_end_its_process(litert_run):
 def test_a_broken_litert_file_without_a_sum_is_refused(litert_run, tmp_path):
     _, content = litert_run
     runs.write_json(tmp_path / "config.json", {"classes": ["cat", "dog"], "score_size": 64})
-    for torn in (b"", b"TFL3", content[:100], content[: len(content) // 2],
-                 struct.pack("<I4s", 8, b"TFL3") + bytes(100)):
+    for torn in (
+        b"",
+        b"TFL3",
+        content[:100],
+        content[: len(content) // 2],
+        struct.pack("<I4s", 8, b"TFL3") + bytes(100),
+    ):
         (tmp_path / "model.tflite").write_bytes(torn)
         with pytest.raises(UserError, match=r"cannot load .*model\.tflite"):
             runs.Classifier(tmp_path, litert=True)

@@ -1,10 +1,10 @@
 """Both backends, several devices and several machines give what one device gives."""
 
 import csv
-import dataclasses
 import json
-import runpy
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,13 +13,12 @@ import first_steps
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, draw_photos, run_script, users_environment
-from test_hosts import end, free_addresses
 
 import data
-from catdog.training import devices as distribution
-from catdog.training import hosts
-from catdog.training.recipe import Settings
+from catdog import backend
+from catdog.errors import UserError
+from catdog.training import devices
+from conftest import ROOT, draw_photos, run_script, users_environment
 
 JAX = {"KERAS_BACKEND": "jax"}
 TWO_DEVICES = {**JAX, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -41,22 +40,41 @@ def dataset(folder):
     return data.load(folder / "photos", first_steps.SETTINGS.score_size, folder / "cache")
 
 
-def run_at_its_start(folder, dataset, name):
-    """A run directory as it is before the first epoch: in float32 whatever this processor is."""
-    (folder / name).mkdir()
-    (folder / name / "config.json").write_text(json.dumps({
-        "settings": dataclasses.asdict(first_steps.SETTINGS),
-        "data_dir": str(folder / "photos"), "cache_dir": str(folder / "cache"),
-        "classes": dataset.classes, "score_size": first_steps.SETTINGS.score_size,
-        "splits": dataset.split_sizes()}))
-    return folder / name
+def start(*arguments, program=(ROOT / "train.py",), env=JAX, **options):
+    """Start a program, by default `train.py` with JAX."""
+    command = [sys.executable, *map(str, program), *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=users_environment(**env), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, **options,
+    )  # fmt: skip
 
 
-def start(*arguments, program=ROOT / "train.py", env=JAX, **options):
-    """Starts `train.py`, by default with JAX."""
-    command = [sys.executable, program, *map(str, arguments)]
-    return subprocess.Popen(command, env=users_environment(**env), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, **options)
+def small(kind="one"):
+    return (ROOT / "tests" / "train_small.py", kind)
+
+
+def new_run(folder, name):
+    """The arguments for a run of `first_steps.SETTINGS`."""
+    return ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--batch-size", 16,
+            "--output", folder / name]  # fmt: skip
+
+
+def free_addresses(count):
+    """HOST:PORT of ports that nobody uses now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    return addresses
+
+
+def end(process, seconds=60):
+    """(exit code, stdout, stderr) of a process, which must end by itself within the `seconds`."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    return process.returncode, out, err
 
 
 def finish(process):
@@ -76,48 +94,22 @@ def losses(run):
     return np.array([[float(row[name]) for name in names] for row in rows])
 
 
-# --- Shares of a batch ----------------------------------------------------------------------------
-
-
-def test_shares_of_the_training_batches_are_together_what_one_process_trains_on(dataset):
-    settings = Settings(epochs=1, batch_size=18, image_size=32)
-    whole = list(data.training_batches(dataset, settings).as_numpy_iterator())
-    parts = [data.training_batches(dataset, settings, share=(i, 3)).as_numpy_iterator()
-             for i in range(3)]
-    for (images, targets), *shares in zip(whole, *parts, strict=True):
-        assert [len(share[0]) for share in shares] == [6, 6, 6]
-        np.testing.assert_array_equal(images, np.concatenate([share[0] for share in shares]))
-        np.testing.assert_array_equal(targets, np.concatenate([share[1] for share in shares]))
-
-
-@pytest.mark.parametrize("batch_size", [4, 8, 32])
-def test_shares_of_the_validation_batches_score_every_photo_once(dataset, batch_size):
-    members = dataset.splits["validation"]
-    assert len(members) % 4
-    parts = [list(data.shared_evaluation_batches(dataset, members, batch_size, share=(i, 4))
-                  .as_numpy_iterator()) for i in range(4)]
-    rows = [np.concatenate([share[k] for batch in zip(*parts, strict=True) for share in batch])
-            for k in range(3)]
-    images, targets, weights = rows
-    assert all(len(share[2]) == batch_size // 4 for part in parts for share in part)
-    scored = weights > 0
-    np.testing.assert_array_equal(images[scored], dataset.images[members])
-    np.testing.assert_array_equal(targets[scored, 0], dataset.labels[members])
-    assert weights.mean() == pytest.approx(1) and len(set(weights[scored])) == 1
+# --- One device -----------------------------------------------------------------------------------
 
 
 def test_one_device_is_trained_without_a_strategy():
-    with distribution.scope(hosts.Team([None], 0)):
-        assert not tf.distribute.has_strategy() and distribution.share() == (0, 1)
+    with devices.scope():
+        assert not tf.distribute.has_strategy()
+    assert (devices.processes(), devices.index()) == (1, 0)
 
 
 def test_a_batch_is_one_that_the_devices_can_share(monkeypatch):
-    monkeypatch.setattr(distribution, "devices", lambda: ["gpu:0", "gpu:1", "gpu:2"])
-    assert distribution.divisible(128) == 126
-    distribution.check_batch_size(126, "--batch-size")
+    monkeypatch.setattr(devices, "devices", lambda: ["gpu:0", "gpu:1", "gpu:2"])
+    assert devices.divisible(128) == 126
+    devices.check_batch_size(126)
     for size in (128, 2, 0):
-        with pytest.raises(distribution.UserError, match=r"--batch-size: expected .* of 3 photos"):
-            distribution.check_batch_size(size, "--batch-size")
+        with pytest.raises(UserError, match="expected a batch of a multiple of 3 photos"):
+            devices.check_batch_size(size)
 
 
 # --- Backends -------------------------------------------------------------------------------------
@@ -140,85 +132,89 @@ def test_a_run_saved_by_one_backend_is_scored_by_the_other_with_the_same_result(
     for run in (of_jax, of_tensorflow):
         scores = []
         for env in ({}, JAX):
-            process = run_script("evaluate.py", "--model", run, "--data-dir", folder / "photos",
-                                 "--cache-dir", folder / "cache", "--split", "all", "--json",
-                                 env=env)
+            process = run_script(
+                "evaluate.py",
+                "--model",
+                run,
+                "--data-dir",
+                folder / "photos",
+                "--cache-dir",
+                folder / "cache",
+                "--split",
+                "all",
+                "--json",
+                env=env,
+            )
             assert process.returncode == 0, process.stderr
             scores.append(json.loads(process.stdout))
         assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
         assert scores[0]["log_loss"] == pytest.approx(scores[1]["log_loss"], rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_tensorflow_leaves_the_gpus_to_another_backend(backend, monkeypatch):
+@pytest.mark.parametrize("name", ["tensorflow", "jax"])
+def test_tensorflow_leaves_the_gpus_to_another_backend(name, monkeypatch):
     hidden = []
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *those: hidden.append(those))
-    monkeypatch.setattr(data.keras.backend, "backend", lambda: backend)
-    runpy.run_path(str(ROOT / "data.py"))
-    assert hidden == ([] if backend == "tensorflow" else [([], "GPU")])
+    monkeypatch.setattr(backend.keras.backend, "backend", lambda: name)
+    backend._load.__wrapped__("tensorflow")
+    assert hidden == ([] if name == "tensorflow" else [([], "GPU")])
 
 
 # --- Devices and machines -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def of_jax(folder, dataset):
+def of_jax(folder):
     """A run of one process on one device."""
-    run = run_at_its_start(folder, dataset, "jax")
-    finish(start("--resume", run))
-    return run
+    finish(start(*new_run(folder, "jax"), program=small()))
+    return folder / "jax"
 
 
 @pytest.fixture(scope="module")
-def of_tensorflow(folder, dataset):
-    run = run_at_its_start(folder, dataset, "tensorflow")
-    finish(start("--resume", run, program=ROOT / "tests" / "one_processor.py", env={}))
-    return run
+def of_tensorflow(folder):
+    finish(start(*new_run(folder, "tensorflow"), program=small("keras-norm"), env={}))
+    return folder / "tensorflow"
 
 
 @pytest.mark.slow
-def test_two_devices_of_tensorflow_give_the_losses_of_one(folder, dataset, of_tensorflow):
-    run = run_at_its_start(folder, dataset, "mirrored")
-    program = ROOT / "tests" / "two_processors.py"
-    _, err = finish(start("--resume", run, program=program, env={}))
+def test_two_devices_of_tensorflow_give_the_losses_of_one(folder, of_tensorflow):
+    _, err = finish(start(*new_run(folder, "mirrored"), program=small("two"), env={}))
     assert "and 1 more like it" in err
-    one, two = losses(of_tensorflow), losses(run)
+    one, two = losses(of_tensorflow), losses(folder / "mirrored")
     np.testing.assert_allclose(two[0], one[0], rtol=TOLERANCE)
     # Muon's Gram matrix makes differences of rounding larger; measured after ten steps: 2e-4.
     np.testing.assert_allclose(two[1:], one[1:], rtol=1e-3)
 
 
 @pytest.mark.slow
-def test_two_devices_of_jax_give_the_losses_of_one(folder, dataset, of_jax):
-    run = run_at_its_start(folder, dataset, "two-devices")
-    _, err = finish(start("--resume", run, env=TWO_DEVICES))
+def test_two_devices_of_jax_give_the_losses_of_one(folder, of_jax):
+    _, err = finish(start(*new_run(folder, "two-devices"), program=small(), env=TWO_DEVICES))
     assert "and 1 more like it" in err
-    np.testing.assert_allclose(losses(run), losses(of_jax), rtol=TOLERANCE)
+    np.testing.assert_allclose(losses(folder / "two-devices"), losses(of_jax), rtol=TOLERANCE)
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one_and_the_first_alone_writes(
-    folder, dataset, of_jax, tmp_path
-):
-    run = run_at_its_start(folder, dataset, "two-processes")
-    arguments = ["--hosts", ",".join(free_addresses(2)), "--rank"]
-    first = start("--resume", run, *arguments, 0)
-    second = start("--resume", "it-needs-none", *arguments, 1, cwd=tmp_path)
+def test_two_processes_give_the_losses_of_one_and_the_first_alone_writes(folder, of_jax, tmp_path):
+    run = folder / "two-processes"
+    hosts = ["--hosts", ",".join(free_addresses(2)), "--rank"]
+    first = start(*new_run(folder, "two-processes"), *hosts, 0, program=small())
+    *arguments, _ = new_run(folder, "unused")
+    second = start(*arguments, tmp_path / "unused", *hosts, 1, program=small(), cwd=tmp_path)
     (out, err), (nothing, told) = finish(first), finish(second)
     np.testing.assert_allclose(losses(run), losses(of_jax), rtol=TOLERANCE)
     assert out.startswith("accuracy") and "on 2 machines" in err
     assert nothing == "" and list(tmp_path.iterdir()) == []
-    assert "Rank 1 of 2" in told and "epoch" not in told
+    assert "Process 1 of 2" in told and "epoch" not in told
 
 
-@pytest.mark.slow
-def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folder, tmp_path):
-    addresses = free_addresses(2)
-    run = tmp_path / "run"
-    at = ["--hosts", ",".join(addresses), "--rank"]
+@pytest.fixture(scope="module")
+def killed(folder):
+    """(run, exit code, stderr, seconds) of process 0 after process 1 was killed in an epoch."""
+    run = folder / "killed"
     # A small network: JAX compiles the default one for half a minute.
     new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--arch", "classic",
-           "--image-size", 16, "--batch-size", 16, "--epochs", 400, "--output", run, *at]
+           "--image-size", 16, "--batch-size", 16, "--epochs", 4000, "--output", run,
+           "--hosts", ",".join(free_addresses(2)), "--rank"]  # fmt: skip
     first, second = start(*new, 0), start(*new, 1)
     deadline = time.monotonic() + 500
     while not (run / "history.csv").exists():  # after the first epoch
@@ -228,35 +224,74 @@ def test_a_worker_killed_within_an_epoch_ends_the_other_and_resume_goes_on(folde
     second.kill()
     code, _, err = end(first, 600)
     second.communicate()
-    assert code == 2 and time.monotonic() - killed < 60
-    assert f"lost rank 1 at {addresses[1]}" in err and "Traceback" not in err
-    assert f"--resume {run} --hosts" in err.splitlines()[-1]
-    done = len(losses(run))
+    return run, code, err, time.monotonic() - killed
 
+
+@pytest.mark.slow
+def test_a_process_killed_within_an_epoch_ends_the_others_within_a_minute(killed):
+    _, code, err, seconds = killed
+    assert code != 0 and seconds < 60
+    assert "If one process fails, all end" in err
+
+
+@pytest.mark.slow
+def test_a_run_that_lost_a_process_is_resumed_by_all(killed, tmp_path):
+    run = killed[0]
+    done = len(losses(run))
     config = json.loads((run / "config.json").read_text())
     config["settings"]["epochs"] = done + 1
     (run / "config.json").write_text(json.dumps(config))
-    first, second = (start("--resume", run, *at, rank) for rank in (0, 1))
+    hosts = ["--hosts", ",".join(free_addresses(2)), "--rank"]
+    first = start("--resume", run, *hosts, 0)
+    second = start("--resume", "it-needs-none", *hosts, 1, cwd=tmp_path)
     _, err = finish(first)
     finish(second)
     assert f"Going on at epoch {done + 1} of {done + 1}" in err
     assert len(losses(run)) == done + 1 and (run / "metrics.json").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_worker_with_other_photos_or_devices_is_refused_before_training(folder, tmp_path):
+def test_an_interrupt_of_one_process_ends_all_and_keeps_its_exit_code(folder, tmp_path):
+    new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--arch", "classic",
+           "--image-size", 16, "--batch-size", 16, "--epochs", 4000, "--output", tmp_path / "run",
+           "--hosts", ",".join(free_addresses(2)), "--rank"]  # fmt: skip
+    first, second = start(*new, 0), start(*new, 1)
+    deadline = time.monotonic() + 500
+    while not (tmp_path / "run" / "history.csv").exists():
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate()[1]
+        time.sleep(0.1)
+    first.send_signal(signal.SIGINT)
+    code, _, err = end(first)
+    assert code == 130 and "Go on with:" in err
+    assert end(second)[0] != 0
+
+
+@pytest.mark.slow
+def test_other_photos_or_devices_in_a_process_are_refused_before_training(folder, tmp_path):
     shutil.copytree(folder / "photos", tmp_path / "photos")
     shutil.copy(tmp_path / "photos" / "train" / "cat.1.png",
-                tmp_path / "photos" / "train" / "cat.2.png")
+                tmp_path / "photos" / "train" / "cat.2.png")  # fmt: skip
     rest = ["--image-size", 32, "--output", tmp_path / "run",
-            "--hosts", ",".join(free_addresses(2)), "--rank"]
-    processes = [start("--data-dir", photos / "photos", "--cache-dir", photos / "cache",
-                       *rest, rank, env=env)
-                 for rank, photos, env in ((0, folder, JAX), (1, tmp_path, TWO_DEVICES))]
+            "--hosts", ",".join(free_addresses(2)), "--rank"]  # fmt: skip
+    processes = [
+        start(
+            "--data-dir", photos / "photos", "--cache-dir", photos / "cache", *rest, rank, env=env
+        )
+        for rank, photos, env in ((0, folder, JAX), (1, tmp_path, TWO_DEVICES))
+    ]
     for process in processes:
         code, out, err = end(process, 600)
         assert code == 2 and out == "" and "Traceback" not in err
-        assert "expected the same as rank 0" in err and "digest of the photos" in err
-        assert "devices 1 cpu, got 2 cpu" in err
-    # What --resume needs once the photos are mended, and nothing more.
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+        assert "expected the same in all processes" in err and "digest of the photos" in err
+        assert "devices (1 cpu" in err or "devices (2 cpu" in err
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_refused():
+    address = free_addresses(1)[0]
+    with socket.create_server(("127.0.0.1", int(address.split(":")[1]))):
+        process = start("--hosts", f"{address},127.0.0.1:1", "--rank", 0)
+        code, _, err = end(process)
+    assert code == 2 and "--hosts: JAX cannot connect the processes" in err

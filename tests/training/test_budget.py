@@ -1,0 +1,37 @@
+"""--minutes: what fits into a time."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import model
+from catdog.training import budget
+from catdog.training.recipe import RECIPES, Settings
+
+RATE = np.array([0.05, 2e-5])  # seconds per step and per step and square pixel
+PHOTOS = {"train": 18_000, "validation": 2_250, "test": 2_250}
+
+
+def test_more_time_gives_larger_images_and_more_epochs():
+    minutes = (1, 5, 15, 60, 300, 1000)
+    chosen = [budget.choose(RECIPES["fast"], RATE, PHOTOS, 60 * n) for n in minutes]
+    sizes = [settings.image_size for settings in chosen]
+    assert sizes == sorted(sizes) and sizes[0] == 48 and sizes[-1] == 160
+    for settings, n in zip(chosen, minutes, strict=True):
+        if settings.epochs > 1:
+            assert budget.duration(settings, RATE, PHOTOS) <= 60 * n
+        if 1 < settings.epochs < budget.MOST_EPOCHS:
+            one_more = dataclasses.replace(settings, epochs=settings.epochs + 1)
+            assert budget.duration(one_more, RATE, PHOTOS) > budget.SPARE * 60 * n
+
+
+def test_a_time_that_is_too_short_for_anything_gives_one_epoch():
+    assert budget.choose(RECIPES["fast"], RATE, PHOTOS, -5).epochs == 1
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_measured_steps_take_longer_for_larger_images(classes):
+    settings = Settings(batch_size=16)
+    a, b = budget.measure(lambda: model.build("plain", classes, None), settings, classes)
+    assert a >= 0 and b > 0
