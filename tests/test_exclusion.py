@@ -1,12 +1,12 @@
 """Photos that a user leaves out: in data.py, and in a run that is resumed."""
 
 import pytest
-from conftest import draw_photos
 
 import data
 import train
 from catdog.errors import UserError
 from catdog.photos import index
+from conftest import draw_photos
 
 
 @pytest.fixture(scope="module")

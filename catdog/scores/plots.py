@@ -5,6 +5,7 @@ Drawn on matplotlib's Figure: pyplot's state is shared between threads and asks 
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -188,21 +189,7 @@ def plot_evaluation(
     """
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
-    def draw(name, title, x_label, y_label, note, plot, *arguments):
-        missing = "not recorded" if plot is _plot_curves else "no photos of a class"
-        path = Path(folder) / f"{name}.png"
-        # Text that can be read at the width of a phone.
-        with picture(path, figsize=(5, 4), dpi=180) as figure:
-            axis = figure.subplots()
-            found = plot(axis, *arguments)
-            axis.set(title=title, xlabel=x_label, ylabel=y_label, aspect="auto")
-            if found:
-                _legend_below(axis)
-            else:
-                _say_missing(axis, missing)
-        alt = f"{title}: {'; '.join(found) or 'Nothing to draw'}."
-        return Plot(path, alt, note)
-
+    draw = functools.partial(_draw, Path(folder))
     labels, two = np.asarray(labels), len(classes) == 2
     of = f" of {short(classes[1])}" if two else ""
     return [
@@ -235,6 +222,20 @@ def plot_evaluation(
         draw("training_loss", "Loss during training", "epoch", "loss (nats per photo)",
              "What training minimizes.", _plot_curves, history, "loss"),
     ]  # fmt: skip
+
+
+def _draw(folder, name, title, x_label, y_label, note, plot, *arguments):
+    """Draw `plot(axis, *arguments)`, which returns what it shows as a list of text."""
+    path = folder / f"{name}.png"
+    with picture(path, figsize=(5, 4), dpi=180) as figure:  # can be read at the width of a phone
+        axis = figure.subplots()
+        found = plot(axis, *arguments)
+        axis.set(title=title, xlabel=x_label, ylabel=y_label, aspect="auto")
+        if found:
+            _legend_below(axis)
+        else:
+            _say_missing(axis, "not recorded" if plot is _plot_curves else "no photos of a class")
+    return Plot(path, f"{title}: {'; '.join(found) or 'Nothing to draw'}.", note)
 
 
 def _legend_below(axis):
