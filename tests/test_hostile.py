@@ -10,22 +10,22 @@ import zlib
 
 import pytest
 from conftest import draw_photos, run_script
-from test_photos import ENCODINGS, EXTREMES
+from photo_files import ENCODINGS, EXTREMES, png_chunk
 
-from catdog.photos import photo as photos
+from catdog.photos.photo import PhotoError, load_photo
 
 BROKEN = int(os.environ.get("BROKEN_PHOTOS", 1000))
 
 
 def png(width, height, data=b""):
     """A PNG of any size with any pixels."""
-    def chunk(kind, content):
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data))
-            + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(data))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def broken(rng):
@@ -69,18 +69,25 @@ def hostile(tmp_path_factory):
     (folder / "cat.2005.jpg").mkdir()
     with open(folder / "cat.2006.jpg", "wb") as file:
         file.truncate(2**33)
-    reasons |= {name: (None, reason) for name, reason in {
-        "dog.2000.jpg": "not a regular file", "dog.2001.jpg": "not a regular file",
-        "dog.2002.jpg": "leads back to itself", "dog.2003.jpg": "leads back to itself",
-        "dog.2004.jpg": "broken link", "cat.2005.jpg": "a folder",
-        "cat.2006.jpg": "larger than the limit"}.items()}
+    reasons |= {
+        name: (None, reason)
+        for name, reason in {
+            "dog.2000.jpg": "not a regular file",
+            "dog.2001.jpg": "not a regular file",
+            "dog.2002.jpg": "leads back to itself",
+            "dog.2003.jpg": "leads back to itself",
+            "dog.2004.jpg": "broken link",
+            "cat.2005.jpg": "a folder",
+            "cat.2006.jpg": "larger than the limit",
+        }.items()
+    }
     rng = random.Random(0)
     for number in range(BROKEN):
         name = f"{rng.choice(('cat', 'dog'))}.{10_000 + number}.{rng.choice(('jpg', 'png'))}"
         (folder / name).write_bytes(content := broken(rng))
         try:
-            photos.load_photo(content, 40)
-        except photos.PhotoError as error:
+            load_photo(content, 40)
+        except PhotoError as error:
             reasons[name] = (None, str(error))
     return root, {name: reason for name, (_, reason) in reasons.items()}
 
@@ -95,8 +102,17 @@ def test_no_bad_file_stops_a_script_and_each_is_named_with_its_reason(hostile, t
     root, reasons = hostile
     options = ["--data-dir", root, "--cache-dir", tmp_path / "cache"]
     limits = {"preexec_fn": limit_memory}
-    train = run_script("train.py", *options, "--image-size", 32, "--epochs", 1, "--output",
-                       tmp_path / "run", **limits)
+    train = run_script(
+        "train.py",
+        *options,
+        "--image-size",
+        32,
+        "--epochs",
+        1,
+        "--output",
+        tmp_path / "run",
+        **limits,
+    )
     assert train.returncode == 0, train.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["skipped"] == len(reasons) > BROKEN / 4
@@ -112,11 +128,15 @@ def test_no_bad_file_stops_a_script_and_each_is_named_with_its_reason(hostile, t
     listed = b"\0".join(os.path.join(os.fsencode(root / "train"), name) for name in names)
     (tmp_path / "list").write_bytes(listed + b"\0" + odd + b"\0")
     with open(tmp_path / "list", "rb") as file:
-        predict = run_script("predict.py", "--model", tmp_path / "run", "-0", "-", "--json",
-                             stdin=file, **limits)
+        predict = run_script(
+            "predict.py", "--model", tmp_path / "run", "-0", "-", "--json", stdin=file, **limits
+        )
     assert predict.returncode == 1, predict.stderr
-    failed = {os.path.basename(line["path"]): line["error"]
-              for line in map(json.loads, predict.stdout.splitlines()) if "error" in line}
+    failed = {
+        os.path.basename(line["path"]): line["error"]
+        for line in map(json.loads, predict.stdout.splitlines())
+        if "error" in line
+    }
     assert failed.pop("\\xff\\n\\x1b[31m.jpg").startswith("not an image")
     del reasons["cat.2005.jpg"], failed["cat.2005.jpg"]
     assert failed.keys() == reasons.keys()
