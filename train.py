@@ -57,87 +57,46 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parents=[cli.data_arguments(default=None)],
     )
     add = parser.add_argument
-    add(
-        "--recipe",
-        choices=("full", "fast", "long"),
+    # fmt: off
+    add("--recipe", choices=("full", "fast", "long"),
         help="full: the best accuracy in one run (default); fast: 94%% in the least time; long: on "
-        "from the weights of full, with --init",
-    )
-    add(
-        "--arch",
-        choices=recipe.ARCHITECTURES,
-        help=f"the network in model.py (default: {full.arch})",
-    )
-    add(
-        "--epochs",
-        type=cli.whole_number(1, 10_000),
-        metavar="N",
-        help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})",
-    )
-    add(
-        "--batch-size",
-        type=cli.whole_number(2, 65_536),
-        metavar="N",
-        help=f"photos per step (default: {full.batch_size}, or fewer if there are few photos)",
-    )
-    add(
-        "--lr",
-        type=cli.number(0, 10),
-        metavar="RATE",
-        help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})",
-    )
-    add(
-        "--image-size",
-        type=cli.whole_number(8, 1024),
-        metavar="PX",
+        "from the weights of full, with --init")
+    add("--arch", choices=recipe.ARCHITECTURES,
+        help=f"the network in model.py (default: {full.arch})")
+    add("--epochs", type=cli.whole_number(1, 10_000), metavar="N",
+        help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})")
+    add("--batch-size", type=cli.whole_number(2, 65_536), metavar="N",
+        help=f"photos per step (default: {full.batch_size}, or fewer if there are few photos)")
+    add("--lr", type=cli.number(0, 10), metavar="RATE",
+        help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
+    add("--image-size", type=cli.whole_number(8, 1024), metavar="PX",
         help="height and width of the photos in the last epochs, in pixels (default: "
-        f"{full.image_size}; fast: {fast.image_size}; classic and dnn: {recipe.FIXED_SIZE})",
-    )
-    add(
-        "--minutes",
-        type=cli.number(0, 100_000),
-        metavar="N",
-        help="choose image size and epochs so that the whole command takes so many minutes",
-    )
-    add(
-        "--init",
-        metavar="RUN",
+        f"{full.image_size}; fast: {fast.image_size}; classic and dnn: {recipe.FIXED_SIZE})")
+    add("--minutes", type=cli.number(0, 100_000), metavar="N",
+        help="choose image size and epochs so that the whole command takes so many minutes")
+    add("--init", metavar="RUN",
         help="start from the convolutions of this run, such as weights, instead of from scratch: "
-        "for few photos",
-    )
-    add(
-        "--class-weight",
-        choices=("balanced",),
-        help="give all classes the same weight in the loss, however many photos they have",
-    )
-    add(
-        "--seed",
-        type=cli.whole_number(0, 2**31 - 1),
-        metavar="N",
-        help=f"of the first weights, the order and the random crops (default: {full.seed})",
-    )
+        "for few photos")
+    add("--class-weight", choices=("balanced",),
+        help="give all classes the same weight in the loss, however many photos they have")
+    add("--seed", type=cli.whole_number(0, 2**31 - 1), metavar="N",
+        help=f"of the first weights, the order and the random crops (default: {full.seed})")
+    add("--fold", type=cli.whole_number(0, 9), metavar="I",
+        help="hold out other photos: turn the split by so many tenths (default: 0)")
+    add("--folds", type=int, choices=(5, 10),
+        help="train so many networks, one after another, so that every photo is held out once; the "
+        "same command goes on after an interruption")
     add("--output", metavar="DIR", help="the run directory to make (default: runs/<date-time>)")
     add("--demo", action="store_const", const=True, help="draw cats and dogs, and train on them")
     add("--resume", metavar="RUN", help="go on with an interrupted run, with all its settings")
-    add(
-        "--hosts",
-        type=cli.addresses,
-        metavar="HOST:PORT,...",
+    add("--hosts", type=cli.addresses, metavar="HOST:PORT,...",
         help="train on several machines (with KERAS_BACKEND=jax): the address of each, the same "
-        "list on all of them",
-    )
-    add(
-        "--rank",
-        type=cli.whole_number(0, 1023),
-        metavar="N",
-        help="which of --hosts this machine is, from 0; machine 0 alone writes the run directory",
-    )
-    add(
-        "--cluster",
-        action="store_const",
-        const=True,
-        help="train on several machines that Slurm, Open MPI, Kubernetes or a TPU pod started",
-    )
+        "list on all of them")
+    add("--rank", type=cli.whole_number(0, 1023), metavar="N",
+        help="which of --hosts this machine is, from 0; machine 0 alone writes the run directory")
+    add("--cluster", action="store_const", const=True,
+        help="train on several machines that Slurm, Open MPI, Kubernetes or a TPU pod started")
+    # fmt: on
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     return args
@@ -162,6 +121,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     ]
     if args.resume and given:
         parser.error(f"argument --resume: expected alone, got --{given[0].replace('_', '-')} too")
+    if args.folds and args.fold is not None:
+        parser.error("argument --folds: expected without --fold")
     for name in ("recipe", "epochs", "image_size") if args.minutes else ():
         if getattr(args, name):
             parser.error(f"argument --minutes: expected without --{name.replace('_', '-')}")
@@ -195,7 +156,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             stack.enter_context(
                 devices.join(coordinator, len(hosts), args.rank, cluster=bool(args.cluster))
             )
+        if args.folds:
+            return train_folds(args, settings)
         return resume(Path(args.resume)) if args.resume else start(args, settings, started)
+
+
+def train_folds(args: argparse.Namespace, settings: Settings) -> int:
+    """Train a run per fold in DIR/fold-I; go on where an earlier call of the same command ended."""
+    args.output = args.output or "runs/folds"
+    for fold in range(0, 10, 10 // args.folds):
+        folder = Path(args.output, f"fold-{fold}")
+        say(f"Fold {fold} of 0 to 9, in {printable(folder)}")
+        if run.is_finished(folder) or run.has_checkpoint(folder):
+            resume(folder)
+        else:
+            fold_args = argparse.Namespace(**{**vars(args), "output": str(folder)})
+            start(fold_args, dataclasses.replace(settings, fold=fold), time.perf_counter())
+    runs = " ".join(quoted(path) for path in sorted(Path(args.output).glob("fold-*")))
+    say(
+        f"\nAll photos, each scored by a network that did not see it:\n"
+        f"       python evaluate.py --model {runs}"
+    )
+    return 0
 
 
 def start(args: argparse.Namespace, settings: Settings, started: float) -> int:
@@ -388,9 +370,8 @@ def fit(
     same_label = 0
     for epoch in range(len(rows), settings.epochs):
         started = time.perf_counter()
-        size = settings.image_sizes()[epoch]
         try:
-            fitted = network.fit(
+            logs = network.fit(
                 data.training_batches(dataset, settings, epoch),
                 initial_epoch=epoch,
                 epochs=epoch + 1,
@@ -398,40 +379,44 @@ def fit(
                 callbacks=callbacks,
                 shuffle=False,  # the batches are shuffled
                 verbose=0,
-            )
+            ).history
         except RuntimeError as error:
             raise not_finite(error, epoch, steps, settings) from error
-        validation = data.evaluation_batches(
-            dataset,
-            dataset.splits["validation"],
-            settings.batch_size,
-            # The network has seen no larger images yet, and would do badly on them.
-            settings.score_size_after(size),
-        )
         with average.in_place():
-            scores = network.evaluate(validation, verbose=0, return_dict=True)
-        rows.append(
-            {
-                "epoch": epoch + 1,
-                "loss": fitted.history["loss"][0],
-                "accuracy": fitted.history["accuracy"][0],
-                "val_loss": scores["loss"],
-                "val_accuracy": scores["accuracy"],
-                "learning_rate": float(network.optimizer.learning_rate),
-                "image_size": size,
-                "seconds": round(time.perf_counter() - started, 2),
-            }
-        )
+            scores = validate(network, dataset, settings, epoch)
+        rows.append({
+            "epoch": epoch + 1,
+            "loss": logs["loss"][0],
+            "accuracy": logs["accuracy"][0],
+            "val_loss": scores["loss"],
+            "val_accuracy": scores["accuracy"],
+            "learning_rate": float(network.optimizer.learning_rate),
+            "image_size": settings.image_sizes()[epoch],
+            "seconds": round(time.perf_counter() - started, 2),
+        })  # fmt: skip
         write_checkpoint(folder, network, average, rows, settings)
-        if devices.index() == 0:
-            say(epoch_line(rows[-1], settings))
         one_label = scores["largest_share"] == 1 and scores["accuracy"] < 1
         same_label = same_label + 1 if one_label else 0
-        if same_label == 2 and devices.index() == 0:
-            say(SAME_LABEL)
+        if devices.index() == 0:
+            say(epoch_line(rows[-1], settings))
+            if same_label == 2:
+                say(SAME_LABEL)
     final = model.build(settings.arch, len(dataset.classes), settings.fixed_size, settings.dropout)
     final.set_weights(average.weights)
     return final, rows
+
+
+def validate(
+    network: keras.Model, dataset: data.Dataset, settings: Settings, epoch: int
+) -> dict[str, float]:
+    """Score the validation photos at the size that fits the epoch's own.
+
+    A network that has only seen small images does badly on large ones.
+    """
+    size = settings.score_size_after(settings.image_sizes()[epoch])
+    members = dataset.splits["validation"]
+    batches = data.evaluation_batches(dataset, members, settings.batch_size, size)
+    return network.evaluate(batches, verbose=0, return_dict=True)
 
 
 def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:

@@ -2,8 +2,8 @@
 
 Every device holds the whole network and takes an equal share of each batch, so that the losses are
 those of one device. TensorFlow does it with `tf.distribute.MirroredStrategy`, on one machine; JAX
-with `keras.distribution.DataParallel`, on one machine or several. With one device, nothing here
-changes anything.
+with `keras.distribution.DataParallel`, on one machine or several; PyTorch trains on one device.
+With one device, nothing here changes anything.
 
 The words for several processes are JAX's: the coordinator is the process that the others connect
 to, and each has a process index, from 0.
@@ -94,6 +94,8 @@ def index() -> int:
 
 def devices() -> list[str]:
     """Return the devices to train on, such as `gpu:0`, of all machines: the best kind there is."""
+    if keras.backend.backend() == "torch":  # which Keras trains on one device
+        return [f"{keras.ops.zeros(()).device.type}:0"]
     return keras.distribution.list_devices()
 
 
