@@ -190,11 +190,6 @@ def in_turns(ways: dict[str, Callable], seconds: float, turns: int) -> dict[str,
     return results
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median, the lowest and the highest of some numbers."""
-    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-
-
 def medians(results: dict[str, list[float]]) -> dict[str, float]:
     """Return the median of each list."""
     return {name: statistics.median(values) for name, values in results.items()}
@@ -309,14 +304,20 @@ def plot(
     return save
 
 
-def bars(axis, values: dict[str, float], limit: float | None = None) -> None:
-    """Draw horizontal bars, the first on top, and `limit` as a dashed line."""
-    names = list(values)[::-1]
-    drawn = axis.barh(names, [values[name] for name in names])
-    axis.bar_label(drawn, [shown(values[name]) for name in names], padding=3)
-    axis.margins(x=0.12)
-    if limit:
-        axis.axvline(limit, linestyle="--", color="#52606d")
+def bars(
+    title: str, label: str, values: dict[str, float], limit: float | None = None
+) -> Callable[[Path], None]:
+    """Return a function as `plot` does, of horizontal bars, and of `limit` as a dashed line."""
+
+    def draw(axis):
+        drawn = axis.barh(list(values), list(values.values()))
+        axis.bar_label(drawn, map(shown, values.values()), padding=3)
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        if limit:
+            axis.axvline(limit, linestyle="--", color="#52606d")
+
+    return plot(title, label, "", draw, logarithmic="" if limit else "x")
 
 
 def write(

@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import io
-import itertools
 import os
 import statistics
 import tempfile
@@ -153,13 +152,7 @@ def main(argv=None):
 
     result = {"photos": words, "first": first, "later": later, "training": training}
     medians = measuring.medians({**first, **later})
-    save = measuring.plot(
-        "Input pipeline",
-        "photos/s",
-        "",
-        lambda axis: measuring.bars(axis, medians),
-        logarithmic="x",
-    )
+    save = measuring.bars("Input pipeline", "photos/s", medians)
     measuring.write("pipeline", args, paragraphs(words, first, later, training), result, save)
     return 0
 

@@ -210,21 +210,6 @@ def measure(budget: measuring.Budget, variant_size: int, sizes: tuple) -> dict:
     }
 
 
-def whole_run(name: str, result: dict) -> str:
-    """Return what all training steps of a recipe need, as a sentence; "" if a size is missing."""
-    recipe = RECIPES[name]
-    rows = {r["image_size"]: r for r in result["steps"] if r["batch_size"] == recipe.batch_size}
-    if not set(recipe.image_sizes()) <= set(rows):
-        return ""
-    steps = [rows[size] for size in recipe.image_sizes()]
-    operations, seconds = (sum(row[key] for row in steps) for key in ("operations", "seconds"))
-    share = operations / seconds / 1e9 / result["peak_gflops"]
-    return (
-        f"One step of every epoch of `{name}`: {operations / 1e9:,.0f} GFLOP in {seconds:.2f} "
-        f"seconds, {share:.0%} of the matrix product."
-    )
-
-
 def paragraphs(result: dict) -> list[str]:
     """Return the figures as sentences and tables."""
     name, size = result["precision"], result["variant_size"]
@@ -244,7 +229,6 @@ def paragraphs(result: dict) -> list[str]:
         f"A {SIDE}x{SIDE} matrix product in {name}, the precision of train.py on this machine: "
         f"{result['peak_gflops']:,.0f} GFLOP/s.",
         measuring.table(head, steps),
-        *filter(None, (whole_run(recipe, result) for recipe in ("full", "fast"))),
         measuring.table(
             [f"at {size} pixels, batch {BATCH}", f"time compared with the default, in {name}"],
             [[each, f"{ratio:.2f}"] for each, ratio in result["variants"].items()],
@@ -272,15 +256,13 @@ def main(argv=None):
     size, sizes = (48, SIZES[:1]) if args.quick else (64, SIZES)
     result = measure(budget, size, sizes)
     rates = {
-        f"{row['image_size']} px, batch {row['batch_size']}": row["operations"] / row["seconds"] / 1e9
+        f"{row['image_size']} px, batch {row['batch_size']}": row["operations"]
+        / row["seconds"]
+        / 1e9
         for row in result["steps"]
     }
-    save = measuring.plot(
-        f"Training step in {result['precision']} (dashed: a matrix product)",
-        "GFLOP/s",
-        "",
-        lambda axis: measuring.bars(axis, rates, result["peak_gflops"]),
-    )
+    title = f"Training step in {result['precision']} (dashed: a matrix product)"
+    save = measuring.bars(title, "GFLOP/s", rates, result["peak_gflops"])
     measuring.write("step", args, paragraphs(result), result, save)
     return 0
 
