@@ -127,6 +127,7 @@ def measure(name: str, folder: Path, seconds: float, batch_size: int | None) -> 
     network.fit(
         photos_of(folder / "train", size, batch_size, augmentation),
         epochs=1000,
+        shuffle=False,  # the stream is shuffled
         verbose=0,
         validation_data=photos_of(folder / "validation", size, batch_size),
         callbacks=[Clock()],

@@ -202,37 +202,35 @@ def compare(folder: Path, other: Path, paths: list[str], args) -> tuple[list[str
                 f"expected a run of the same classes and image size as {printable(folder)}, got "
                 f"others in {printable(other)}"
             )
-    names, classifiers = (printable(folder), printable(other)), (first, second)
-    seconds, logits, count = ([], []), ([], []), 0
-    images = decoded(paths[:COMPARED], first.image_size)
-    while batch := list(itertools.islice(images, SCORED_BATCH)):
-        for side in (0, 1) if count % 2 else (1, 0):  # neither is always the first
-            took, values = measuring.timed(lambda side=side: classifiers[side].logits(batch))
+    classifiers = (first, second)
+    seconds, logits = ([], []), ([], [])
+    images = np.stack(list(decoded(paths[:COMPARED], first.image_size)))
+    for classifier in classifiers:
+        classifier.logits(images[:SCORED_BATCH])  # the first call is slower
+    for start in range(0, len(images), SCORED_BATCH):
+        batch = images[start : start + SCORED_BATCH]
+        for side in (0, 1) if start % (2 * SCORED_BATCH) else (1, 0):  # they alternate
+            took, values = measuring.timed(lambda s=side, b=batch: classifiers[s].logits(b))
             seconds[side].append(took / len(batch))
             logits[side].append(values)
-        count += 1
-        if count > 1 and not budget.left():
+        if not budget.left():
             break
-    first_logits, second_logits = (np.concatenate(values) for values in logits)
-    labels = [
-        classifier.probabilities(values).argmax(1)
-        for classifier, values in zip(classifiers, (first_logits, second_logits), strict=True)
-    ]
-    if count > 1:
-        seconds = [values[1:] for values in seconds]  # the first batch is slower
+    logits = [np.concatenate(values) for values in logits]
+    labels = [first.probabilities(values).argmax(1) for values in logits]
+    names = (f"A: {printable(folder)}", f"B: {printable(other)}")
     rates = {name: 1 / statistics.median(s) for name, s in zip(names, seconds, strict=True)}
     result = {
-        "photos": len(first_logits),
+        "photos": len(logits[0]),
         "photos_per_second": rates,
-        "ratio": measuring.ratio(seconds[1], seconds[0]),
-        "largest_difference": float(np.abs(first_logits - second_logits).max()),
+        "ratio": measuring.ratio(seconds[0], seconds[1]),
+        "largest_difference": float(np.abs(logits[0] - logits[1]).max()),
         "labels_changed": int((labels[0] != labels[1]).sum()),
     }
     text = [
         measuring.table(["model.tflite of", "photos/s"], rates.items()),
-        f"On the same {result['photos']:,} photos, the first has {result['ratio']:.2f} times the "
-        f"rate of the second. The largest difference of a logit is "
-        f"{result['largest_difference']:.2g}; {result['labels_changed']:,} labels differ.",
+        f"On the same {result['photos']:,} photos, B is {result['ratio']:.2f} times as fast as A. "
+        f"The largest difference of a logit is {result['largest_difference']:.2g}; "
+        f"{result['labels_changed']:,} labels differ.",
     ]
     return text, result, rates
 
