@@ -111,14 +111,13 @@ def take(found: index.Found, count: int) -> list[int]:
 
 def link(
     root: Path, paths: Iterable[str], classes: Sequence[str], labels: Sequence[int], folder: Path
-) -> Path:
-    """Make `folder` with one folder per class, of links to the photos; return it."""
+) -> None:
+    """Make `folder` with one folder per class, of links to the photos."""
     for name in classes:
         (folder / name).mkdir(parents=True)
     for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
         target = (root / path).resolve()
         os.symlink(target, folder / classes[label] / f"{number}{target.suffix}")
-    return folder
 
 
 def copies(found: index.Found, count: int, folder: Path, sources: int = 10_000) -> None:
