@@ -1,8 +1,10 @@
 """Score trained runs on photos, by default on the test split that training never saw.
 
-python evaluate.py                                the network in weights/
-python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
-python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
+    python evaluate.py                                the network in weights/
+    python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
+    python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
+
+The figure is that of predict.py: both run the network with LiteRT.
 """
 
 from __future__ import annotations
