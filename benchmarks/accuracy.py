@@ -103,6 +103,8 @@ def measure(args, temporary: Path) -> dict:
     tutorial = None
     if budget.left() or not args.quick:
         tutorial = peer("tutorial", budget.seconds / 10 if args.quick else budget.seconds)
+    else:
+        cli.say("the tutorial's network: left out, as no time is left")
     per_epoch = statistics.median(epoch_seconds(each, sizes) for each in keras)
     epochs = next(i for i, accuracy in enumerate(KERAS_PUBLISHED, start=1) if accuracy >= GOAL)
     return {
