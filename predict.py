@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "photos",
         nargs="*",
         metavar="PHOTO",
-        help="image files (JPEG, PNG, GIF, BMP, WebP), folders, - for paths on stdin",
+        help="image files (JPEG, PNG, GIF, BMP, WebP, AVIF), folders, - for paths on stdin",
     )
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
     add(
