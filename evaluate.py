@@ -1,8 +1,10 @@
 """Score trained runs on photos, by default on the test split that training never saw.
 
-python evaluate.py                                the network in weights/
-python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
-python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
+    python evaluate.py                                the network in weights/
+    python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
+    python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
+
+The figure is that of predict.py: both run the network with LiteRT.
 """
 
 from __future__ import annotations
@@ -124,8 +126,7 @@ def score(classifier: Classifier, args: argparse.Namespace, exclude: list[str]) 
     rate = len(members) / (time.perf_counter() - started)
     probabilities = classifier.probabilities(logits)
     uncalibrated = calibration.probabilities_from_logits(logits)
-    hashes = data.name_hashes([dataset.names[i] for i in members])
-    trained_on = run.trained_on(classifier.run, hashes)
+    trained_on = run.trained_on(classifier.run, data.identities(dataset, members))
     found = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": str(classifier.run),

@@ -4,7 +4,7 @@
     find ~ -name '*.jpg' | python predict.py -    paths on stdin
     python predict.py folder/ --sort sorted/      copies of the photos, in one folder per label
 
-It starts in half a second: Keras and TensorFlow are only loaded if they are needed.
+It starts at once: Keras and TensorFlow are only loaded if they are needed.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import sys
 import zlib
 
 import pytest
-from conftest import draw_photos, run_script
-from photo_files import ENCODINGS, EXTREMES, png_chunk
 
 from catdog.photos.photo import PhotoError, load_photo
+from conftest import draw_photos, run_script
+from photo_files import ENCODINGS, EXTREMES, png_chunk
 
 BROKEN = int(os.environ.get("BROKEN_PHOTOS", 1000))
 

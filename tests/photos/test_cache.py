@@ -8,13 +8,13 @@ import time
 
 import numpy as np
 import pytest
-from conftest import disk_full_at
-from photo_files import save
 from PIL import Image
 
 from catdog.errors import UserError
 from catdog.photos import cache, index
 from catdog.photos.photo import PhotoError
+from conftest import disk_full_at
+from photo_files import save
 
 
 @pytest.fixture

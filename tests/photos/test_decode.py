@@ -8,12 +8,12 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from photo_files import save
 
 from catdog.errors import UserError
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError, load_photo
+from conftest import ROOT
+from photo_files import save
 
 
 def paths(*arguments, **more):

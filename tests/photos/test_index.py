@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
-from photo_files import save
 from PIL import Image
 
 import data
 from catdog.errors import UserError
 from catdog.photos import index
+from photo_files import save
 
 
 def fill(root, *folders, photos=1):

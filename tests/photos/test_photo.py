@@ -15,9 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from catdog.files import printable
+from catdog.photos import photo
+from catdog.photos.photo import PhotoError, find_files, load_photo, open_photo
+from conftest import ROOT
 from photo_files import (
     BLUE,
     COLOURS,
@@ -31,12 +37,6 @@ from photo_files import (
     png_header,
     quarters,
 )
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-
-from catdog.files import printable
-from catdog.photos import photo
-from catdog.photos.photo import PhotoError, find_files, load_photo, open_photo
 
 ORIENTATION = 0x0112
 SECONDS = 10  # for a photo that takes a few ms: only what hangs, or nearly does, takes so long

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 
-import first_steps
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import data
+import first_steps
 from catdog import backend
 from catdog.errors import UserError
 from catdog.training import devices
