@@ -70,19 +70,29 @@ def fill_page(run: Path, config: dict, network, content: bytes) -> str:
         network: its `keras.Model` for prediction.
         content: the .tflite file of `network`, for one photo at a time.
     """
-    classes, size = config["classes"], network.input_shape[1]
+    classes, size = [printable(name) for name in config["classes"]], network.input_shape[1]
     about = {"classes": classes, "size": size, "temperature": config.get("temperature", 1.0)}
     style, script = _read("page.css"), _read("page.js")
     litert = fill(_read("runtime.js"), loader=_read("litertjs/litert_wasm.js"), core=_core())
+    said = {
+        "Run": printable(Path(run).resolve().name),
+        "Classes": ", ".join(classes[:10]) + (", ..." if classes[10:] else ""),
+        "Trained with": trained_with(config),
+        "Accuracy": accuracy(run),
+        "Input": f"{size} × {size} px, and the mirror image",
+        "Weights": f"{network.count_params():,}",
+        "SHA-256": hashlib.sha256(content).hexdigest(),
+    }
     parts = {
         "policy": policy([litert, script], style),
         "title": html.escape(title(classes)),
         "style": style,
+        "origin": html.escape(": ".join(filter(None, [f"Run {said['Run']}", said["Accuracy"]]))),
         "warning": html.escape(warning(classes)),
-        "facts": _definitions(facts(run, config, network, content)),
+        "facts": _definitions(said),
         "version": VERSION,
         "licence": html.escape(_read("litertjs/LICENSE")),
-        "about": json.dumps(about).replace("<", "\\u003c"),  # JSON for <, which could end the script
+        "about": json.dumps(about).replace("<", "\\u003c"),  # a name could end the script
         "runtime": _base64((LITERT / "litert_wasm.wasm.gz").read_bytes()),
         "network": _base64(gzip.compress(content, 9, mtime=0)),
         "litert": litert,
@@ -106,7 +116,7 @@ def policy(scripts: list[str], style: str) -> str:
 
 
 def title(classes: list[str]) -> str:
-    """Return the title of the page: `Cat or dog?`, or `One of 120 kinds?`."""
+    """Return the title of the page: `Cat or dog?`, or `Which of 120 kinds?`."""
     if len(classes) > 4:
         return f"Which of {len(classes):,} kinds?"
     text = " or ".join(filter(None, [", ".join(classes[:-1]), classes[-1]]))
@@ -119,40 +129,28 @@ def warning(classes: list[str]) -> str:
     return f"The network knows {known} only. It gives one of these labels to any other photo, too."
 
 
-def facts(run: Path, config: dict, network, content: bytes) -> dict[str, str]:
-    """Return what the page says of its network, by name; what the run does not say is left out."""
-    settings, splits, metrics = config.get("settings", {}), config.get("splits", {}), _metrics(run)
-    classes = config["classes"]
-    shown = ", ".join(classes[:10]) + (f" and {len(classes) - 10:,} more" if classes[10:] else "")
-    size = network.input_shape[1]
-    test = metrics.get("test") or metrics.get("validation") or {}
-    trained = [
-        settings.get("recipe") and f"recipe {settings['recipe']}",
-        settings.get("epochs") and f"{settings['epochs']} epochs",
-        splits.get("train") and f"{splits['train']:,} photos",
-    ]
-    said = {
-        "Run": Path(run).resolve().name,
-        "Classes": shown,
-        "Trained with": ", ".join(filter(None, trained)),
-        "Accuracy": test
-        and f"{test['accuracy']:.1%} of {test['images']:,} photos that it was not trained on",
-        "Input": f"{size} × {size} px, and the mirror image",
-        "Weights": f"{network.count_params():,}",
-        "SHA-256": hashlib.sha256(content).hexdigest(),
-    }
-    return {name: value for name, value in said.items() if value}
-
-
-def _metrics(run):
+def trained_with(config: dict) -> str:
+    """Return how a run was trained, as far as its config.json says so."""
     try:
-        return json.loads((Path(run) / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return {}  # an unfinished run
+        settings, photos = config["settings"], config["splits"]["train"]
+        return f"recipe {settings['recipe']}, {settings['epochs']} epochs, {photos:,} photos"
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def accuracy(run: Path) -> str:
+    """Return how many held-out photos a run has right, or nothing if it is not finished."""
+    try:
+        metrics = json.loads((Path(run) / "metrics.json").read_text())
+        split = "test" if "test" in metrics else "validation"
+        score = metrics[split]
+        return f"{score['accuracy']:.1%} of {score['images']:,} {split} photos correct"
+    except (OSError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def _definitions(values):
-    pairs = ((html.escape(name), html.escape(value)) for name, value in values.items())
+    pairs = ((html.escape(name), html.escape(text)) for name, text in values.items() if text)
     return "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs)
 
 

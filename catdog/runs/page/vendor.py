@@ -2,8 +2,8 @@
 
     python -m catdog.runs.page.vendor
 
-To update, set VERSION and INTEGRITY (`npm view @litertjs/core@VERSION dist.integrity`), run this,
-and run the slow tests. Neither the tests nor `write_page` need the network.
+To update, set VERSION and SHA512 (from `npm view @litertjs/core@VERSION dist.integrity`), run this
+and the slow tests. Neither the tests nor `write_page` need the network.
 """
 
 import base64
@@ -15,12 +15,10 @@ import urllib.request
 from pathlib import Path
 
 VERSION = "2.5.3"
-INTEGRITY = (
-    "sha512-PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ=="
-)
+SHA512 = "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ=="
 URL = f"https://registry.npmjs.org/@litertjs/core/-/core-{VERSION}.tgz"
 FOLDER = Path(__file__).parent / "litertjs"
-# The compat build: it needs no relaxed SIMD, which Safari lacks, and no threads, which file:// lacks.
+# The compat build needs no relaxed SIMD, which Safari lacks, and no threads, which file:// lacks.
 FILES = {
     "core.js": "package/dist/index.js",
     "litert_wasm.js": "package/wasm/litert_wasm_compat_internal.js",
@@ -35,11 +33,11 @@ def unpack(archive: bytes, folder: Path) -> None:
         archive: the content of the package's .tgz file.
         folder: where `FILES` and `SHA256SUMS` are written; the .wasm file is compressed.
     Raises:
-        ValueError: the archive is not the one that INTEGRITY names.
+        ValueError: the archive is not the one that SHA512 names.
     """
-    digest = "sha512-" + base64.b64encode(hashlib.sha512(archive).digest()).decode()
-    if digest != INTEGRITY:
-        raise ValueError(f"expected {URL} with {INTEGRITY}, got {digest}")
+    digest = base64.b64encode(hashlib.sha512(archive).digest()).decode()
+    if digest != SHA512:
+        raise ValueError(f"expected {URL} with the sha512 {SHA512}, got {digest}")
     sums = []
     with tarfile.open(fileobj=io.BytesIO(archive)) as package:
         for name, member in FILES.items():
