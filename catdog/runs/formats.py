@@ -39,6 +39,7 @@ def export_as(network, path: Path, format: str) -> float | None:
     if path.suffix != SUFFIXES[format]:
         raise UserError(f"expected a name that ends in {SUFFIXES[format]}, got {printable(path)}")
     check_new(path, "file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     missing = [name for name in PACKAGES[format] if not importlib.util.find_spec(name)]
     if missing:
         raise UserError(f"this needs {', '.join(missing)}: pip install {' '.join(missing)}")

@@ -87,7 +87,9 @@ def fill_page(run: Path, config: dict, network, content: bytes) -> str:
         "policy": policy([litert, script], style),
         "title": html.escape(title(classes)),
         "style": style,
-        "origin": html.escape(": ".join(filter(None, [f"Run {said['Run']}", said["Accuracy"]]))),
+        "origin": html.escape(
+            "; ".join(filter(None, [f"From the run {said['Run']}", said["Accuracy"]]))
+        ),
         "warning": html.escape(warning(classes)),
         "facts": _definitions(said),
         "version": VERSION,
