@@ -18,18 +18,21 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--remote-debugging-pipe",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # no network
 ]
-OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
 
 
 class Browser:
     """One tab. Use it in a `with` statement.
 
+    Args:
+        profile: a folder for Chromium's files.
+        flags: more flags of Chromium.
     Raises:
         AssertionError: Chromium is not installed: `apt-get install -y chromium`.
     """
 
-    def __init__(self, profile: Path):
+    def __init__(self, profile: Path, *flags: str):
         program = shutil.which("chromium") or shutil.which("google-chrome")
         assert program, "expected chromium: apt-get install -y chromium"
         read, self.write = os.pipe()
@@ -37,7 +40,7 @@ class Browser:
         # Chromium reads commands from file descriptor 3 and answers on 4.
         redirected = f'exec "$@" 3<&{read} 4>&{write}'
         self.process = subprocess.Popen(
-            ["bash", "-c", redirected, "-", program, *FLAGS, OFFLINE, f"--user-data-dir={profile}"],
+            ["bash", "-c", redirected, "-", program, *FLAGS, *flags, f"--user-data-dir={profile}"],
             pass_fds=(read, write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

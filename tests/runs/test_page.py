@@ -395,6 +395,24 @@ def test_policy_forbids_every_connection(small, browser):
 
 
 @pytest.mark.slow
+def test_camera_takes_a_photo_and_is_switched_off(small, tmp_path):
+    fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with Browser(tmp_path / "profile", *fake) as browser:
+        opened(browser, small)
+        browser.run("document.getElementById('camera').click()")
+        browser.wait("document.querySelector('video').videoWidth > 0")
+        browser.run("document.getElementById('take').click()")
+        browser.wait("document.querySelectorAll('.card[data-label]').length === 1")
+        assert browser.run("document.querySelector('video').srcObject === null")
+    with Browser(tmp_path / "other") as browser:
+        opened(browser, small)
+        browser.run("document.getElementById('camera').click()")
+        browser.wait("!document.getElementById('problem').hidden")
+        problem = browser.run("document.getElementById('problem').textContent")
+        assert problem == "No camera was found."
+
+
+@pytest.mark.slow
 def test_photos_are_pasted_and_dropped_and_seen_by_keyboard(small, browser):
     opened(browser, small)
     for event, name, data in (
@@ -409,9 +427,8 @@ def test_photos_are_pasted_and_dropped_and_seen_by_keyboard(small, browser):
           files.items.add(new File([blob], "{event}.png", {{ type: "image/png" }}));
           document.dispatchEvent(new {name}("{event}", {{ {data}: files }}));
         }})()""")
-        browser.wait(
-            f"document.querySelector('.card[data-label]:last-child .name')?.textContent === '{event}.png'"
-        )
+        last = "document.querySelector('.card[data-label]:last-child .name')?.textContent"
+        browser.wait(f"{last} === '{event}.png'")
     assert [card["name"] for card in browser.run(CARDS)] == ["paste.png", "drop.png"]
     browser.run("document.getElementById('clear').focus()")
     browser.press("Tab", 9)
