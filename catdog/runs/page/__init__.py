@@ -50,7 +50,8 @@ def write_page(run: Path, network, path: Path) -> None:
             f"expected a network of {len(classes)} classes, as config.json says, "
             f"got one of {outputs} outputs in {printable(run)}"
         )
-    content = small_network(network)
+    # Where model.tflite has float32 weights, eight bits were measured to be worse.
+    content = small_network(network, try_eight_bit=config.get("litert_weights") != "float32")
     text = fill_page(run, config, network, content).encode()
     with files.atomic_file(Path(path)) as temporary:
         temporary.write_bytes(text)

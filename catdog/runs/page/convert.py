@@ -16,16 +16,16 @@ from catdog.photos import drawings
 TOLERANCE = 0.05  # largest difference to Keras of a probability, at temperature 1
 
 
-def small_network(network) -> bytes:
+def small_network(network, try_eight_bit: bool = True) -> bytes:
     """Return the .tflite file of a network for prediction, for batches of one photo.
 
     Its weights have eight bits, unless that changes the probabilities of drawings by more than
-    `TOLERANCE`.
+    `TOLERANCE` or is not to be tried.
 
     Raises:
         UserError: the network cannot be converted, or the file answers differently from Keras.
     """
-    for eight_bit in (True, False):
+    for eight_bit in (True, False) if try_eight_bit else (False,):
         content = convert(network, eight_bit)
         difference = largest_difference(network, content)
         if difference <= TOLERANCE:
