@@ -1,0 +1,135 @@
+"""Exports a trained network to the formats of other runtimes: ONNX, OpenVINO, Core ML.
+
+The packages that this takes are optional; see docs/page.md for how to use the files.
+"""
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from catdog.backend import keras, quiet, tf
+from catdog.errors import UserError
+from catdog.files import check_new, printable
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "coreml": ".mlpackage"}
+PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",), "coreml": ("coremltools",)}
+TOLERANCE = 1e-3  # largest difference to Keras, as a share of the largest output
+
+
+def export_as(network, path: Path, format: str) -> float | None:
+    """Export a network and compare the outputs of the file with those of Keras.
+
+    Args:
+        network: a `keras.Model` from `photos`, float32 (batch, size, size, 3), to a dict of
+            outputs; all keep their names. A Core ML file takes one photo at a time.
+        path: a new file with the suffix of the format. OpenVINO also writes a .bin file beside
+            it; Core ML writes a folder.
+        format: a key of `SUFFIXES`.
+    Returns:
+        The largest difference to Keras as a share of the largest output, or None if the runtime
+        of the format is not installed here.
+    Raises:
+        UserError: a package is missing, the path has another suffix or exists, the network cannot
+            be converted, or the file answers differently.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIXES[format]:
+        raise UserError(f"expected a name that ends in {SUFFIXES[format]}, got {printable(path)}")
+    check_new(path, "file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in PACKAGES[format] if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f"this needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    photos = np.random.default_rng(0).uniform(0, 255, (1, *network.input_shape[1:]))
+    photos = photos.astype(np.float32)
+    # Before the export, which refuses a network that was never called.
+    expected = {name: np.asarray(x) for name, x in network.predict_on_batch(photos).items()}
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        temporary = Path(folder, path.name)
+        try:
+            with quiet():
+                _export(network, temporary, format)
+                got = RUN[format](temporary, photos)
+        except UserError:
+            raise
+        except Exception as error:  # of many kinds, for a network that cannot be converted
+            reason = printable(" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise UserError(f"cannot export {printable(path)}: {reason}") from error
+        difference = None if got is None else _difference(got, expected)
+        if difference is not None and not difference <= TOLERANCE:
+            raise UserError(f"the {format} file differs from Keras by {difference:.2g}")
+        for written in Path(folder).iterdir():
+            written.replace(path.with_name(written.name))
+    return difference
+
+
+def _difference(got, expected):
+    largest = max(np.abs(values).max() for values in expected.values())
+    difference = max(np.abs(got[name] - values).max() for name, values in expected.items())
+    return float(difference / largest)
+
+
+def _export(network, path, format):
+    if format == "coreml":
+        _export_coreml(network, path)
+    else:
+        network.export(str(path), format=format, verbose=False)
+
+
+def _export_coreml(network, path):
+    import coremltools
+
+    if keras.backend.backend() != "tensorflow":
+        raise UserError("expected KERAS_BACKEND=tensorflow for a Core ML file")
+    shape = (1, *network.input_shape[1:])
+    signature = tf.TensorSpec(shape, tf.float32, name="photos")
+    function = tf.function(lambda photos: network(photos)).get_concrete_function(signature)
+    converted = coremltools.convert(
+        [function],
+        source="tensorflow",
+        convert_to="mlprogram",
+        inputs=[coremltools.TensorType(name="photos", shape=shape)],
+        compute_precision=coremltools.precision.FLOAT32,
+    )
+    description = converted.get_spec()
+    # TensorFlow calls the outputs Identity, Identity_1 ... in the order of their names.
+    found = sorted((output.name for output in description.description.output), key=len)
+    for name, wanted in zip(found, sorted(network.output), strict=True):
+        coremltools.utils.rename_feature(description, name, wanted)
+    coremltools.models.MLModel(description, weights_dir=converted.weights_dir).save(str(path))
+
+
+def _run_onnx(path, photos):
+    if not importlib.util.find_spec("onnxruntime"):
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"photos": photos}), strict=True))
+
+
+def _run_openvino(path, photos):
+    import openvino
+
+    network = openvino.Core().compile_model(
+        str(path),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},  # or bfloat16 where the processor has it
+    )
+    outputs = network({"photos": photos})
+    return {name: outputs[output] for output in network.outputs for name in output.names}
+
+
+def _run_coreml(path, photos):
+    if sys.platform != "darwin":
+        return None  # coremltools converts anywhere, but runs a network on macOS alone
+    import coremltools
+
+    return coremltools.models.MLModel(str(path)).predict({"photos": photos})
+
+
+RUN = {"onnx": _run_onnx, "openvino": _run_openvino, "coreml": _run_coreml}

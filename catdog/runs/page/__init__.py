@@ -1,0 +1,176 @@
+"""One HTML file that holds a trained network and runs it in any browser, without a network.
+
+    page.html, page.css, page.js    the page
+    runtime.js                      how it uses LiteRT.js
+    litertjs/                       LiteRT.js, the work of other people; vendor.py fetches it
+
+`write_page` puts them and the network into one file: scripts as they are, the WebAssembly module
+and the network as gzip in base64. See docs/page.md.
+"""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import logging
+import re
+from pathlib import Path
+
+from catdog import files
+from catdog.errors import UserError
+from catdog.files import printable
+from catdog.runs import run as runs
+from catdog.runs.page.convert import small_network
+from catdog.runs.page.vendor import FOLDER as LITERT
+from catdog.runs.page.vendor import VERSION
+
+FOLDER = Path(__file__).parent
+MOST_BYTES = 8_000_000  # larger files are refused by some mail servers and messengers
+
+logger = logging.getLogger(__name__)
+
+
+def write_page(run: Path, network, path: Path) -> None:
+    """Write a page that runs the network of a run in a browser; warn if it is over 8 MB.
+
+    Args:
+        run: the run directory, for classes, temperature, and where the network is from.
+        network: a `keras.Model` from `photos` (batch, size, size, 3) to a dict of `logits` and,
+            for the map over a photo, `evidence` (batch, height, width, outputs).
+        path: the HTML file; one that exists is replaced.
+    Raises:
+        UserError: the run cannot be read, its network cannot be converted, or the file cannot be
+            written.
+    """
+    config = runs.read_config(run)
+    outputs, classes = network.output["logits"].shape[-1], config["classes"]
+    if outputs != (1 if len(classes) == 2 else len(classes)):
+        raise UserError(
+            f"expected a network of {len(classes)} classes, as config.json says, "
+            f"got one of {outputs} outputs in {printable(run)}"
+        )
+    # Where model.tflite has float32 weights, eight bits were measured to be worse.
+    content = small_network(network, try_eight_bit=config.get("litert_weights") != "float32")
+    text = fill_page(run, config, network, content).encode()
+    with files.atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(text)
+    if len(text) > MOST_BYTES:
+        logger.warning(
+            f"{printable(path)} has {len(text) / 1e6:.1f} MB: the network has "
+            f"{network.count_params():,} weights"
+        )
+
+
+def fill_page(run: Path, config: dict, network, content: bytes) -> str:
+    """Return the HTML of a page.
+
+    Args:
+        run: the run directory.
+        config: its config.json.
+        network: its `keras.Model` for prediction.
+        content: the .tflite file of `network`, for one photo at a time.
+    """
+    classes, size = [printable(name) for name in config["classes"]], network.input_shape[1]
+    about = {"classes": classes, "size": size, "temperature": config.get("temperature", 1.0)}
+    style, script = _read("page.css"), _read("page.js")
+    litert = fill(_read("runtime.js"), loader=_read("litertjs/litert_wasm.js"), core=_core())
+    said = {
+        "Run": printable(Path(run).resolve().name),
+        "Classes": ", ".join(classes[:10]) + (", ..." if classes[10:] else ""),
+        "Trained with": trained_with(config),
+        "Accuracy": accuracy(run),
+        "Input": f"{size} × {size} px, and the mirror image",
+        "Weights": f"{network.count_params():,}",
+        "SHA-256": hashlib.sha256(content).hexdigest(),
+    }
+    parts = {
+        "policy": policy([litert, script], style),
+        "title": html.escape(title(classes)),
+        "style": style,
+        "origin": html.escape(
+            "; ".join(filter(None, [f"From the run {said['Run']}", said["Accuracy"]]))
+        ),
+        "warning": html.escape(warning(classes)),
+        "facts": _definitions(said),
+        "version": VERSION,
+        "licence": html.escape(_read("litertjs/LICENSE")),
+        "about": json.dumps(about).replace("<", "\\u003c"),  # a name could end the script
+        "runtime": _base64((LITERT / "litert_wasm.wasm.gz").read_bytes()),
+        "network": _base64(gzip.compress(content, 9, mtime=0)),
+        "litert": litert,
+        "script": script,
+    }
+    return fill(_read("page.html"), **parts)
+
+
+def fill(template: str, **parts: str) -> str:
+    """Return `template` with each {{name}} replaced, once: what is put in is not looked at."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def policy(scripts: list[str], style: str) -> str:
+    """Return the Content-Security-Policy: these scripts and this style, and no connection."""
+    hashes = " ".join(f"'{_hash(script)}'" for script in scripts)
+    return (
+        f"default-src 'none'; script-src 'wasm-unsafe-eval' {hashes}; "
+        f"style-src '{_hash(style)}'; img-src blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def title(classes: list[str]) -> str:
+    """Return the title of the page: `Cat or dog?`, or `Which of 120 kinds?`."""
+    if len(classes) > 4:
+        return f"Which of {len(classes):,} kinds?"
+    text = " or ".join(filter(None, [", ".join(classes[:-1]), classes[-1]]))
+    return f"{text[:1].upper()}{text[1:]}?"
+
+
+def warning(classes: list[str]) -> str:
+    """Return what the page says of photos that show none of the classes."""
+    known = " and ".join(classes) if len(classes) < 4 else f"its {len(classes):,} classes"
+    return f"The network knows {known} only. It gives one of these labels to any other photo, too."
+
+
+def trained_with(config: dict) -> str:
+    """Return how a run was trained, as far as its config.json says so."""
+    try:
+        settings, photos = config["settings"], config["splits"]["train"]
+        return f"recipe {settings['recipe']}, {settings['epochs']} epochs, {photos:,} photos"
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def accuracy(run: Path) -> str:
+    """Return how many held-out photos a run has right, or nothing if it is not finished."""
+    try:
+        metrics = json.loads((Path(run) / "metrics.json").read_text())
+        split = "test" if "test" in metrics else "validation"
+        score = metrics[split]
+        return f"{score['accuracy']:.1%} of {score['images']:,} {split} photos correct"
+    except (OSError, KeyError, TypeError, ValueError):
+        return ""
+
+
+def _definitions(values):
+    pairs = ((html.escape(name), html.escape(text)) for name, text in values.items() if text)
+    return "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in pairs)
+
+
+def _core():
+    """LiteRT.js as part of a plain script: without its import, export and source map."""
+    text = _read("litertjs/core.js")
+    text = re.sub(r"^import .*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"^export \{.*", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _read(name):
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _base64(content):
+    return base64.b64encode(content).decode()
+
+
+def _hash(text):
+    return "sha256-" + _base64(hashlib.sha256(text.encode()).digest())

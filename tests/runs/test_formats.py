@@ -1,0 +1,75 @@
+"""Exports to other runtimes, whose packages are optional: converters and runtimes stand in here."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from catdog.errors import UserError
+from catdog.runs import formats
+
+OUTPUTS = {"logits": np.array([[2.0]]), "evidence": np.full((1, 2, 2, 1), 2.0)}
+
+
+def network(export=lambda path, **options: Path(path).write_text("network")):
+    return SimpleNamespace(
+        input_shape=(None, 8, 8, 3), export=export, predict_on_batch=lambda photos: OUTPUTS
+    )
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """All packages, and an ONNX runtime that answers as `network` does."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(formats.RUN, "onnx", lambda path, photos: dict(OUTPUTS))
+
+
+def test_missing_package_is_named_with_its_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name, packages in (
+        ("onnx", "onnx tf2onnx"),
+        ("openvino", "openvino"),
+        ("coreml", "coremltools"),
+    ):
+        with pytest.raises(UserError, match=f"pip install {packages}$"):
+            formats.export_as(network(), tmp_path / f"x{formats.SUFFIXES[name]}", name)
+
+
+def test_export_is_compared_and_written(installed, tmp_path):
+    assert formats.export_as(network(), tmp_path / "new" / "cats.onnx", "onnx") == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["cats.onnx"]
+
+
+def test_export_without_a_runtime_is_written_uncompared(installed, monkeypatch, tmp_path):
+    monkeypatch.setitem(formats.RUN, "onnx", lambda path, photos: None)
+    assert formats.export_as(network(), tmp_path / "cats.onnx", "onnx") is None
+    assert (tmp_path / "cats.onnx").exists()
+
+
+@pytest.mark.parametrize("wrong", [2.01, np.nan])
+def test_export_that_answers_differently_is_refused(wrong, installed, monkeypatch, tmp_path):
+    different = {**OUTPUTS, "logits": np.array([[wrong]])}
+    monkeypatch.setitem(formats.RUN, "onnx", lambda path, photos: different)
+    with pytest.raises(UserError, match="differs from Keras by"):
+        formats.export_as(network(), tmp_path / "cats.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_converter_that_fails_gives_one_line(installed, tmp_path):
+    def export(path, **options):
+        raise ValueError("no such\nlayer")
+
+    with pytest.raises(UserError, match=r"cannot export .*cats\.onnx: no such layer$"):
+        formats.export_as(network(export), tmp_path / "cats.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_suffix_and_file_that_exists_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"ends in \.xml, got cats\.onnx"):
+        formats.export_as(network(), Path("cats.onnx"), "openvino")
+    (tmp_path / "cats.onnx").write_text("mine")
+    with pytest.raises(UserError, match="exists"):
+        formats.export_as(network(), tmp_path / "cats.onnx", "onnx")
+    assert (tmp_path / "cats.onnx").read_text() == "mine"

@@ -1,0 +1,460 @@
+"""The page: what is in the file, and what a browser makes of it (slow)."""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+import logging
+import re
+import struct
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from browser import Browser
+from conftest import ROOT
+from PIL import Image
+
+import model
+from catdog.errors import UserError
+from catdog.photos import drawings
+from catdog.photos.photo import load_photo
+from catdog.runs import page
+from catdog.runs.page import convert, vendor
+
+HOSTILE = '</script><img src=x onerror="document.title=1">'
+CARDS = """Array.from(document.querySelectorAll(".card"), (card) => ({
+  ...card.dataset,
+  name: card.querySelector(".name").textContent,
+  rows: card.querySelectorAll(".rows li").length,
+  map: card.querySelector(".photo")?.disabled === false,
+}))"""
+
+
+def make_run(folder, classes, **config):
+    """A run directory with nothing but a config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"classes": classes, "score_size": 32, "temperature": 2.0, **config}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def network_of(arch, classes, size):
+    """An untrained network for prediction, whose logits differ from photo to photo."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return model.for_prediction(model.build(arch, classes, size), size)
+
+
+def stand_in(outputs=1, size=32):
+    """What `fill_page` asks of a network, without Keras."""
+    return SimpleNamespace(
+        input_shape=(None, size, size, 3),
+        output={"logits": np.zeros((1, outputs))},
+        count_params=lambda: 1234567,
+    )
+
+
+def filled(run, content=b"network", network=None):
+    config = json.loads((run / "config.json").read_text())
+    return page.fill_page(run, config, network or stand_in(), content)
+
+
+def network_in(path):
+    """The .tflite file that a page holds."""
+    text = re.search(r'id="network">([^<]*)<', path.read_text(encoding="utf-8"))[1]
+    return gzip.decompress(base64.b64decode(text))
+
+
+# --- The file -------------------------------------------------------------------------------------
+
+
+def test_vendored_files_have_their_checksums():
+    lines = (vendor.FOLDER / "SHA256SUMS").read_text().splitlines()
+    assert {line.split()[1] for line in lines} == set(vendor.FILES)
+    for line in lines:
+        digest, name = line.split()
+        assert hashlib.sha256((vendor.FOLDER / name).read_bytes()).hexdigest() == digest
+    assert "Apache License" in (vendor.FOLDER / "LICENSE").read_text()
+    assert vendor.VERSION in (vendor.FOLDER / "README.md").read_text()
+
+
+def test_another_package_than_the_named_one_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="sha512"):
+        vendor.unpack(b"another archive", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_page_loads_nothing_from_elsewhere(tmp_path):
+    text = filled(make_run(tmp_path / "run", ["cat", "dog"]))
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert "default-src 'none'" in policy and "http" not in policy and "*" not in policy
+    assert text.index("Content-Security-Policy") < text.index("<style>") < text.index("<script")
+    for tag in ("script", "style"):
+        for content in re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL):
+            digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in policy
+    tags = " ".join(
+        re.findall(r"<[a-z][^>]*>", re.sub(r"<script.*?</script>", "", text, flags=re.S))
+    )
+    assert not re.search(r"\b(src|href|action)=", tags)
+
+
+def test_names_of_classes_and_runs_are_text(tmp_path):
+    text = filled(make_run(tmp_path / "<b>run", [HOSTILE, "dog\udcff"]))
+    assert text.count("</script>") == filled(make_run(tmp_path / "x", ["a", "b"])).count(
+        "</script>"
+    )
+    assert "<img src=x" not in text and "<b>run" not in text
+    about = json.loads(re.search(r'id="about">(.*?)</script>', text)[1])
+    assert about["classes"] == [HOSTILE, "dog\\xff"]
+
+
+def test_page_says_what_it_is_from(tmp_path):
+    config = {"settings": {"recipe": "full", "epochs": 48}, "splits": {"train": 18028}}
+    run = make_run(tmp_path / "pets", ["cat", "dog", "fox"], **config)
+    (run / "metrics.json").write_text('{"test": {"accuracy": 0.9903, "images": 2261}}')
+    text = filled(run)
+    for words in (
+        "<h1>Cat, dog or fox?</h1>",
+        "From the run pets; 99.0% of 2,261 test photos correct",
+        "recipe full, 48 epochs, 18,028 photos",
+        "knows cat and dog and fox only",
+        "1,234,567",
+        hashlib.sha256(b"network").hexdigest(),
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize("metrics", ["", "[]", '{"test": {}}', '{"test": {"accuracy": "x"}}'])
+def test_unfinished_run_makes_a_page_without_accuracy(metrics, tmp_path):
+    run = make_run(tmp_path / "run", ["a", "b"], settings=7)
+    (run / "metrics.json").write_text(metrics)
+    text = filled(run)
+    assert "From the run run<" in text and "Accuracy" not in text and "Trained" not in text
+
+
+@pytest.mark.parametrize(
+    "classes, title",
+    [
+        (["cat", "dog"], "Cat or dog?"),
+        (["a", "b", "c", "d"], "A, b, c or d?"),
+        ([str(i) for i in range(1000)], "Which of 1,000 kinds?"),
+    ],
+)
+def test_title_names_few_classes_and_counts_many(classes, title):
+    assert page.title(classes) == title
+
+
+def test_network_of_another_number_of_classes_is_refused(tmp_path):
+    run = make_run(tmp_path / "run", ["a", "b", "c"])
+    with pytest.raises(UserError, match="expected a network of 3 classes"):
+        page.write_page(run, stand_in(outputs=1), tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_large_page_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
+    content = np.random.default_rng(0).bytes(4_000_000)
+    monkeypatch.setattr(page, "small_network", lambda network, try_eight_bit: content)
+    run = make_run(tmp_path / "run", ["a", "b"])
+    with caplog.at_level(logging.WARNING):
+        page.write_page(run, stand_in(), tmp_path / "page.html")
+    assert re.search(r"page\.html has 9\.\d MB: the network has 1,234,567 weights", caplog.text)
+    assert network_in(tmp_path / "page.html") == content
+
+
+def test_converter_that_fails_gives_one_line(monkeypatch):
+    network = SimpleNamespace(save=lambda path: path.write_bytes(b"no network"))
+    with pytest.raises(
+        UserError, match=r"cannot convert the network for LiteRT \(exit code 1\): ."
+    ) as e:
+        convert.convert(network, eight_bit=True)
+    assert "\n" not in str(e.value)
+
+
+def test_float_weights_are_kept_where_eight_bits_change_answers(monkeypatch):
+    monkeypatch.setattr(convert, "convert", lambda network, eight_bit: b"8" if eight_bit else b"32")
+    monkeypatch.setattr(convert, "largest_difference", lambda network, content: content == b"8")
+    assert convert.small_network(None) == b"32"
+    monkeypatch.setattr(convert, "largest_difference", lambda network, content: 0)
+    assert convert.small_network(None) == b"8"
+    assert convert.small_network(None, try_eight_bit=False) == b"32"
+    monkeypatch.setattr(convert, "largest_difference", lambda network, content: np.nan)
+    with pytest.raises(UserError, match="differs from Keras"):
+        convert.small_network(None)
+
+
+# --- In a browser ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cats(tmp_path_factory):
+    """The page of `weights`."""
+    network = model.build("plain", 2, None)
+    network.load_weights(ROOT / "weights" / "model.keras")
+    path = tmp_path_factory.mktemp("pages") / "cats.html"
+    page.write_page(ROOT / "weights", model.for_prediction(network, 200), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The page of a small untrained network."""
+    folder = tmp_path_factory.mktemp("pages")
+    run = make_run(folder / "run", ["cat", "dog"])
+    page.write_page(run, network_of("plain", 2, 32), folder / "small.html")
+    return folder / "small.html"
+
+
+@pytest.fixture
+def browser(tmp_path):
+    with Browser(tmp_path / "profile") as browser:
+        yield browser
+
+
+def opened(browser, path):
+    browser.open(path)
+    browser.wait("document.body.dataset.ready || !document.getElementById('problem').hidden")
+    assert browser.run("document.getElementById('problem').hidden")
+
+
+def cards_of(browser, paths):
+    """Choose photos and return what their cards say."""
+    browser.choose_files("#files", paths)
+    finished = "document.querySelectorAll('.card:is([data-label], [data-error])').length"
+    browser.wait(f"{finished} === {len(paths)}")
+    return browser.run(CARDS)
+
+
+def draw(folder, count):
+    """Drawings of several sizes, shapes and formats, some of them turned by EXIF."""
+    paths = []
+    for number in range(count):
+        side = (40, 64, 150, 200, 256, 333, 480, 590)[number % 8]
+        image = drawings.draw(number % 2, np.random.default_rng(number), side)
+        image = image.crop((0, 0, side, side * (number % 3 + 2) // 4))
+        suffix = ("png", "jpg", "webp")[number // 2 % 3]
+        options = {"quality": 90}
+        if suffix == "jpg":
+            options["exif"] = Image.Exif()
+            options["exif"][274] = number % 8 + 1  # the orientation
+        paths.append(folder / f"{number}.{suffix}")
+        image.save(paths[-1], **options)
+    return paths
+
+
+def native(content, paths, size, temperature):
+    """The probability of dog by the native runtime, averaged over the mirror image."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_content=content).get_signature_runner()
+    answers = []
+    for path in paths:
+        photo = load_photo(path, size)[None].astype(np.float32)
+        both = [runner(photos=x)["logits"].item() for x in (photo, photo[:, :, ::-1].copy())]
+        answers.append(1 / (1 + np.exp(-np.mean(both) / temperature)))
+    return np.array(answers)
+
+
+@pytest.mark.slow
+def test_page_answers_as_the_native_runtime(cats, browser, tmp_path):
+    assert cats.stat().st_size < 8_000_000
+    paths = draw(tmp_path, 50)
+    opened(browser, cats)
+    cards = cards_of(browser, paths)
+    temperature = json.loads((ROOT / "weights" / "config.json").read_text())["temperature"]
+    dog = native(network_in(cats), paths, 200, temperature)
+    for card, path, p in zip(cards, paths, dog, strict=True):
+        assert card["name"] == path.name
+        assert card["label"] == ("dog" if p > 0.5 else "cat")
+        assert abs(float(card["probability"]) - max(p, 1 - p)) < 0.01
+    assert len({card["label"] for card in cards}) == 2
+    counts = {label: sum(card["label"] == label for card in cards) for label in ("cat", "dog")}
+    summary = browser.run("document.getElementById('summary').textContent")
+    assert summary.startswith("50 photos: ")
+    assert all(f"{count} {label}" in summary for label, count in counts.items())
+
+
+@pytest.mark.slow
+def test_large_jpegs_are_reduced_as_pillow_drafts_them(cats, browser, tmp_path):
+    paths = []
+    for number, size in enumerate(
+        [(700, 600), (1200, 900), (900, 1600), (3000, 2000), (4000, 700)]
+    ):
+        image = drawings.draw(number % 2, np.random.default_rng(number), 300)
+        paths.append(tmp_path / f"{number}.jpg")
+        image.resize(size, Image.Resampling.BICUBIC).save(paths[-1], quality=90)
+    opened(browser, cats)
+    got = []
+    for path in paths:
+        got.append(shrunk(browser, path))
+    for path, pixels in zip(paths, got, strict=True):
+        assert np.abs(pixels - load_photo(path, 200).astype(int)).mean() < 0.3  # of 255
+
+
+def shrunk(browser, path):
+    """The pixels that the page gives to its network: int (200, 200, 3)."""
+    browser.run("document.getElementById('files').onchange = null")
+    browser.choose_files("#files", [path])
+    script = """(async () => {
+      const { bitmap, jpeg } = await decode(document.getElementById("files").files[0]);
+      return Array.from(shrink(bitmap, jpeg, 200));
+    })()"""
+    return np.array(browser.run(script), int).reshape(200, 200, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(64, 64), (333, 500), (641, 480), (90, 1000), (2000, 1500)])
+def test_pixels_are_those_of_pillow(size, cats, browser, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    opened(browser, cats)
+    pixels = shrunk(browser, tmp_path / "noise.png")
+    expected = load_photo(tmp_path / "noise.png", 200).astype(int)
+    # Pillow before 13 scales rows first, whatever the shape: one level of 255 in some pixels.
+    assert np.abs(pixels - expected).max() <= 1
+
+
+def huge_png():
+    """A PNG of 20,000 x 20,000 px in 50 KB."""
+    rows = zlib.compress(bytes(2501 * 20_000), 9)
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    file = io.BytesIO(b"\x89PNG\r\n\x1a\n")
+    file.seek(0, io.SEEK_END)
+    for kind, content in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        checksum = zlib.crc32(kind + content)
+        file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum))
+    return file.getvalue()
+
+
+@pytest.mark.slow
+def test_files_that_are_no_photos_are_named_and_passed_over(small, browser, tmp_path):
+    (good,) = draw(tmp_path, 1)
+    bad = {
+        "empty.jpg": (b"", "is empty"),
+        "page.jpg": (b"<html>not found</html>", "not a photo that this browser can read"),
+        "iphone.heic": (b"\0\0\0\x18ftypheic" + bytes(99), "HEIC, which only Safari can read"),
+        "torn.png": (good.read_bytes()[:400], "not a photo"),
+        "huge.png": (huge_png(), "20000 × 20000 is more than 89 megapixels"),
+        "<img src=x onerror=alert(1)>.gif": (b"GIF", "not a photo"),
+    }
+    paths = [tmp_path / name for name in bad]
+    for path, (content, _) in zip(paths, bad.values(), strict=True):
+        path.write_bytes(content)
+    with open(tmp_path / "long.jpg", "wb") as file:
+        file.truncate(65 * 2**20)
+    (tmp_path / "folder").mkdir()
+    opened(browser, small)
+    cards = cards_of(browser, [*paths, tmp_path / "long.jpg", tmp_path / "folder", good])
+    for card, path, (_, message) in zip(cards, paths, bad.values(), strict=False):
+        assert card["name"] == path.name and message in card["error"]
+    assert "larger than 64 MiB" in cards[-3]["error"]
+    assert "folder" in cards[-2]["error"]
+    assert "label" in cards[-1]
+    assert "8 not read" in browser.run("document.getElementById('summary').textContent")
+
+
+@pytest.mark.slow
+def test_thousand_classes_without_a_map(browser, tmp_path):
+    classes = [HOSTILE.replace("/", ""), *(f"class {i}" for i in range(1, 1000))]
+    run = make_run(tmp_path / "run", classes)
+    page.write_page(run, network_of("classic", 1000, 32), tmp_path / "page.html")
+    opened(browser, tmp_path / "page.html")
+    (card,) = cards_of(browser, draw(tmp_path, 1))
+    assert card["rows"] == 10 and not card["map"] and card["label"] in classes
+    assert browser.run("document.querySelectorAll('#cards img').length") == 1
+    for part in ("maps", "hint"):
+        assert browser.run(f"document.getElementById('{part}').hidden")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", ["WebAssembly", "DecompressionStream"])
+def test_browser_that_lacks_something_is_told(missing, small, browser):
+    browser.open(small, before=f"delete globalThis.{missing}")
+    browser.wait("!document.getElementById('problem').hidden")
+    assert missing in browser.run("document.getElementById('problem').textContent")
+    assert browser.run("document.getElementById('choose').disabled")
+
+
+@pytest.mark.slow
+def test_policy_forbids_every_connection(small, browser):
+    opened(browser, small)
+    blocked = browser.run("""(async () => {
+      const blocked = [];
+      const note = (event) => blocked.push(event.effectiveDirective);
+      document.addEventListener("securitypolicyviolation", note);
+      new Image().src = "https://example.org/image";
+      try { await fetch("https://example.org/fetch"); } catch {}
+      try { new WebSocket("wss://example.org"); } catch {}
+      navigator.sendBeacon("https://example.org/beacon", "photo");
+      document.body.append(Object.assign(document.createElement("script"), { text: "0" }));
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      return blocked;
+    })()""")
+    assert sorted(blocked) == ["connect-src"] * 3 + ["img-src", "script-src-elem"]
+
+
+@pytest.mark.slow
+def test_camera_takes_a_photo_and_is_switched_off(small, tmp_path):
+    fake = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with Browser(tmp_path / "profile", *fake) as browser:
+        opened(browser, small)
+        browser.run("document.getElementById('camera').click()")
+        browser.wait("document.querySelector('video').videoWidth > 0")
+        browser.run("document.getElementById('take').click()")
+        browser.wait("document.querySelectorAll('.card[data-label]').length === 1")
+        assert browser.run("document.querySelector('video').srcObject === null")
+    with Browser(tmp_path / "other") as browser:
+        opened(browser, small)
+        browser.run("document.getElementById('camera').click()")
+        browser.wait("!document.getElementById('problem').hidden")
+        problem = browser.run("document.getElementById('problem').textContent")
+        assert problem == "No camera was found."
+
+
+@pytest.mark.slow
+def test_photos_are_pasted_and_dropped_and_seen_by_keyboard(small, browser):
+    opened(browser, small)
+    for event, name, data in (
+        ("paste", "ClipboardEvent", "clipboardData"),
+        ("drop", "DragEvent", "dataTransfer"),
+    ):
+        browser.run(f"""(async () => {{
+          const canvas = document.createElement("canvas");
+          canvas.getContext("2d").fillRect(9, 9, 9, 9);
+          const blob = await new Promise((resolve) => canvas.toBlob(resolve));
+          const files = new DataTransfer();
+          files.items.add(new File([blob], "{event}.png", {{ type: "image/png" }}));
+          document.dispatchEvent(new {name}("{event}", {{ {data}: files }}));
+        }})()""")
+        last = "document.querySelector('.card[data-label]:last-child .name')?.textContent"
+        browser.wait(f"{last} === '{event}.png'")
+    assert [card["name"] for card in browser.run(CARDS)] == ["paste.png", "drop.png"]
+    browser.run("document.getElementById('clear').focus()")
+    browser.press("Tab", 9)
+    browser.press("Enter", 13, "\r")
+    pressed = (
+        "Array.from(document.querySelectorAll('.photo'), (b) => b.getAttribute('aria-pressed'))"
+    )
+    assert browser.run(pressed) == ["true", "false"]
+    assert not browser.run("document.querySelector('.photo canvas').hidden")
+    browser.run("document.getElementById('maps').click()")
+    assert browser.run(pressed) == ["true", "true"]
+    browser.run("document.getElementById('clear').click()")
+    assert browser.run(CARDS) == [] and browser.run("document.getElementById('results').hidden")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_is_wider_than_the_window(width, dark, small, browser, tmp_path):
+    browser.resize(width, 844, dark)
+    opened(browser, small)
+    cards_of(browser, draw(tmp_path, 9))
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == (
+        "rgb(22, 21, 20)" if dark else "rgb(247, 245, 242)"
+    )
