@@ -11,10 +11,11 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from catdog.photos import drawings
 
-WORDS = (
+SENTENCE = (
     "invoice total date from subject meeting report page order price left right open save name "
     "the and of to in that it was for on are with as his they be at one have this or by hot but"
-).split()
+)
+WORDS = SENTENCE.split()
 WIDTH, HEIGHT = 480, 360  # px of a drawn picture
 
 

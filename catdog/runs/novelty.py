@@ -151,12 +151,12 @@ def choose(labels: np.ndarray, classes: int) -> np.ndarray:
     They are spread evenly over the photos of each class, at most `PHOTOS_PER_CLASS` of it, and
     fewer where the classes are so many that there would be more than `MAX_PHOTOS`.
     """
-    most = min(PHOTOS_PER_CLASS, MAX_PHOTOS // classes)
+    most = max(1, min(PHOTOS_PER_CLASS, MAX_PHOTOS // classes))
     chosen = []
     for label in range(classes):
         members = np.flatnonzero(labels == label)
-        count = min(most, len(members))
-        chosen.append(members[np.arange(count) * len(members) // max(count, 1)])
+        places = np.arange(min(most, len(members))) + 0.5
+        chosen.append(members[(places * len(members) / max(len(places), 1)).astype(int)])
     return np.sort(np.concatenate(chosen))
 
 
@@ -273,7 +273,9 @@ def auroc(known: np.ndarray, others: np.ndarray) -> float:
 BIN_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
-def histogram(novelty: np.ndarray, outsiders: np.ndarray) -> list[tuple[float, float, float, float]]:
+def histogram(
+    novelty: np.ndarray, outsiders: np.ndarray
+) -> list[tuple[float, float, float, float]]:
     """Return (from, to, share of `novelty`, share of `outsiders`) for each bin of `BIN_EDGES`.
 
     A bin includes its lower edge; the last one includes both.
