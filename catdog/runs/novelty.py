@@ -18,6 +18,7 @@ half the last ones: per channel, the maximum over all positions of a feature map
 """
 
 import dataclasses
+import functools
 import zipfile
 import zlib
 from pathlib import Path
@@ -77,8 +78,12 @@ class Reference:
         width = self.photos.shape[1]
         if features.ndim != 2 or features.shape[1] != 2 * width:
             raise ValueError(f"expected features (n, {2 * width}), got {features.shape}")
-        parts = (_parts(features, _unit(self.photos)) - self.mean) / self.deviation
+        parts = (_parts(features, self._directions) - self.mean) / self.deviation
         return parts.clip(MOST_FAMILIAR).sum(axis=1)
+
+    @functools.cached_property
+    def _directions(self):
+        return _unit(self.photos)
 
     def save(self, path: Path) -> None:
         """Write the reference atomically to a file of 1.2 MB at most, usually 0.5 MB.
@@ -86,7 +91,7 @@ class Reference:
         Raises:
             UserError: it cannot be written.
         """
-        arrays = {field: np.asarray(value) for field, value in vars(self).items()}
+        arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         with atomic_file(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, version=VERSION, **arrays)
 

@@ -204,7 +204,7 @@ def test_changed_bytes_never_raise_anything_but_a_user_error(reference, tmp_path
 )
 def test_impossible_arrays_are_refused(reference, tmp_path, changes):
     path = tmp_path / "novelty.npz"
-    arrays = {**vars(reference), "version": novelty.VERSION, **changes}
+    arrays = {**dataclasses.asdict(reference), "version": novelty.VERSION, **changes}
     np.savez(path, **arrays)
     with pytest.raises(UserError, match=r"novelty.npz is damaged$"):
         novelty.Reference.load(path, NETWORK)
@@ -212,7 +212,7 @@ def test_impossible_arrays_are_refused(reference, tmp_path, changes):
 
 def test_file_of_another_version_is_refused(reference, tmp_path):
     path = tmp_path / "novelty.npz"
-    np.savez(path, version=novelty.VERSION + 1, **vars(reference))
+    np.savez(path, version=novelty.VERSION + 1, **dataclasses.asdict(reference))
     with pytest.raises(UserError, match=r"another version"):
         novelty.Reference.load(path, NETWORK)
 
