@@ -2,19 +2,19 @@
 
 A network that knows cats and dogs only names a flower with confidence. Its features say more than
 its probabilities: the detectors of ears, eyes and fur respond weakly, and in another combination
-than on any training photo. A photo's score is the sum of three numbers, each standardized on the
+than on any training photo. A photo's score is the sum of two numbers, each standardized on the
 validation photos:
 
-    inner length     minus the logarithm of the length of the inner features
-    last length      the same of the last features
-    distance         1 minus the cosine between its inner features and the most similar ones of
-                     up to 1,000 training photos per class
+    distance    1 minus the cosine between its inner features and the most similar ones among those
+                of up to 1,000 training photos per class
+    weakness    minus the logarithm of the length of its last features
 
 Its novelty is the share of the validation photos that have a lower score. docs/unknown.md has the
 figures. Nothing is tuned by hand: a new network needs nothing but `fit`. NumPy alone is used.
 
-Features: float (n, 2 * width), not negative. The first half are the inner features, the second
-half the last ones: per channel, the maximum over all positions of a feature map.
+Features: float (n, 2 * width), not negative. The first half are the inner features: per channel,
+the root mean square over all positions of an inner feature map. The second half are the last ones:
+per channel, the maximum over all positions of the last feature map.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ MAX_SCORES = 10_000  # of validation photos
 MIN_VALIDATION = 100  # photos: fewer do not say where the most novel 1% begin
 MAX_BYTES = 4 * 2**20  # of a file that is loaded
 
-# In standard deviations. A part that is unusually familiar makes up for another one up to here: a
-# picture whose features are ten times too long must not pass for that reason.
+# In standard deviations. One part that is unusually familiar makes up for the other only down to
+# here: a picture whose last features are ten times too long must not pass for that reason.
 MOST_FAMILIAR = -2.5
 TINY = 1e-6
 
@@ -51,7 +51,7 @@ class Reference:
     Attributes:
         photos: inner features of training photos, uint8 (n, width), each scaled to a maximum of
             255. Only their direction is used.
-        mean, deviation: float64 (3,), of the three parts of the score on the validation photos.
+        mean, deviation: float64 (2,), of the two parts of the score on the validation photos.
         scores: of the validation photos, float64 (m,), ascending.
         network: what identifies the network whose features these are.
     """
@@ -130,7 +130,7 @@ class Reference:
             and self.photos.ndim == 2
             and min(self.photos.shape) > 0
             and all(array.dtype == np.float64 and np.isfinite(array).all() for array in arrays)
-            and self.mean.shape == self.deviation.shape == (3,)
+            and self.mean.shape == self.deviation.shape == (2,)
             and (self.deviation > 0).all()
             and self.scores.ndim == 1
             and len(self.scores) > 0
@@ -194,12 +194,12 @@ def fit(features: np.ndarray, validation_features: np.ndarray, network: str) -> 
     return dataclasses.replace(reference, scores=scores[places])
 
 
-def _parts(features, photos):
-    """Return the three parts of the score, float64 (n, 3), before they are standardized."""
+def _parts(features, directions):
+    """Return distance and weakness, float64 (n, 2), before they are standardized."""
     inner, last = np.split(np.asarray(features, np.float32), 2, axis=1)
-    lengths = [np.linalg.norm(half, axis=1).clip(TINY) for half in (inner, last)]
-    nearest = (_unit(inner) @ photos.T).max(axis=1)
-    return np.stack([-np.log(lengths[0]), -np.log(lengths[1]), 1 - nearest], axis=1).astype(float)
+    distance = 1 - (_unit(inner) @ directions.T).max(axis=1)
+    weakness = -np.log(np.linalg.norm(last, axis=1).clip(TINY))
+    return np.stack([distance, weakness], axis=1).astype(float)
 
 
 def _unit(vectors):
