@@ -6,7 +6,7 @@ than on any training photo. A photo's score is the sum of two numbers, each stan
 validation photos:
 
     distance    1 minus the cosine between its inner features and the most similar ones among those
-                of up to 1,000 training photos per class
+                of up to 500 training photos per class
     weakness    minus the logarithm of the length of its last features
 
 Its novelty is the share of the validation photos that have a lower score. docs/unknown.md has the
@@ -27,13 +27,14 @@ import numpy as np
 
 from catdog.errors import UserError
 from catdog.files import atomic_file, printable
+from catdog.runs import safe_load
 
 FILE = "novelty.npz"  # in a run directory
 DEFAULT_LIMIT = 0.99  # of the novelty, from which on a photo is called unknown
 VERSION = 1  # of the file
 
-PHOTOS_PER_CLASS = 1_000  # at most, to compare with
-MAX_PHOTOS = 4_000  # of all classes: 1 MB where the features are 256 wide
+PHOTOS_PER_CLASS = 500  # at most, to compare with; 125 or 2,000 are as good
+MAX_PHOTOS = 2_000  # of all classes: 0.5 MB if the inner features are 256 wide
 MAX_SCORES = 10_000  # of validation photos
 MIN_VALIDATION = 100  # photos: fewer do not say where the most novel 1% begin
 MAX_BYTES = 4 * 2**20  # of a file that is loaded
@@ -86,7 +87,7 @@ class Reference:
         return _unit(self.photos)
 
     def save(self, path: Path) -> None:
-        """Write the reference atomically to a file of 1.2 MB at most, usually 0.5 MB.
+        """Write the reference atomically to a file of 0.6 MB at most, or 0.3 MB for two classes.
 
         Raises:
             UserError: it cannot be written.
@@ -143,6 +144,7 @@ class Reference:
 
 def _read(path):
     """Return the arrays in the file, {name: array}, none of them larger than `MAX_BYTES`."""
+    safe_load.check_regular(path)
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
             raise ValueError("too large")
