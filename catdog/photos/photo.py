@@ -374,9 +374,25 @@ def _without_metadata(data: bytes, kind: str) -> bytes:
         return data.replace(b"Exif\0\0", b"exif\0\0").replace(
             b"Photoshop 3.0\0", b"photoshop 3.0\0"
         )
+    if kind == "HEIC":
+        _check_items(data)
     if kind == "AVIF":  # its orientation is not in EXIF
         return re.sub(rb"(infe.{8}(?:..)?)Exif", rb"\1none", data, flags=re.DOTALL)
     return data
+
+
+def _check_items(data: bytes) -> None:
+    """Refuse a HEIC file with an item whose type is not text: pillow-heif 1.7.0 crashes on it."""
+    place = 0
+    while place + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, place)
+        size = size if size >= 8 else len(data)  # 0: to the end, 1: its size comes later
+        if kind == b"meta":
+            for item in re.finditer(rb"(....)infe.{8}", data[place : place + size], re.DOTALL):
+                end = place + item.start() + int.from_bytes(item[1], "big")
+                if not data[place + item.end() : end].isascii():
+                    raise PhotoError("damaged: an item whose type is not text")
+        place += size
 
 
 def _orientation(image: Image.Image) -> int | None:
