@@ -10,7 +10,7 @@ from PIL import Image
 import data
 from catdog.errors import UserError
 from catdog.training.recipe import Settings
-from drawn import save
+from photo_files import save
 
 # --- Split ----------------------------------------------------------------------------------------
 
