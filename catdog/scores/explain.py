@@ -138,15 +138,15 @@ def _coloured(grey, strength):
 
 def draw_bar(image: Image.Image, text: str) -> None:
     """Write `text` on a dark bar at the bottom and, if there is room, what the colours mean."""
-    size = max(10, min(image.size) // 14)
+    size = max(10, min(image.size) // 16)
     while size > 6 and ImageFont.load_default(size).getlength(text) > image.width - size // 2:
         size -= 1
     font, small = ImageFont.load_default(size), ImageFont.load_default(max(8, round(0.7 * size)))
-    line, margin, (less, more) = round(1.5 * size), size // 2, ("no support", "most support")
-    scale = 4 * size
+    line, margin, (less, more) = round(1.5 * size), size // 2, ("no support", "most")
+    scale = 3 * size
     right = round(image.width - margin - small.getlength(more))
     left = round(right - scale - small.getlength(less) - 2 * margin)
-    beside = left > font.getlength(text) + 3 * margin
+    beside = left > font.getlength(text) + 2 * margin
     legend = beside or (left >= 0 and 4 * line < image.height)
     top = image.height - line * (2 if legend and not beside else 1)
     draw = ImageDraw.Draw(image, "RGBA")
@@ -163,6 +163,7 @@ def draw_bar(image: Image.Image, text: str) -> None:
 # --- What the layers see --------------------------------------------------------------------------
 
 TILE, GAP, SHOWN, FILTERS = 96, 8, 12, 16  # px, px, feature maps per block, filters per row
+WIDTH = SHOWN * (TILE + GAP) + GAP  # px
 
 
 class Layers:
@@ -183,26 +184,18 @@ class Layers:
 
     def __init__(self, network, classes: list[str], image_size: int):
         self.classes, self.size = classes, image_size
-        convolutions = [
-            i for i, layer in enumerate(network.layers) if type(layer).__name__ == "Conv2D"
-        ]
-        if not convolutions:
+        maps = [layer for layer in network.layers if len(layer.output.shape) == 4]
+        starts = [i for i, layer in enumerate(maps) if type(layer).__name__ == "Conv2D"]
+        if not starts:
             raise UserError("expected a network with convolutions (Conv2D), got one without")
-        last = max(i for i, layer in enumerate(network.layers) if len(layer.output.shape) == 4)
-        ends = [*(i - 1 for i in convolutions[1:]), last]
-        outputs = [network.layers[i].output for i in ends]
+        outputs = [maps[i - 1].output for i in [*starts[1:], len(maps)]]
         self.blocks = type(network)(network.inputs, outputs)  # a keras.Model of the same layers
-        self.filters = network.layers[convolutions[0]].get_weights()[0]
+        self.filters = maps[starts[0]].get_weights()[0]
 
     def draw(self, path: str, probabilities: np.ndarray, evidence=None) -> Image.Image:
         """Return the picture of one photo.
 
-        Args:
-            path: the photo.
-            probabilities: `(classes,)`.
-            evidence: not used; `Explanations.draw` takes the same arguments.
-        Raises:
-            PhotoError: the photo cannot be read any more.
+        The arguments are those of `Explanations.draw`; `evidence` is not used.
         """
         image = photos.load_photo(path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
@@ -226,40 +219,31 @@ def layers_picture(
     tiles = filters.transpose(3, 0, 1, 2)
     tiles = 0.5 + 0.5 * tiles / np.abs(tiles).max((1, 2, 3), keepdims=True).clip(1e-9)
     tiles = (255 * tiles).round().astype(np.uint8)
-    small = SHOWN * (TILE + GAP) // FILTERS - GAP
-    shape, kernel = "x".join(map(str, image.shape[1::-1])), "x".join(map(str, filters.shape[1::-1]))
+    text = f"the {len(tiles)} filters of the first convolution, {_shape(filters)} pixels; grey is 0"
     rows = [
-        (f"{title}: the input of the network, {shape} pixels", [image], 2 * TILE),
-        (f"the {len(tiles)} filters of the first convolution, {kernel} pixels; grey is 0",
-         tiles, small),
-    ]  # fmt: skip
-    for number, maps in enumerate(blocks, start=1):
-        height, width, channels = maps.shape
-        strongest = np.argsort(-maps.mean((0, 1)), kind="stable")[:SHOWN]
-        text = f"block {number}: the {len(strongest)} most active of {channels} feature maps"
-        most = maps.max((0, 1)).clip(1e-9)
-        tiles = [heat((maps[..., i] / most[i]).clip(0, 1)) for i in strongest]
-        rows.append((f"{text} of {width}x{height}", tiles, TILE))
-    return _rows_of_tiles(rows)
-
-
-def _rows_of_tiles(rows):
-    """Draw rows of (text, arrays, side in px): the text above the arrays as squares."""
-    width, text_height = GAP + SHOWN * (TILE + GAP), 24
-    columns = [(width - GAP) // (side + GAP) for *_, side in rows]
-    heights = [
-        GAP + text_height + -(-len(tiles) // each) * (side + GAP)
-        for (_, tiles, side), each in zip(rows, columns, strict=True)
+        _row(f"{title}: the input of the network, {_shape(image)} pixels", [image], 2 * TILE),
+        _row(text, tiles, WIDTH // FILTERS - GAP),
     ]
-    picture = Image.new("RGB", (width, sum(heights) + GAP), PAPER)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
-    top = GAP
-    for (text, tiles, side), each, height in zip(rows, columns, heights, strict=True):
-        draw.text((GAP, top), text, fill=INK, font=font)
-        for i, tile in enumerate(tiles):
-            row, column = divmod(i, each)
-            place = (GAP + column * (side + GAP), top + text_height + row * (side + GAP))
-            tile = Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST)
-            picture.paste(tile, place)
-        top += height
-    return picture
+    for number, maps in enumerate(blocks, start=1):
+        strongest = np.argsort(-maps.mean((0, 1)), kind="stable")[:SHOWN]
+        tiles = [heat(maps[..., i] / maps[..., i].max().clip(1e-9)) for i in strongest]
+        text = f"block {number}: the {len(tiles)} most active of {maps.shape[2]} feature maps of "
+        rows.append(_row(text + _shape(maps), tiles, TILE))
+    return Image.fromarray(np.concatenate(rows))
+
+
+def _shape(array):
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _row(text, tiles, side):
+    """Draw arrays as squares of `side` px below a text: uint8 `(height, WIDTH, 3)`."""
+    columns, text_height = WIDTH // (side + GAP), 32
+    height = text_height + -(-len(tiles) // columns) * (side + GAP)
+    row = Image.new("RGB", (WIDTH, height), PAPER)
+    draw = ImageDraw.Draw(row)
+    draw.text((GAP, GAP), text, fill=INK, font=ImageFont.load_default(16))
+    for i, tile in enumerate(tiles):
+        place = (GAP + i % columns * (side + GAP), text_height + i // columns * (side + GAP))
+        row.paste(Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST), place)
+    return np.asarray(row)

@@ -49,12 +49,7 @@ def hashes_and_thumbnails(dataset) -> tuple[np.ndarray, np.ndarray]:
     return np.array(hashes, np.uint64), np.array(thumbnails)
 
 
-def near_pairs(
-    hashes: np.ndarray,
-    thumbnails: np.ndarray,
-    bits: int = NEAR_BITS,
-    levels: float = NEAR_LEVELS,
-) -> np.ndarray:
+def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     """Return the pairs of photos that look the same, `(m, 2)`, the first index below the second.
 
     Compares every hash with every other in blocks: 25,000 photos take a few seconds. The thumbnails
@@ -63,7 +58,7 @@ def near_pairs(
     pairs = [np.zeros((0, 2), int)]
     for start in range(0, len(hashes), 256):
         block = hashes[start : start + 256, None]
-        first, second = np.nonzero(np.bitwise_count(block ^ hashes[start:]) <= bits)
+        first, second = np.nonzero(np.bitwise_count(block ^ hashes[start:]) <= NEAR_BITS)
         later = second > first
         pairs.append(np.stack([first, second], 1)[later] + start)
     pairs = np.concatenate(pairs)
@@ -71,7 +66,7 @@ def near_pairs(
         np.abs(np.subtract(*(thumbnails[part].astype(np.int16) for part in some.T))).mean((1, 2, 3))
         for some in np.array_split(pairs, len(pairs) // 10_000 + 1)
     ]
-    return pairs[np.concatenate(differences) <= levels]
+    return pairs[np.concatenate(differences) <= NEAR_LEVELS]
 
 
 def groups_of(n: int, pairs: np.ndarray) -> list[np.ndarray]:

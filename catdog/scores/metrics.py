@@ -58,54 +58,62 @@ def score(labels: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -
         ValueError: fewer than two classes, shapes that do not match, labels outside the classes,
             probabilities outside [0, 1].
     """
-    from sklearn import metrics
-
     classes = [str(name) for name in classes]
     if len(classes) < 2:
         raise ValueError(f"expected two classes or more, got {classes}")
     labels, probabilities = _checked(labels, probabilities, len(classes))
-    indices, predicted = range(len(classes)), probabilities.argmax(1)
-    none = [np.nan] * len(classes)
-    matrix, per_class = np.zeros((len(classes), len(classes)), int), [none] * 3
-    accuracy = low = high = loss = auc = balanced = macro_f1 = top = np.nan
-    if len(labels):
-        matrix = metrics.confusion_matrix(labels, predicted, labels=indices)
-        correct = int(matrix.trace())
-        accuracy, (low, high) = correct / len(labels), wilson(correct, len(labels))
-        clipped = probabilities.clip(SMALLEST_PROBABILITY)
-        clipped /= clipped.sum(1, keepdims=True)
-        loss = metrics.log_loss(labels, clipped, labels=indices)
-        *per_class, _ = metrics.precision_recall_fscore_support(
-            labels, predicted, labels=indices, zero_division=np.nan
-        )
-        balanced, macro_f1 = np.nanmean(per_class[1]), np.nanmean(per_class[2])
-        if len(classes) > TOP:
-            top = metrics.top_k_accuracy_score(labels, probabilities, k=TOP, labels=indices)
-    if matrix.sum(1).all():
-        ranked = probabilities[:, 1] if len(classes) == 2 else probabilities
-        auc = metrics.roc_auc_score(labels, ranked, multi_class="ovr", labels=indices)
-    precision, recall, f1 = ([_value(each) for each in values] for values in per_class)
+    per_class = ("class_accuracy", "class_precision", "class_recall", "class_f1")
     found = {
         "images": len(labels),
-        "accuracy": _value(accuracy),
-        "accuracy_low": _value(low),
-        "accuracy_high": _value(high),
-        "log_loss": _value(loss),
-        "roc_auc": _value(auc),
-        "confusion_matrix": matrix.tolist(),
+        **dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "log_loss", "roc_auc")),
+        "confusion_matrix": [[0] * len(classes) for _ in classes],
         "classes": classes,
-        "class_accuracy": recall,
-        "class_precision": precision,
-        "class_recall": recall,
-        "class_f1": f1,
-        "balanced_accuracy": _value(balanced),
-        "macro_f1": _value(macro_f1),
+        **{key: [None] * len(classes) for key in per_class},
+        **dict.fromkeys(("balanced_accuracy", "macro_f1")),
+        **({"top_5_accuracy": None} if len(classes) > TOP else {}),
     }
-    return {**found, "top_5_accuracy": _value(top)} if len(classes) > TOP else found
+    return {**found, **_score(labels, probabilities)} if len(labels) else found
 
 
-def _value(number):
-    return None if np.isnan(number) else float(number)
+def _score(labels, probabilities):
+    """Return the values of `score` for one image or more."""
+    from sklearn import metrics
+
+    n_classes, predicted = probabilities.shape[1], probabilities.argmax(1)
+    indices = range(n_classes)
+    matrix = metrics.confusion_matrix(labels, predicted, labels=indices)
+    correct = int(matrix.trace())
+    low, high = wilson(correct, len(labels))
+    clipped = probabilities.clip(SMALLEST_PROBABILITY)
+    clipped /= clipped.sum(1, keepdims=True)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=indices, zero_division=np.nan
+    )
+    found = {
+        "accuracy": correct / len(labels),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "log_loss": float(metrics.log_loss(labels, clipped, labels=indices)),
+        "confusion_matrix": matrix.tolist(),
+        "class_accuracy": _without_nan(recall),
+        "class_precision": _without_nan(precision),
+        "class_recall": _without_nan(recall),
+        "class_f1": _without_nan(f1),
+        "balanced_accuracy": float(np.nanmean(recall)),
+        "macro_f1": float(np.nanmean(f1)),
+    }
+    if matrix.sum(1).all():
+        ranked = probabilities[:, 1] if n_classes == 2 else probabilities
+        auc = metrics.roc_auc_score(labels, ranked, multi_class="ovr", labels=indices)
+        found["roc_auc"] = float(auc)
+    if n_classes > TOP:
+        top = metrics.top_k_accuracy_score(labels, probabilities, k=TOP, labels=indices)
+        found["top_5_accuracy"] = float(top)
+    return found
+
+
+def _without_nan(values):
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def expected_calibration_error(

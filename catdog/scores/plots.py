@@ -5,6 +5,7 @@ Drawn on matplotlib's Figure: pyplot's state is shared between threads and asks 
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,16 +20,13 @@ COLORS = (BLUE, ORANGE, "#2a9d6f", "#b5446e", "#7a5cc0", "#8c6d1f", "#3aa6b9", G
 STYLE = {  # of all plots, for matplotlib.rc_context
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
-    "axes.formatter.useoffset": False,
     "axes.grid": True,
     "axes.labelcolor": GREY,
-    "axes.labelsize": 12,
     "axes.prop_cycle": f"cycler(color={[*COLORS]})",
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "axes.titlesize": 13,
     "axes.titleweight": "bold",
     "font.size": 11,
     "grid.color": "#e4e7eb",
@@ -37,13 +35,11 @@ STYLE = {  # of all plots, for matplotlib.rc_context
     "lines.linewidth": 2.2,
     "lines.markersize": 4,
     "text.parse_math": False,  # two dollar signs in a name do not make it a formula
-    "xtick.color": LINE,
-    "xtick.labelcolor": GREY,
-    "ytick.color": LINE,
-    "ytick.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
 }
 FEW = 20  # epochs; the points of shorter curves are marked: a line through one would be invisible
-LONGEST_NAME = 12  # characters
+LONGEST_NAME = 14  # characters
 NAMED_CLASSES = 30  # the names of more would overlap
 
 
@@ -68,7 +64,7 @@ def picture(path: Path, **options) -> Iterator:
 
 
 def short(name: str) -> str:
-    """Return a name of at most 12 characters that any font and terminal can show."""
+    """Return a name of at most 14 characters that any font and terminal can show."""
     name = printable(name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
@@ -94,20 +90,19 @@ def plot_history(rows: Sequence[dict], path: Path) -> None:
     """
     with picture(path, figsize=(12, 7), dpi=120) as figure:
         axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
-        for axis, key, label in zip(
+        for axis, key, title, label, plot in zip(
             axes.flat,
             ("accuracy", "loss", "learning_rate", "image_size"),
+            ("Accuracy", "Loss", "Learning rate", "Image size"),
             ("accuracy", "nats per photo", "step size", "pixels"),
+            (_plot_curves, _plot_curves, _plot_steps, _plot_steps),
             strict=True,
         ):
-            axis.set(title=key.capitalize().replace("_", " "), ylabel=label)
-            found = (_plot_steps if axis in axes[1] else _plot_curves)(axis, rows, key)
-            if not found:
+            axis.set(title=title, ylabel=label, xlabel="epoch" if plot is _plot_steps else "")
+            if not plot(axis, rows, key):
                 _say_missing(axis, "not recorded")
-            elif axis in axes[0]:
+            elif plot is _plot_curves:
                 axis.legend()
-        for axis in axes[1]:
-            axis.set_xlabel("epoch")
         figure.align_ylabels()
 
 
@@ -129,10 +124,12 @@ def _plot_curves(axis, rows, key):
         epochs, values = _series(rows, column)
         if len(values):
             best = best_of(values)
-            shown = f"{text(values[best])} in epoch {epochs[best]:.0f}"
-            found.append(f"{name} ends at {text(values[-1])}, best {shown}")
+            shown = (
+                f"best {text(values[best])} in epoch {epochs[best]:.0f}, last {text(values[-1])}"
+            )
+            found.append(f"{name} {shown}")
             marker = "o" if len(values) <= FEW else None
-            axis.plot(epochs, values, color=color, marker=marker, label=f"{name}, best {shown}")
+            axis.plot(epochs, values, color=color, marker=marker, label=found[-1])
             if name == "validation":
                 axis.plot(epochs[best], values[best], "o", color=color, markersize=8)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
@@ -190,37 +187,23 @@ def plot_evaluation(
         history: rows of the training run, as for `plot_history`.
         folder: a folder that exists.
     """
+    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
-    def draw(name, title, x_label, y_label, note, plot, *arguments):
-        path = Path(folder) / f"{name}.png"
-        # Text that can be read at the width of a phone.
-        with picture(path, figsize=(5, 4), dpi=180) as figure:
-            axis = figure.subplots()
-            found = plot(axis, *arguments)
-            axis.set(title=title, xlabel=x_label, ylabel=y_label, aspect="auto")
-            if found:
-                _legend_below(axis)
-            else:
-                _say_missing(
-                    axis, "not recorded" if plot is _plot_curves else "no photos of a class"
-                )
-        alt = f"{title}: {'; '.join(found) or 'Nothing to draw'}."
-        return Plot(path, alt, note)
-
+    draw = functools.partial(_draw, Path(folder))
     labels, two = np.asarray(labels), len(classes) == 2
     of = f" of {short(classes[1])}" if two else ""
     return [
         draw("confusion_matrix", "Confusion matrix", "predicted", "true class",
              "Correct predictions are on the diagonal.",
              _confusion_matrix, labels, probabilities, classes),
-        draw("roc", f"ROC{of}", "false positive rate", "true positive rate",
+        draw("roc", f"ROC curve{of}", "false positive rate", "true positive rate",
              "How many photos of a class are found, and how many others are taken for it, as the "
              "threshold falls. The number is the area under the curve; chance is the dashed line.",
-             _roc, labels, probabilities, classes),
+             _ranking, labels, probabilities, classes, RocCurveDisplay, "ROC AUC"),
         draw("precision_recall", f"Precision and recall{of}", "recall", "precision",
              "How many photos of a class are found, and how many of those predicted as the class "
              "belong to it. The number is the average precision.",
-             _precision_recall, labels, probabilities, classes),
+             _ranking, labels, probabilities, classes, PrecisionRecallDisplay, "average precision"),
         draw("calibration", "Calibration", "probability of the prediction", "share that is correct",
              "Of the predictions with a probability of 90%, are 90% correct? The closer to the "
              "dotted line, the more reliable the probabilities.",
@@ -239,6 +222,20 @@ def plot_evaluation(
         draw("training_loss", "Loss during training", "epoch", "loss (nats per photo)",
              "What training minimizes.", _plot_curves, history, "loss"),
     ]  # fmt: skip
+
+
+def _draw(folder, name, title, x_label, y_label, note, plot, *arguments):
+    """Draw `plot(axis, *arguments)`, which returns what it shows as a list of text."""
+    path = folder / f"{name}.png"
+    with picture(path, figsize=(5, 4), dpi=180) as figure:  # can be read at the width of a phone
+        axis = figure.subplots()
+        found = plot(axis, *arguments)
+        axis.set(title=title, xlabel=x_label, ylabel=y_label, aspect="auto")
+        if found:
+            _legend_below(axis)
+        else:
+            _say_missing(axis, "not recorded" if plot is _plot_curves else "no photos of a class")
+    return Plot(path, f"{title}: {'; '.join(found) or 'Nothing to draw'}.", note)
 
 
 def _legend_below(axis):
@@ -287,28 +284,16 @@ def _one_against_the_rest(labels, probabilities, classes):
             yield classes[i], truth, probabilities[:, i]
 
 
-def _roc(axis, labels, probabilities, classes):
-    from sklearn.metrics import RocCurveDisplay
-
+def _ranking(axis, labels, probabilities, classes, display, figure):
+    """Draw a curve of scikit-learn for each class, with its `figure`, such as "ROC AUC"."""
     found = []
     for name, truth, probability in _one_against_the_rest(labels, probabilities, classes):
-        display = RocCurveDisplay.from_predictions(truth, probability, ax=axis)
-        display.line_.set_label(f"{short(name)} {display.roc_auc:.4f}")
-        found.append(f"{name} has an area of {display.roc_auc:.4f}")
-    axis.axline((0, 0), slope=1, linestyle="--", linewidth=1, color=LINE)
-    return found
-
-
-def _precision_recall(axis, labels, probabilities, classes):
-    from sklearn.metrics import PrecisionRecallDisplay
-
-    found = []
-    for name, truth, probability in _one_against_the_rest(labels, probabilities, classes):
-        display = PrecisionRecallDisplay.from_predictions(
-            truth, probability, ax=axis, drop_intermediate=True
-        )
-        display.line_.set_label(f"{short(name)} {display.average_precision:.4f}")
-        found.append(f"{name} has an average precision of {display.average_precision:.4f}")
+        drawn = display.from_predictions(truth, probability, ax=axis)
+        value = f"{getattr(drawn, figure.lower().replace(' ', '_')):.4f}"
+        drawn.line_.set_label(f"{short(name)} {value}")
+        found.append(f"{figure} of {name} {value}")
+    if figure == "ROC AUC":
+        axis.axline((0, 0), slope=1, linestyle="--", linewidth=1, color=LINE)
     return found
 
 

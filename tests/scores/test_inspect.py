@@ -7,12 +7,12 @@ import types
 
 import numpy as np
 import pytest
-from conftest import draw_photos
 from PIL import Image, ImageEnhance
 
 import data
 from catdog.errors import UserError
 from catdog.scores import inspect
+from conftest import draw_photos
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_plot_evaluation_says_the_figures_of_the_curves(tmp_path):
     )
     alts = {plot.path.stem: plot.alt for plot in drawn}
     assert alts["confusion_matrix"] == "Confusion matrix: cat 100.0% correct; dog 50.0% correct."
-    assert alts["roc"] == "ROC of dog: dog has an area of 0.7500."
+    assert alts["roc"] == "ROC curve of dog: ROC AUC of dog 0.7500."
     # One dog first (precision 1), then a cat, then the other dog (precision 2 of 3).
     assert "0.8333" in alts["precision_recall"]
     # Each in a bin of its own: (|1 - 0.9| + |1 - 0.6| + |0 - 0.65| + |1 - 0.8|) / 4.
