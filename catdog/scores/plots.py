@@ -127,7 +127,7 @@ def _plot_curves(axis, rows, key):
             shown = (
                 f"best {text(values[best])} in epoch {epochs[best]:.0f}, last {text(values[-1])}"
             )
-            found.append(f"{name} {shown}")
+            found.append(f"{name}: {shown}")
             marker = "o" if len(values) <= FEW else None
             axis.plot(epochs, values, color=color, marker=marker, label=found[-1])
             if name == "validation":
