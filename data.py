@@ -256,7 +256,8 @@ def evaluation_batches(
             images = tf.image.resize(images, (size, size), antialias=True)
         return of_any_size(tf.cast(images, tf.float32)), targets, weights
 
-    batches = tf.data.Dataset.from_tensor_slices((padded, weights)).batch(batch_size)
+    batches = tf.data.Dataset.from_tensor_slices((padded, weights))
+    batches = batches.batch(batch_size, drop_remainder=True)  # so that the batch size is known
     return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)
 
 
@@ -264,14 +265,14 @@ def read(dataset: Dataset, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Read a batch from the cache, in the order of the file: uint8 images and their targets."""
     indices = tf.sort(indices)
     images = tf.numpy_function(lambda i: dataset.images[i], [indices], tf.uint8, stateful=False)
-    images = tf.ensure_shape(images, (None, *dataset.images.shape[1:]))
+    images = tf.ensure_shape(images, (indices.shape[0], *dataset.images.shape[1:]))
     labels = tf.gather(tf.constant(dataset.labels), indices)
     return images, targets_of(labels, len(dataset.classes))
 
 
 def of_any_size(images: tf.Tensor) -> tf.Tensor:
     """Return images whose size is not known to Keras, which then traces a step once for all."""
-    return tf.compat.v1.placeholder_with_default(images, (None, None, None, 3))
+    return tf.compat.v1.placeholder_with_default(images, (images.shape[0], None, None, 3))
 
 
 def targets_of(labels: tf.Tensor, classes: int) -> tf.Tensor:
@@ -392,6 +393,7 @@ def corrupt(images, seed, share):
     small = tf.maximum(12, tf.cast(size / factor, tf.int32))
     shrunk = tf.image.resize(some[: count // 2], tf.stack([small, small]), antialias=True)
     some = tf.concat([tf.image.resize(shrunk, [size, size]), some[count // 2 :]], 0)
+    some = tf.clip_by_value(some, 0, 255)  # resizing rounds
     return tf.tensor_scatter_nd_update(images, chosen, some)
 
 

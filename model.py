@@ -1,11 +1,25 @@
 """The networks by name, each readable from top to bottom.
 
+    python model.py                                   their layers
+    python model.py --export litert --model RUN       write model.tflite into a run
+
 Input: (batch, height, width, 3), RGB, values 0-255; the pixels are scaled inside the network.
-Output: (batch, 1), the logit of class 1, where there are two classes; (batch, classes) beyond.
+Output: (batch, 1), the logit of class 1 of two classes; (batch, classes) of more.
 """
 
-import keras
-from keras import layers
+from __future__ import annotations  # Keras is loaded when it is used
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from catdog import cli
+from catdog.backend import keras, layers
+from catdog.errors import UserError
+from catdog.files import printable, some_names
+from catdog.runs import run, safe_load
+from catdog.runs.classifier import for_prediction
+from catdog.training.recipe import ANY_SIZE, FIXED_SIZE, SMALLEST_SIZE, Settings
 
 
 def plain(inputs, outputs, dropout):
@@ -75,40 +89,146 @@ def dnn(inputs, outputs, dropout):
 
 
 def output(x, outputs):
-    """The fully connected output, in float32 whatever the precision of the layers before it."""
+    """Return the fully connected output, float32 whatever the precision of the other layers."""
     return layers.Dense(outputs, dtype="float32")(x)
 
 
 ARCHITECTURES = {"plain": plain, "classic": classic, "dnn": dnn}
+LEAST_BYTES_PER_PIXEL = 1024  # of classic's weights, 2048 if the image size is a multiple of 4
 
 
-def build(arch, classes, image_size, dropout=0.0):
-    """Builds a network with fresh weights.
+def build(arch: str, classes: int, image_size: int | None, dropout: float = 0.0) -> keras.Model:
+    """Build a network with fresh weights.
 
     Args:
         arch: a name from `ARCHITECTURES`.
         classes: number of classes, 2 or more.
         image_size: height and width in px of the images, or None for any size (`plain` only).
-        dropout: share of the last features that are zeroed in training, 0 to below 1.
+        dropout: share of the last features that are zeroed in training, from 0 to below 1.
     Returns:
-        An uncompiled `keras.Model` of plain Keras layers; see the top of this file for its shapes.
+        An uncompiled model of plain Keras layers; see the top of this file for its shapes.
     """
     inputs = keras.Input((image_size, image_size, 3))
     outputs = ARCHITECTURES[arch](inputs, 1 if classes == 2 else classes, dropout)
     return keras.Model(inputs, outputs, name=arch)
 
 
-def for_prediction(network, image_size):
-    """The trained network as prediction runs it: at one image size, with named outputs.
+def load(folder: Path | str) -> keras.Model:
+    """Load the trained network of a run: architecture from this file, numbers from `model.keras`.
 
-    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict: `logits`, those of
-    `network`, and `evidence`, (batch, height, width, outputs): a logit for every position of the
-    last feature map. The logits are the mean of the evidence, as pooling and the output layer are
-    linear and may change places. It is missing where the network does not end in these two.
+    Raises:
+        UserError: no run, an unfinished one, or a file that is not of the network in `config.json`.
     """
-    photos = keras.Input((image_size, image_size, 3), name="photos")
-    *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))
-    if isinstance(pooling, layers.GlobalAveragePooling2D) and isinstance(dense, layers.Dense):
-        evidence = dense(keras.Model(network.inputs, pooling.input)(photos))
-        return keras.Model(photos, {"logits": pooling(evidence), "evidence": evidence})
-    return keras.Model(photos, {"logits": network(photos)})
+    config = run.read_config(folder)
+    arch, size, path = (
+        config["settings"].get("arch"), config["score_size"], Path(folder) / "model.keras"
+    )  # fmt: skip
+    if arch not in list(ARCHITECTURES):
+        raise UserError(
+            f"expected a run of the networks {', '.join(ARCHITECTURES)}, got "
+            f"{printable(repr(arch))[:80]} in {printable(folder)}"
+        )
+    run.check_trained(folder)
+    with safe_load.refusing(path):
+        safe_load.check_regular(path)
+        # The weights of these grow with the image: no large ones are made for a small file.
+        if arch not in ANY_SIZE and path.stat().st_size < LEAST_BYTES_PER_PIXEL * size**2:
+            raise ValueError(f"expected a network for photos of {size} px, got a smaller file")
+    network = build(arch, len(config["classes"]), None if arch in ANY_SIZE else size)
+    safe_load.load_weights(network, path)
+    return network
+
+
+# --- The script -----------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Print the layers of the networks, or export a trained network.",
+        parents=[cli.data_arguments()],
+    )
+    add = parser.add_argument
+    add("--arch", choices=ARCHITECTURES, help="print this network only")
+    add(
+        "--image-size",
+        type=cli.whole_number(SMALLEST_SIZE, 1024),
+        metavar="PX",
+        help=f"height and width of the photos in pixels (default: 128; classic, dnn: {FIXED_SIZE})",
+    )
+    add(
+        "--classes",
+        type=cli.whole_number(2, 1000),
+        default=2,
+        metavar="N",
+        help="number of classes (default: 2)",
+    )
+    add("--export", choices=EXPORTS, help="write the network of --model in this format into it")
+    add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
+    args = parser.parse_args(argv)
+    if args.export:
+        return EXPORTS[args.export](args)
+    if args.model:
+        parser.error("argument --model: expected together with --export")
+    for arch in [args.arch] if args.arch else ARCHITECTURES:
+        print(summary(arch, args.classes, args.image_size))
+    return 0
+
+
+def summary(arch: str, classes: int, image_size: int | None) -> str:
+    """Return the layers of a network with output shapes and numbers of parameters, as text."""
+    from catdog.scores.tables import table
+
+    size = image_size or (128 if arch in ANY_SIZE else FIXED_SIZE)
+    network = build(arch, classes, size, dropout=0.2)
+    rows = [["layer", "output", "parameters"]]
+    for layer in network.layers:
+        shape = " x ".join(map(str, layer.output.shape[1:]))
+        rows.append([describe(layer), shape, f"{layer.count_params():,}" if layer.weights else ""])
+    rows.append(["in all", "", f"{network.count_params():,}"])
+    lines = table(rows, left=1)
+    return "\n".join([f"{arch}, {classes} classes, photos of {size} px", "", *lines, ""])
+
+
+def describe(layer: keras.layers.Layer) -> str:
+    """Return the kind of a layer with the sizes that matter."""
+    kind = type(layer).__name__
+    if isinstance(layer, layers.Conv2D):
+        return f"{kind} {layer.kernel_size[0]} x {layer.kernel_size[1]}"
+    if isinstance(layer, layers.MaxPooling2D):
+        return f"{kind} {layer.pool_size[0]} x {layer.pool_size[1]}"
+    return kind
+
+
+def export_litert(args: argparse.Namespace) -> int:
+    """Write `model.tflite` into a run; it is checked on the validation photos of --data-dir."""
+    import data
+    from catdog.photos import index
+    from catdog.runs import export
+
+    with cli.blame("--model"):
+        folder = run.chosen(args.model)
+        config = run.read_config(folder)
+        size, fold = config["score_size"], Settings.from_dict(config["settings"]).fold
+        network = for_prediction(load(folder), size)
+    with cli.blame("--exclude"):
+        exclude = index.read_names(args.exclude)
+    dataset = data.load(args.data_dir, size, args.cache_dir, exclude, fold)
+    if dataset.classes != config["classes"]:
+        raise UserError(
+            f"expected the classes of the model, {some_names(config['classes'])}, got "
+            f"{some_names(dataset.classes)}",
+            "--data-dir",
+        )
+    members = dataset.splits["validation"]
+    with cli.blame("--export"):
+        export.export(folder, network, dataset.images[members], dataset.labels[members])
+    path = folder / "model.tflite"
+    weights = run.read_config(folder)["litert_weights"]
+    cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
+    return 0
+
+
+EXPORTS = {"litert": export_litert}  # by format: what writes it
+
+if __name__ == "__main__":
+    cli.run(main)

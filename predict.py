@@ -1,99 +1,197 @@
-"""Names the animal in photos: a line for each, path, label and probability of that label.
+"""Name the animal in photos: one line per photo with path, label and probability.
 
     python predict.py photo.jpg folder/           files, and folders with all below them
     find ~ -name '*.jpg' | python predict.py -    paths on stdin
+    python predict.py folder/ --sort sorted/      copies of the photos, in one folder per label
 
-Starts in half a second: nothing here imports Keras or TensorFlow unless it has to.
+It starts at once: Keras and TensorFlow are only loaded if they are needed.
 """
 
-from catdog import cli as terminal
+from __future__ import annotations
+
 import argparse
 import os
+import shutil
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from catdog import files
-from catdog.scores import metrics as report
-from catdog.runs import run as runs
-from catdog.photos import decode as stream
-from catdog.photos.photo import PhotoError
-from catdog.cli import number, say, whole_number
+import model
+from catdog import cli, files
+from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import printable, some_names
+from catdog.files import printable, some_names, to_json
+from catdog.photos import decode
+from catdog.photos.photo import PhotoError, read_bytes
+from catdog.runs import run
+from catdog.runs.classifier import Classifier
 
 MANY = 50  # photos; a progress bar for fewer would only flicker
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
+USAGE = """\
+predict.py names the animal in photos. Try:
+
+    python predict.py photo.jpg              print its label and how probable that is
+    python predict.py folder/ --sort new/    copy the photos into one folder per label
+
+python predict.py --help lists all arguments."""
 
 
-def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description="Names what is in photos. Results go to stdout, "
-                                     "everything else to stderr; the exit code is 1 if any photo "
-                                     "could not be read.")
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Name what is in photos. Results go to stdout, everything else to stderr; the "
+        "exit code is 1 if a photo could not be read."
+    )
     add = parser.add_argument
-    add("photos", nargs="*", metavar="PHOTO",
-        help="image files (JPEG, PNG, GIF, BMP, WebP), folders, - for paths on stdin")
+    add(
+        "photos",
+        nargs="*",
+        metavar="PHOTO",
+        help="image files (JPEG, PNG, GIF, BMP, WebP), folders, - for paths on stdin",
+    )
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
-    add("-0", "--null", action="store_true",
-        help="paths on stdin end with NUL, as from find -print0, instead of a new line")
-    add("--tta", action=argparse.BooleanOptionalAction, default=True,
-        help="average over the photo and its mirror image (default: yes)")
-    add("--json", action="store_true", help="print a JSON object a line, with all probabilities")
-    add("--threshold", type=number(0, 1), metavar="P",
+    add(
+        "-0",
+        "--null",
+        action="store_true",
+        help="paths on stdin end with NUL, as from find -print0, instead of a new line",
+    )
+    add(
+        "--tta",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="average over the photo and its mirror image (default: yes)",
+    )
+    add("--json", action="store_true", help="print one JSON object per line, all probabilities")
+    add(
+        "--threshold",
+        type=cli.number(0, 1),
+        metavar="P",
         help="list the labels whose probability is at least P, the proposed one with a *; "
-        "“unsure” where there is none")
-    add("--top", type=whole_number(1), metavar="K", help="list the K most probable labels")
-    add("--explain", metavar="DIR",
-        help="write each photo, with the regions that spoke for the label, into a new folder")
-    add("--layers", metavar="DIR",
-        help="write pictures of the filters and of what every layer makes of each photo into a "
-        "new folder (needs Keras)")
-    add("--kaggle", metavar="FILE",
-        help="write a submission for the photos in PHOTO/test1 or PHOTO/test (default: tmp)")
-    add("--metric", choices=("accuracy", "log-loss"),
+        "“unsure” if there is none",
+    )
+    add("--top", type=cli.whole_number(1), metavar="K", help="list the K most probable labels")
+    add(
+        "--sort",
+        metavar="DIR",
+        help="copy each photo into a folder of its label in a new folder, or into unsure/",
+    )
+    add(
+        "--explain",
+        metavar="DIR",
+        help="draw each photo, with the regions that support the label, into a new folder",
+    )
+    add(
+        "--layers",
+        metavar="DIR",
+        help="draw the filters and the outputs of every layer for each photo into a new folder "
+        "(needs Keras)",
+    )
+    add(
+        "--kaggle",
+        metavar="FILE",
+        help="write a submission for the photos in PHOTO/test1 or PHOTO/test (default: tmp)",
+    )
+    add(
+        "--metric",
+        choices=("accuracy", "log-loss"),
         help="what the submission is scored by: accuracy takes 0 or 1, log-loss (default) the "
-        "probability of dog")
+        "probability of dog",
+    )
+    if not (sys.argv[1:] if argv is None else argv):
+        say(USAGE)
+        sys.exit(2)
     args = parser.parse_args(argv)
-    if args.metric and not args.kaggle:
-        parser.error("argument --metric: expected with --kaggle")
-    for flag in ("json", "threshold", "top", "explain", "layers"):
-        if args.kaggle and getattr(args, flag):
-            parser.error(f"argument --kaggle: expected without --{flag}")
-    if args.kaggle and len(args.photos) > 1:
-        parser.error(f"argument PHOTO: expected one folder with --kaggle, got {len(args.photos)}")
-    if args.explain and args.layers and Path(args.explain).resolve() == Path(args.layers).resolve():
-        parser.error(f"argument --layers: expected another folder than --explain, "
-                     f"got {printable(args.layers)}")
-    if not args.photos and not args.kaggle:
-        parser.error("argument PHOTO: expected a file, a folder, or - for paths on stdin")
+    check_arguments(parser, args)
     return args
 
 
-def load_classifier(args):
-    """The trained network of --model, which is told on stderr."""
-    classifier = runs.Classifier(runs.chosen(args.model), litert=True, mirror=args.tta)
-    say(f"model {printable(classifier.run)}: {some_names(classifier.classes)}; "
-        f"{classifier.image_size} px; {classifier.runtime}")
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with one line if arguments do not go together."""
+    folders = [name for name in ("sort", "explain", "layers") if getattr(args, name)]
+    if args.metric and not args.kaggle:
+        parser.error("argument --metric: expected with --kaggle")
+    for name in ("json", "threshold", "top", *folders):
+        if args.kaggle and getattr(args, name):
+            parser.error(f"argument --kaggle: expected without --{name}")
+    if args.kaggle and len(args.photos) > 1:
+        parser.error(f"argument PHOTO: expected one folder with --kaggle, got {len(args.photos)}")
+    seen = {}
+    for name in folders:
+        folder = Path(getattr(args, name)).resolve()
+        if folder in seen:
+            parser.error(
+                f"argument --{name}: expected another folder than --{seen[folder]}, got "
+                f"{printable(getattr(args, name))}"
+            )
+        seen[folder] = name
+    if not args.photos and not args.kaggle:
+        parser.error("argument PHOTO: expected a file, a folder, or - for paths on stdin")
+
+
+# --- Predicting -----------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    if args.kaggle:
+        return submit(args)
+    classifier = load_classifier(args)
+    outputs = make_outputs(args, classifier)
+    colour = (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
+    failed = 0
+    paths = decode.find(args.photos, b"\0" if args.null else os.linesep.encode())
+    for path, answer, evidence in predict(classifier, paths):
+        if args.json:
+            print(json_line(path, answer, classifier.classes, args))
+        if isinstance(answer, PhotoError):
+            failed += 1
+            continue
+        if not args.json:
+            print(text_line(path, answer, classifier.classes, args, colour))
+        try:
+            for write in outputs:
+                write(path, answer, evidence)
+        except PhotoError as error:  # it was there a moment ago
+            say(f"{printable(path)}: {error}")
+            failed += 1
+    return 1 if failed else 0
+
+
+def load_classifier(args: argparse.Namespace) -> Classifier:
+    """Load the network of --model; describe it on stderr."""
+    with cli.blame("--model"):
+        classifier = Classifier(run.chosen(args.model), model.load, mirror=args.tta)
+    say(
+        f"model {printable(classifier.run)}: {some_names(classifier.classes)}; "
+        f"{classifier.image_size} px; {classifier.runtime}"
+    )
+    if classifier.config["settings"].get("recipe") == "demo":
+        say("Careful: this network was trained on drawings (--demo) and knows drawings only.")
     return classifier
 
 
-def predict(classifier, paths):
-    """Yields what `paths` come to, in their order, as soon as it is known.
+def predict(
+    classifier: Classifier, paths: Iterable[tuple[str, PhotoError | None]]
+) -> Iterator[tuple[str, np.ndarray | PhotoError, np.ndarray | None]]:
+    """Yield the results for `paths`, in their order, as soon as they are known.
 
     Args:
-        classifier: a `runs.Classifier`.
-        paths: an iterable of (path, None or PhotoError), as `stream.find` gives.
+        paths: as `decode.find` yields them.
     Yields:
         path; probabilities (classes,) or PhotoError; evidence (height, width, outputs) or None.
     """
-    photos = stream.Stream(paths, classifier.image_size)
-    # Where results scroll by on a terminal, they are the progress.
+    photos = decode.Stream(paths, classifier.image_size)
+    # If results scroll by on a terminal, they are the progress.
     hidden = not sys.stderr.isatty() or sys.stdout.isatty()
     show, done, total = None, 0, None
     for batch in photos.batches():
         if show is None and not hidden and photos.found > MANY:
-            show = terminal.progress("predicting", " photos")
+            show = cli.progress("predicting", " photos")
         images = [image for _, image in batch if not isinstance(image, PhotoError)]
         if images:
             outputs = classifier.outputs(np.stack(images))
@@ -114,13 +212,15 @@ def predict(classifier, paths):
         show(done, done)
 
 
-def json_line(path, answer, classes, args):
-    """The line of --json for a photo: `answer` is probabilities (classes,) or PhotoError."""
+def json_line(
+    path: str, answer: np.ndarray | PhotoError, classes: list[str], args: argparse.Namespace
+) -> str:
+    """Return the line of --json for a photo, of its probabilities (classes,) or its error."""
     path = os.fsdecode(path)
     if any("\ud800" <= character <= "\udfff" for character in path):
         path = printable(path)  # bytes that are no text: JSON cannot hold them
     if isinstance(answer, PhotoError):
-        return report.to_json({"path": path, "error": str(answer)})
+        return to_json({"path": path, "error": str(answer)})
     best = answer.argmax()
     unsure = args.threshold is not None and answer[best] < args.threshold
     line = {
@@ -131,11 +231,13 @@ def json_line(path, answer, classes, args):
     }
     if args.threshold is not None or args.top:
         line["labels"] = [classes[i] for i in listed(answer, args)]
-    return report.to_json(line)
+    return to_json(line)
 
 
-def text_line(path, probabilities, classes, args, colour):
-    """The line of a photo, cells with tabs between: path, label, probability, label ..."""
+def text_line(
+    path: str, probabilities: np.ndarray, classes: list[str], args: argparse.Namespace, colour: bool
+) -> str:
+    """Return the line of a photo, cells with tabs between: path, label, probability, label ..."""
     cells = [printable(path)]
     for place, i in enumerate(listed(probabilities, args)):
         mark = "*" if args.threshold is not None and place == 0 else ""
@@ -148,97 +250,132 @@ def text_line(path, probabilities, classes, args, colour):
     return "\t".join(cells)
 
 
-def listed(probabilities, args):
-    """The indices of the classes that are listed, the most probable first."""
+def listed(probabilities: np.ndarray, args: argparse.Namespace) -> np.ndarray:
+    """Return the indices of the classes that are listed, the most probable first."""
     order = np.argsort(-probabilities, kind="stable")
     if args.threshold is not None:
         order = order[probabilities[order] >= args.threshold]
     return order[: args.top or (1 if args.threshold is None else None)]
 
 
-def make_pictures(args, classifier):
-    """The drawers of --explain and --layers, each with the folder that it draws into."""
-    if not (args.explain or args.layers):
-        return []
+# --- Folders of copies and pictures ---------------------------------------------------------------
+
+
+def make_outputs(args: argparse.Namespace, classifier: Classifier) -> list:
+    """Return functions of (path, probabilities, evidence) that write what --sort and others ask."""
+    outputs = []
+    if args.explain or args.layers:
+        from catdog.scores import explain
+    if args.explain:
+        with cli.blame("--explain"):
+            drawer = explain.Explanations(classifier)  # may refuse, before the folder is made
+            outputs.append(drawing(drawer, make_folder(args.explain, args.photos)))
+    if args.layers:
+        with cli.blame("--model"):
+            network = model.load(classifier.run)
+        with cli.blame("--layers"):
+            drawer = explain.Layers(network, classifier.classes, classifier.image_size)
+            outputs.append(drawing(drawer, make_folder(args.layers, args.photos)))
+    if args.sort:
+        with cli.blame("--sort"):
+            outputs.append(sorting(make_folder(args.sort, args.photos), classifier.classes, args))
+    return outputs
+
+
+def drawing(drawer, folder: Path):
+    """Return a function that draws a picture of each photo into `folder`."""
     from catdog.scores import explain
 
-    pictures = []
-    for flag, folder, drawer in (("--explain", args.explain, explain.Explanations),
-                                 ("--layers", args.layers, explain.Layers)):
-        if folder:
-            made = drawer(classifier)  # which may refuse, before the folder is made
-            folder = make_folder(folder, flag, args.photos)
-            pictures.append((made, explain.Folder(folder, drawer.ending)))
-    return pictures
+    pictures = explain.Folder(folder, drawer.ending)
+    return lambda path, *answer: pictures.write(drawer.draw(path, *answer), path)
 
 
-def make_folder(folder, flag, inputs):
-    """Makes the folder for pictures, in which nothing of the user's is overwritten or read."""
+def sorting(folder: Path, classes: list[str], args: argparse.Namespace):
+    """Return a function that copies each photo into `folder`/label or `folder`/unsure."""
+
+    def write(path, probabilities, evidence):
+        labels = listed(probabilities, args)
+        with cli.blame("--sort"):
+            copy(path, folder, classes[labels[0]] if len(labels) else "unsure")
+
+    return write
+
+
+def copy(path: str, folder: Path, label: str) -> None:
+    """Copy a photo into `folder`/`label`, under another name if there is a file of its name.
+
+    Raises:
+        PhotoError: it can no longer be read. UserError: it cannot be written.
+    """
+    if Path(path).resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"expected a folder outside the photos, got {printable(folder)}")
+    name, ending = os.path.splitext(os.path.basename(path))
+    target, count = folder / label / f"{name}{ending}", 1
+    while os.path.lexists(target):
+        count += 1
+        target = folder / label / f"{name}-{count}{ending}"
+    content = read_bytes(path)
+    with files.atomic_file(target, make_folder=True) as temporary:
+        temporary.write_bytes(content)
+        shutil.copystat(path, temporary)
+
+
+def make_folder(folder: str, inputs: Sequence[str]) -> Path:
+    """Make a folder in which no file of the user is overwritten, and none is taken for a photo.
+
+    Raises:
+        UserError: it is among the photos, not empty, or cannot be written to.
+    """
     folder = Path(folder)
     for path in inputs:
-        if os.path.isdir(path) and folder.resolve().is_relative_to(Path(path).resolve()):
-            raise UserError(f"{flag}: expected a folder outside {printable(path)}, "
-                            f"got {printable(folder)}")
+        if os.path.isdir(path):
+            files.check_outside(folder, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise UserError(f"{flag}: expected a new or empty folder, got {printable(folder)}")
+            raise UserError(f"expected a new or empty folder, got {printable(folder)}")
     except OSError as error:
-        raise UserError(f"{flag}: cannot make {printable(folder)}: {error.strerror}") from None
+        raise UserError(f"cannot make {printable(folder)}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"expected a folder that can be written to, got {printable(folder)}")
     return folder
 
 
-def main(argv=None):
-    args = parse_arguments(argv)
-    if args.kaggle:
-        return submit(args)
-    classifier = load_classifier(args)
-    pictures = make_pictures(args, classifier)
-    colour = (sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-              and os.environ.get("TERM") != "dumb")
-    failed = 0
-    paths = stream.find(args.photos, b"\0" if args.null else os.linesep.encode())
-    for path, answer, evidence in predict(classifier, paths):
-        if args.json:
-            print(json_line(path, answer, classifier.classes, args))
-        if isinstance(answer, PhotoError):
-            failed += 1
-        else:
-            if not args.json:
-                print(text_line(path, answer, classifier.classes, args, colour))
-            try:
-                for drawer, folder in pictures:
-                    folder.write(drawer.draw(path, answer, evidence), path)
-            except PhotoError as error:  # it was there a moment ago
-                say(f"{printable(path)}: {error}")
-                failed += 1
-    return 1 if failed else 0
+# --- Kaggle ---------------------------------------------------------------------------------------
 
 
-def submit(args):
-    """Writes the submission of --kaggle."""
+def submit(args: argparse.Namespace) -> int:
+    """Write the submission of --kaggle."""
     from catdog.scores import kaggle
 
-    found = kaggle.find(args.photos[0] if args.photos else "tmp")
-    if not os.path.isdir(os.path.dirname(args.kaggle) or "."):
-        raise UserError(f"--kaggle: expected a file in a folder that exists, "
-                        f"got {printable(args.kaggle)}")
-    files.check_new(args.kaggle, "--kaggle", "file")
-    classifier = load_classifier(args)
-    if "dog" not in classifier.classes or len(classifier.classes) != 2:
-        raise UserError(f"--kaggle: expected a model of two classes, one of them dog, "
-                        f"got {some_names(classifier.classes)}")
-    dog = classifier.classes.index("dog")
+    with cli.blame("PHOTO"):
+        found = kaggle.find(args.photos[0] if args.photos else "tmp")
+    with cli.blame("--kaggle"):
+        if not os.path.isdir(os.path.dirname(args.kaggle) or "."):
+            raise UserError(
+                f"expected a file in a folder that exists, got {printable(args.kaggle)}"
+            )
+        files.check_new(args.kaggle, "file")
+        classifier = load_classifier(args)
+        if "dog" not in classifier.classes or len(classifier.classes) != 2:
+            raise UserError(
+                f"expected a model of two classes, one of them dog, got "
+                f"{some_names(classifier.classes)}"
+            )
+    dog, metric = classifier.classes.index("dog"), args.metric or "log-loss"
     answers = predict(classifier, ((path, None) for path in found.values()))
-    dogs = {identity: None if isinstance(answer, PhotoError) else answer[dog]
-            for identity, (_, answer, _) in zip(found, answers, strict=True)}
-    kaggle.write(args.kaggle, dogs, args.metric or "log-loss", classifier.clip)
+    dogs = {
+        identity: None if isinstance(answer, PhotoError) else answer[dog]
+        for identity, (_, answer, _) in zip(found, answers, strict=True)
+    }
+    with cli.blame("--kaggle"):
+        kaggle.write(args.kaggle, dogs, metric, classifier.clip)
     unreadable = [identity for identity, value in dogs.items() if value is None]
     for identity in unreadable:
-        say(f"id {identity} cannot be read and is submitted as {kaggle.UNREADABLE}")
-    say(f"wrote {printable(args.kaggle)}: {len(dogs):,} ids, for {args.metric or 'log-loss'}")
+        say(f"id {identity} cannot be read and is submitted as {kaggle.UNREADABLE[metric]}")
+    say(f"wrote {printable(args.kaggle)}: {len(dogs):,} ids, for {metric}")
     return 1 if unreadable else 0
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    cli.run(main)

@@ -311,7 +311,7 @@ def train(folder: Path, config: dict, settings: Settings, dataset: data.Dataset)
                 **dataclasses.asdict(settings),
                 **dataset.split_sizes(),
                 "digest of the photos": dataset.digest(),
-                "devices": devices.of_this_machine(),
+                "device": devices.devices()[0],
             }
         )
     if devices.index() == 0:

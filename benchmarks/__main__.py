@@ -7,11 +7,11 @@ import argparse
 import subprocess
 import sys
 
-from catdog.runs import run as runs
-from catdog import cli as terminal
 from benchmarks import measuring
+from catdog import cli as terminal
 from catdog.cli import say
 from catdog.errors import UserError
+from catdog.runs import run as runs
 
 NAMES = ("step", "pipeline", "growth", "predict", "accuracy")
 

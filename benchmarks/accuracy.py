@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from catdog import cli as terminal
 from benchmarks import measuring
+from catdog import cli as terminal
 from catdog.cli import number, say
 from catdog.errors import UserError
 

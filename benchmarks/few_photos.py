@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 import data
-from catdog.photos import drawings as demo
-from catdog.photos import photo as photos
 from catdog import cli as terminal
 from catdog.cli import say, whole_number
 from catdog.errors import UserError
+from catdog.photos import drawings as demo
+from catdog.photos import photo as photos
 
 ROOT = Path(__file__).parent.parent
 

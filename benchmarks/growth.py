@@ -12,10 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-from catdog.scores import metrics as report
-from catdog import cli as terminal
 from benchmarks import measuring
+from catdog import cli as terminal
 from catdog.cli import whole_number
+from catdog.scores import metrics as report
 
 SIZE = 48  # px; small, so that 100,000 photos need 0.7 GB of disk
 
@@ -59,8 +59,8 @@ def measure(folder, photos):
 
 def measure_index(folder, photos):
     """The index alone: no photo is decoded, each has one grey pixel and a digest of its name."""
-    from catdog.photos import cache
     import data
+    from catdog.photos import cache
 
     cache._decode = lambda path, size: (
         b"\x80\x80\x80", hashlib.blake2b(os.fsencode(path), digest_size=16).digest(), None)

@@ -19,14 +19,14 @@ import sys
 import time
 from pathlib import Path
 
-from catdog import files
-from catdog.photos import index as layouts
-from catdog.runs import run as runs
-from catdog import cli as terminal
 import train
+from catdog import cli as terminal
+from catdog import files
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.photos import index as layouts
+from catdog.runs import run as runs
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

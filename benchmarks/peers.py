@@ -19,9 +19,9 @@ import argparse
 import time
 from pathlib import Path
 
-from catdog.scores import metrics as report
 from catdog.backend import quiet
 from catdog.cli import number, run_program, whole_number
+from catdog.scores import metrics as report
 
 STARTED = time.perf_counter()
 with quiet():  # the clock runs meanwhile, as for train.py

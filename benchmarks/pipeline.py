@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from catdog.photos import index as layouts
-from catdog import cli as terminal
 from benchmarks import measuring
+from catdog import cli as terminal
+from catdog.photos import index as layouts
 
 USED = ("fast", "full")  # recipes
 

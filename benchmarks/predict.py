@@ -12,13 +12,13 @@ import time
 
 import numpy as np
 
-from catdog.photos import photo as photos
-from catdog.runs import run as runs
-from catdog.photos import decode as stream
-from catdog import cli as terminal
 from benchmarks import measuring
+from catdog import cli as terminal
 from catdog.cli import say, whole_number
 from catdog.errors import UserError
+from catdog.photos import decode as stream
+from catdog.photos import photo as photos
+from catdog.runs import run as runs
 
 # What a tutorial does.
 KERAS_ONE = """

@@ -19,10 +19,10 @@ from unittest import mock
 
 import numpy as np
 
-from catdog.scores import metrics as report
-from catdog import cli as terminal
 from benchmarks import measuring
+from catdog import cli as terminal
 from catdog.cli import say
+from catdog.scores import metrics as report
 
 BATCH = 128
 SIDE = 4096  # of the matrices

@@ -13,3 +13,12 @@ and data.py (the data set). They call four rooms, none of which imports a script
     files.py    files that are written atomically, paths that can be printed
     errors.py   UserError
 """
+
+
+def __getattr__(name: str):
+    """Load `Classifier` when it is asked for: `from catdog import Classifier`."""
+    if name == "Classifier":
+        from catdog.runs.classifier import Classifier
+
+        return Classifier
+    raise AttributeError(f"module 'catdog' has no attribute {name!r}")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import time
@@ -16,6 +17,8 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from catdog.errors import UserError
+
+LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary file is taken for left behind
 
 # --- Writing --------------------------------------------------------------------------------------
 
@@ -65,16 +68,53 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    """Return a hidden name that says which process of which machine writes it.
+
+    Of a long name only the end is kept: a file system takes 255 bytes.
+    """
+    name = f".{uuid.uuid4().hex[:8]}.{_machine()}.{os.getpid()}.{path.name[-40:]}"
+    return path.with_name(name)
 
 
-def remove_leftovers(folder: Path, age: float = 0) -> None:
-    """Remove what killed processes left half written, untouched for `age` seconds."""
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def remove_leftovers(folder: Path, age: float = LEFTOVER_AGE, name: str | None = None) -> None:
+    """Remove the temporary files and folders of processes that were killed.
+
+    They are those of processes of this machine that no longer run, and all that nobody has touched
+    for a long time: a folder may be shared by several machines.
+
+    Args:
+        age: that time, in seconds.
+        name: of the file or folder that was to be written; by default any.
+    """
+    ending = ".*" if name is None else re.escape(name[-40:])
+    pattern = re.compile(rf"\.[0-9a-f]{{8}}\.(?:([0-9a-f]{{8}})\.(\d+)\.)?{ending}", re.DOTALL)
     for path in Path(folder).glob(".*"):
-        with contextlib.suppress(OSError):
-            old = time.time() - path.stat().st_mtime >= age
-            if re.match(r"\.[0-9a-f]{8}\..", path.name) and path.is_file() and old:
-                path.unlink()
+        if match := pattern.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                ended = match[1] == _machine() and not _runs(int(match[2]))
+                if not ended and time.time() - path.lstat().st_mtime < age:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a process may still run."""
+    if os.name != "posix":
+        return True  # on Windows, signal 0 would be a Ctrl-C
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_json(path: Path, content: object) -> None:
@@ -116,7 +156,7 @@ def sha256(path: Path) -> str:
 
 
 def check_outside(path: Path, data_dir: Path) -> None:
-    """Raise UserError if `path` lies among the photos, where its pictures would be taken for one."""
+    """Raise UserError if `path` is among the photos: its pictures would be taken for photos."""
     if Path(path).resolve().is_relative_to(Path(data_dir).resolve()):
         raise UserError(
             f"expected a folder outside the photos in {printable(data_dir)}, got {printable(path)}"
@@ -130,7 +170,7 @@ def check_new(path: Path, kind: str = "folder") -> None:
     parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(
-            f"expected a folder that can be written to, got {printable(path)} in {printable(parent)}"
+            f"expected a folder that can be written to, got {printable(path)}, which cannot be made"
         )
 
 

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import save
 from PIL import Image
 
 import data
 from catdog.errors import UserError
 from catdog.training.recipe import Settings
+from drawn import save
 
 # --- Split ----------------------------------------------------------------------------------------
 

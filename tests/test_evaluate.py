@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import pytest
 import data
 import evaluate
 import model
+from catdog import files
 from catdog.errors import UserError
 from catdog.runs import run as runs
-from catdog.scores import metrics as report
-from conftest import draw_photos
+from catdog.scores import tables
+from conftest import draw_photos, run_script
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,8 @@ def folder(tmp_path_factory):
         }
         runs.create(folder / name, config)
         runs.save_network(folder / name, model.build(arch, 2, size))
-        runs.write_trained_on(folder / name, dataset)
+        hashes = data.name_hashes([dataset.names[i] for i in dataset.splits["train"]])
+        runs.write_trained_on(folder / name, hashes)
     return folder
 
 
@@ -127,22 +130,98 @@ def test_runs_of_different_sizes_are_compared_on_the_same_photos(folder, capsys)
     difference = (first["only_first_right"] - first["only_second_right"]) / 80
     accuracy = [each["accuracy"] for each in result["runs"]]
     assert difference == pytest.approx(accuracy[0] - accuracy[1])
-    assert report.format_comparison(result["runs"], result["pairs"]).count(" against ") == 3
+    assert tables.format_comparison(result["runs"], result["pairs"]).count(" against ") == 3
 
 
 def test_what_fails_leaves_nothing(folder, tmp_path, monkeypatch):
-    from catdog.scores import report as page
+    from catdog.scores import report
 
     (tmp_path / "exists").mkdir()
-    with pytest.raises(UserError, match="--output: expected a new folder"):
+    with pytest.raises(UserError, match="argument --output: expected a new folder"):
         run(folder, "--output", tmp_path / "exists")
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(page, "render", stop)
+    monkeypatch.setattr(report, "render", stop)
     with pytest.raises(KeyboardInterrupt):
         run(folder, "--output", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["exists"]
     with pytest.raises(SystemExit):
         run(folder, "--output", tmp_path / "out", models=["plain", "classic"])
+
+
+def test_the_default_is_litert_without_tensorflow_and_the_report_names_it(
+    trained, photos_dir, tmp_path
+):
+    process = run_script(
+        "evaluate.py",
+        "--model",
+        trained[0],
+        "--data-dir",
+        photos_dir,
+        "--cache-dir",
+        trained[0].parent / "cache",
+        "--output",
+        tmp_path / "report",
+        env={"PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    assert process.returncode == 0, process.stderr
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
+    assert "ai_edge_litert" in imported
+    assert not imported & {"tensorflow", "keras", "jax"}
+    assert "per second with LiteRT" in process.stderr
+    metrics = strict((tmp_path / "report" / "metrics.json").read_text())
+    assert metrics["runtime"] == "LiteRT"
+    text = (tmp_path / "report" / "report.html").read_text()
+    assert "<td>runtime</td><td>LiteRT</td>" in text.replace("\n", "").replace("> <", "><")
+
+
+def test_keras_and_litert_score_the_same(trained, photos_dir, capsys):
+    scores = {}
+    for runtime in ("keras", "litert"):
+        evaluate.main(
+            [
+                "--model",
+                str(trained[0]),
+                "--data-dir",
+                str(photos_dir),
+                "--cache-dir",
+                str(trained[0].parent / "cache"),
+                "--runtime",
+                runtime,
+                "--json",
+            ]
+        )
+        scores[runtime] = strict(capsys.readouterr().out)
+    assert scores["keras"]["runtime"] == "Keras" and scores["litert"]["runtime"] == "LiteRT"
+    assert scores["keras"]["images"] == scores["litert"]["images"]
+    assert scores["keras"]["log_loss"] == pytest.approx(scores["litert"]["log_loss"], abs=0.05)
+
+
+def test_what_a_killed_process_left_is_removed_when_the_report_is_made_again(folder, tmp_path):
+    left = tmp_path / f".0123abcd.{files._machine()}.999999999.rep"
+    left.mkdir()
+    (left / "half.png").touch()
+    (tmp_path / ".0123abcd.mine").mkdir()
+    assert run(folder, "--output", tmp_path / "rep") == 0
+    assert sorted(os.listdir(tmp_path)) == [".0123abcd.mine", "rep"]
+
+
+def test_an_unfinished_run_is_named_with_how_to_go_on(folder, tmp_path):
+    config = {"settings": {"arch": "plain"}, "classes": ["cat", "dog"], "score_size": 40}
+    runs.create(tmp_path / "run", config)
+    runs.write_checkpoint(tmp_path / "run", {"updates": 1, "history": [{"epoch": 1}]}, [])
+    for script in ("evaluate.py", "predict.py"):
+        process = run_script(script, "--model", tmp_path / "run", *["x"][: script[0] == "p"])
+        assert process.returncode == 2 and len(process.stderr.splitlines()) == 1
+        assert "--model: expected a finished run" in process.stderr
+        assert "which is unfinished: train.py can resume it" in process.stderr
+
+
+def test_runs_of_different_folds_are_not_compared(folder, tmp_path):
+    config = runs.read_config(folder / "plain")
+    runs.create(tmp_path / "run", {**config, "settings": {"arch": "plain", "fold": 3}})
+    runs.save_network(tmp_path / "run", model.build("plain", 2, 40))
+    with pytest.raises(UserError, match="--model: expected runs of the same split"):
+        run(folder, models=["plain", tmp_path / "run"])

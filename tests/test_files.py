@@ -1,13 +1,18 @@
-"""JSON that every reader takes."""
+"""JSON that every reader takes; files and folders that are written atomically."""
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from catdog import files
+from catdog.errors import UserError
+from conftest import ROOT, disk_full_at
 
 
 def test_to_json_is_strict_and_on_one_line():
@@ -40,3 +45,92 @@ def test_to_json_is_strict_and_on_one_line():
     }
     with pytest.raises(TypeError):
         files.to_json({"object": object()})
+
+
+def test_a_file_is_written_atomically(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.atomic_file(tmp_path / "file") as temporary:
+        temporary.write_text("ne")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    with files.atomic_file(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "file").read_text() == "new"
+    longest = "x" * 255
+    with files.atomic_file(tmp_path / longest) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / longest).read_text() == "new"
+
+
+def test_a_report_that_cannot_be_written_is_not_there_at_all(tmp_path):
+    with (
+        disk_full_at(1000),
+        pytest.raises(UserError, match=r"cannot write .*report: "),
+        files.atomic_folder(tmp_path / "report") as folder,
+    ):
+        (folder / "small").write_text("x")
+        (folder / "large").write_text("x" * 2000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_among_the_photos_is_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    for path in ("photos/report", "photos/deep/report", "link/report", "photos"):
+        with pytest.raises(UserError, match="expected a folder outside the photos"):
+            files.check_outside(tmp_path / path, tmp_path / "photos")
+    files.check_outside(tmp_path / "photos-report", tmp_path / "photos")
+
+
+def test_an_output_that_exists_or_is_below_a_file_is_refused(tmp_path):
+    files.check_new(tmp_path / "new" / "deep")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="expected"):
+            files.check_new(path)
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from catdog import files
+with files.atomic_folder(Path(sys.argv[1], "rep")) as folder:
+    (folder / "half").write_text("x")
+    with files.atomic_file(Path(sys.argv[1], "file")) as temporary:
+        temporary.write_text("x")
+        print("begun", flush=True)
+        sys.stdin.read()
+"""
+
+
+def test_leftovers_of_killed_processes_are_removed_and_no_others(tmp_path):
+    names = [".gitignore", ".12345678", ".1234567g.file", "0123abcd.file", ".DS_Store"]
+    for name in names:
+        (tmp_path / name).touch()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITE, tmp_path],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout.readline() == b"begun\n"
+    files.remove_leftovers(tmp_path)
+    assert len(os.listdir(tmp_path)) == len(names) + 2
+    writer.kill()
+    writer.communicate()
+    files.remove_leftovers(tmp_path, name="rep")
+    left = set(os.listdir(tmp_path)) - set(names)
+    assert len(left) == 1 and left.pop().endswith(".file")
+    files.remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(names)
+
+
+def test_leftovers_of_other_machines_are_removed_when_they_are_old(tmp_path):
+    for name in (".0123abcd.file", ".0123abcd.ffffffff.1.file"):
+        (tmp_path / name).touch()
+        files.remove_leftovers(tmp_path)
+        assert (tmp_path / name).exists()
+        os.utime(tmp_path / name, (0, 0))
+        files.remove_leftovers(tmp_path, age=60)
+        assert not (tmp_path / name).exists()

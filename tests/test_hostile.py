@@ -9,27 +9,22 @@ import sys
 import zlib
 
 import pytest
-from test_photos import ENCODINGS, EXTREMES
 
-from catdog.photos import photo as photos
+from catdog.photos.photo import PhotoError, load_photo
 from conftest import draw_photos, run_script
+from photo_files import ENCODINGS, EXTREMES, png_chunk
 
 BROKEN = int(os.environ.get("BROKEN_PHOTOS", 1000))
 
 
 def png(width, height, data=b""):
     """A PNG of any size with any pixels."""
-
-    def chunk(kind, content):
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(data))
-        + chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(data))
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -91,8 +86,8 @@ def hostile(tmp_path_factory):
         name = f"{rng.choice(('cat', 'dog'))}.{10_000 + number}.{rng.choice(('jpg', 'png'))}"
         (folder / name).write_bytes(content := broken(rng))
         try:
-            photos.load_photo(content, 40)
-        except photos.PhotoError as error:
+            load_photo(content, 40)
+        except PhotoError as error:
             reasons[name] = (None, str(error))
     return root, {name: reason for name, (_, reason) in reasons.items()}
 

@@ -20,13 +20,11 @@ from PIL import Image
 
 import model
 import predict
+from catdog import files
 from catdog.errors import UserError
-from catdog.photos import photo as photos
 from catdog.runs import export
 from catdog.runs import run as runs
-from catdog.scores import explain
-from catdog.scores import metrics as report
-from conftest import ROOT, draw_photos, run_script, users_environment
+from conftest import ROOT, disk_full_at, draw_photos, run_script, users_environment
 
 
 @pytest.fixture(scope="session")
@@ -61,29 +59,6 @@ def paths(folder):
 # --- Both runtimes --------------------------------------------------------------------------------
 
 
-def test_training_leaves_a_litert_file_that_answers_as_keras_does(trained, drawn):
-    run, process = trained
-    assert "No model.tflite" not in process.stderr
-    quick, slow = runs.Classifier(run, litert=True), runs.Classifier(run)
-    assert (quick.runtime, slow.runtime) == ("LiteRT", "Keras")
-    images = np.stack([photos.load_photo(path, quick.image_size) for path in paths(drawn)])
-    expected = slow.outputs(images)
-    for name, values in quick.outputs(images).items():
-        np.testing.assert_allclose(values, expected[name], atol=1e-4)
-    np.testing.assert_allclose(expected["evidence"].mean((1, 2)), expected["logits"], atol=1e-4)
-    one = quick.probabilities(quick.logits(images[:1]))  # whatever batch a photo is in
-    np.testing.assert_allclose(one, quick.probabilities(quick.logits(images))[:1], atol=1e-5)
-
-
-def test_a_photo_and_its_mirror_image_get_one_answer_unless_told_otherwise(trained, drawn):
-    run, _ = trained
-    image = photos.load_photo(paths(drawn)[0], 64)[None]
-    for mirror in (True, False):
-        classifier = runs.Classifier(run, litert=True, mirror=mirror)
-        a, b = classifier.logits(image), classifier.logits(image[:, :, ::-1])
-        assert np.allclose(a, b, atol=1e-5) == mirror
-
-
 def test_predicting_imports_neither_keras_nor_anything_else_that_is_slow(trained, drawn):
     process = run_script(
         "predict.py",
@@ -95,19 +70,23 @@ def test_predicting_imports_neither_keras_nor_anything_else_that_is_slow(trained
     assert process.returncode == 0 and len(process.stdout.splitlines()) == 8
     imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
     assert "ai_edge_litert" in imported
-    slow = {"tensorflow", "keras", "jax", "sklearn", "scipy", "matplotlib", "tqdm"}
+    slow = {
+        "tensorflow",
+        "keras",
+        "jax",
+        "sklearn",
+        "scipy",
+        "matplotlib",
+        "tqdm",
+        "jinja2",
+        "h5py",
+    }
     assert not imported & slow
 
 
-def test_without_the_litert_package_there_is_no_export_and_keras_predicts(
-    trained, drawn, tmp_path, monkeypatch
-):
-    run = shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite"))
+def test_without_the_litert_package_keras_predicts(trained, drawn, tmp_path, monkeypatch):
     (tmp_path / "ai_edge_litert.py").write_text("raise ImportError('no wheel')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"cannot export to LiteRT .*no wheel"):
-        export.export(run, np.zeros((1, 64, 64, 3), np.uint8))
-    assert not [path for path in run.iterdir() if "tflite" in path.name]
     process = run_script(
         "predict.py", "--model", trained[0], "--layers", tmp_path / "layers", paths(drawn)[0]
     )
@@ -116,20 +95,18 @@ def test_without_the_litert_package_there_is_no_export_and_keras_predicts(
     monkeypatch.undo()
     quick = run_script("predict.py", "--model", trained[0], paths(drawn)[0])
     (slow,), (quick,) = cells(process.stdout.splitlines()), cells(quick.stdout.splitlines())
-    assert quick[:2] == slow[:2] and abs(float(quick[2]) - float(slow[2])) < 2e-4
+    assert quick[:2] == slow[:2] and abs(float(quick[2]) - float(slow[2])) < 0.05
     # A row for the photo, the filters and each block, in one picture.
     picture = Image.open(tmp_path / "layers" / "cat.0.png")
     assert picture.width > 1000 and picture.height > 1000
 
 
-def test_a_file_that_cannot_be_exported_or_loaded_is_refused_in_one_line(trained, tmp_path):
+def test_a_file_that_cannot_be_loaded_is_refused_in_one_line(trained, tmp_path):
     (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text())
     (tmp_path / "model.tflite").write_text("no model")
     process = run_script("predict.py", "--model", tmp_path, "photo.jpg")
     assert process.returncode == 2
     assert "--model: cannot load" in process.stderr and len(process.stderr.splitlines()) == 1
-    process = run_script("export.py", trained[0], tmp_path / "config.json")
-    assert process.returncode == 2 and "config.json: not an image" in process.stderr
 
 
 # --- Inputs ---------------------------------------------------------------------------------------
@@ -352,10 +329,12 @@ def test_colours_and_progress_bar_are_for_terminals(trained, drawn, photos_dir):
 def textbook(tmp_path_factory):
     """A run of the `classic` network with three classes, not trained."""
     run = tmp_path_factory.mktemp("textbook")
-    runs.write_json(run / "config.json", {"classes": ["ant", "bee", "cow"], "score_size": 32})
-    runs.save_network(run, model.build("classic", 3, 32))
-    rng = np.random.default_rng(0)
-    export.export(run, rng.integers(0, 256, (5, 32, 32, 3), np.uint8))
+    config = {"settings": {"arch": "classic"}, "classes": ["ant", "bee", "cow"], "score_size": 32}
+    files.write_json(run / "config.json", config)
+    network = model.build("classic", 3, 32)
+    runs.save_network(run, network)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    export.export(run, model.for_prediction(network, 32), images, np.arange(5) % 3)
     return run
 
 
@@ -383,14 +362,6 @@ def test_explain_draws_each_photo_at_its_own_size(answers, tmp_path, drawn):
     assert Image.open(tmp_path / "why" / "cat.0.jpg").size == (48, 48)
 
 
-def test_an_explanation_is_coloured_where_the_evidence_is():
-    photo = Image.new("RGB", (400, 300), (120, 120, 120))
-    evidence = explain.class_evidence(np.array([[[-3.0], [1.0]], [[1.0], [1.0]]]), label=0)
-    image = np.asarray(explain.explanation(photo, evidence, "cat 90%"), int)
-    red_over_blue = image[..., 0] - image[..., 2]
-    assert red_over_blue[30, 30] > 50 and abs(red_over_blue[30, 370]) < 5
-
-
 def test_explain_refuses_a_network_whose_regions_are_mixed(textbook, tmp_path, drawn):
     process = run_script("predict.py", "--model", textbook, "--explain", tmp_path / "why", drawn)
     assert process.returncode == 2 and process.stdout == ""
@@ -398,11 +369,13 @@ def test_explain_refuses_a_network_whose_regions_are_mixed(textbook, tmp_path, d
     assert "Traceback" not in process.stderr and not (tmp_path / "why").exists()
 
 
-def test_layers_refuses_a_network_without_convolutions(tmp_path):
-    runs.write_json(tmp_path / "config.json", {"classes": ["ant", "bee"], "score_size": 32})
+def test_layers_refuses_a_network_without_convolutions(answers, drawn, tmp_path):
+    config = {"settings": {"arch": "dnn"}, "classes": ["ant", "bee"], "score_size": 32}
+    files.write_json(tmp_path / "config.json", config)
     runs.save_network(tmp_path, model.build("dnn", 2, 32))
     with pytest.raises(UserError, match="--layers: expected a network with convolutions"):
-        explain.Layers(runs.Classifier(tmp_path))
+        answers("--layers", tmp_path / "layers", paths(drawn)[0], model=tmp_path)
+    assert not (tmp_path / "layers").exists()
 
 
 def test_pictures_never_replace_a_file_of_the_user(answers, drawn, tmp_path):
@@ -425,12 +398,13 @@ def test_a_submission_has_every_id_once_in_the_order_of_numbers(answers, tmp_pat
         file = tmp_path / f"{metric}.csv"
         code, lines, errors = answers("--kaggle", file, "--metric", metric, tmp_path)
         assert code == 1 and lines == []
-        assert "id 9 cannot be read and is submitted as 0.5" in errors
+        unreadable = 0 if metric == "accuracy" else 0.5
+        assert f"id 9 cannot be read and is submitted as {unreadable}" in errors
         rows = list(csv.reader(file.open()))
         assert rows[0] == ["id", "label"]
         assert [row[0] for row in rows[1:]] == ["1", "2", "9", "10", "11"]
         values = {int(number): float(value) for number, value in rows[1:]}
-        assert values.pop(9) == 0.5
+        assert values.pop(9) == unreadable
         if metric == "accuracy":
             assert set(values.values()) <= {0, 1}
             accuracy = values
@@ -447,21 +421,95 @@ def test_a_submission_overwrites_no_file(answers, tmp_path, drawn):
     assert photo.read_bytes() == before
 
 
-def test_the_clip_bounds_what_a_confident_mistake_costs(trained):
-    config = json.loads((trained[0] / "config.json").read_text())
-    assert 0 < config["clip"] <= 0.2
-    labels = np.arange(200) % 2
-    right = np.where(labels == 1, 1.0, 0.0)
-    assert 0.002 < report.fit_clip(right, labels) < 0.01  # 1 in 201: no mistake, but one may come
-    wrong = right.copy()
-    wrong[:9] = 1 - wrong[:9]
-    assert 0.04 < report.fit_clip(wrong, labels) < 0.06
+# --- Sorting --------------------------------------------------------------------------------------
+
+
+def tree(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_sort_copies_each_photo_into_a_folder_of_its_label(answers, drawn, tmp_path):
+    before = {path: path.read_bytes() for path in drawn.rglob("*.png")}
+    bad = tmp_path / "page.jpg"
+    bad.write_text("<html>")
+    code, lines, _ = answers("--sort", tmp_path / "sorted", drawn, bad)
+    assert code == 1
+    expected, seen = [], set()
+    for path, label, _ in cells(lines):
+        name, count = os.path.splitext(os.path.basename(path))[0], 1
+        while (place := f"{label}/{name}{f'-{count}' if count > 1 else ''}.png") in seen:
+            count += 1
+        seen.add(place)
+        expected.append((place, path))
+    assert tree(tmp_path / "sorted") == sorted(seen) and len(seen) == 8
+    for place, path in expected:
+        copied = tmp_path / "sorted" / place
+        assert copied.read_bytes() == before[drawn / os.path.relpath(path, drawn)]
+        assert copied.stat().st_mtime == os.stat(path).st_mtime
+    assert {path: path.read_bytes() for path in drawn.rglob("*.png")} == before
+
+
+def test_sort_with_a_threshold_has_a_folder_for_the_unsure(answers, drawn, tmp_path):
+    code, lines, _ = answers("--sort", tmp_path / "new", "--threshold", 1, "--json", *paths(drawn))
+    assert code == 0 and all(strict_json(line)["label"] is None for line in lines)
+    names = sorted(os.path.basename(path) for path in paths(drawn))
+    assert tree(tmp_path / "new") == [f"unsure/{name}" for name in names]
+
+
+def test_sort_refuses_a_folder_with_files_and_one_among_the_photos(
+    answers, drawn, tmp_path, monkeypatch
+):
+    photo = paths(drawn)[0]
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="--sort: expected a new or empty folder"):
+        answers("--sort", tmp_path, photo)
+    with pytest.raises(UserError, match="--sort: expected a folder outside the photos"):
+        answers("--sort", drawn / "sorted", drawn)
+    assert not (drawn / "sorted").exists()
+    with pytest.raises(UserError, match=r"--sort: cannot make .*mine\.txt/new: Not a directory"):
+        answers("--sort", tmp_path / "mine.txt" / "new", photo)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may run as root
+    with pytest.raises(UserError, match="--sort: expected a folder that can be written to"):
+        answers("--sort", tmp_path / "new", photo)
+
+
+def test_sort_into_a_folder_whose_photos_come_on_stdin_ends(trained, drawn, tmp_path):
+    folder = shutil.copytree(drawn, tmp_path / "photos")
+    process = run_script(
+        "predict.py", "--model", trained[0], "--sort", folder / "new", "-", input=f"{folder}\n"
+    )
+    assert process.returncode in (0, 2)
+    assert len(tree(folder)) <= 16
+
+
+def test_sort_on_a_full_disk_ends_in_one_line_and_leaves_no_torn_copy(answers, drawn, tmp_path):
+    photo = tmp_path / "cat.0.bmp"
+    Image.open(paths(drawn)[0]).save(photo)
+    with disk_full_at(1000), pytest.raises(UserError, match=r"--sort: cannot write .*: File too"):
+        answers("--sort", tmp_path / "sorted", photo)
+    assert tree(tmp_path / "sorted") == []
+
+
+# --- A network of drawings ------------------------------------------------------------------------
+
+
+def test_a_network_of_the_demo_says_that_it_knows_drawings_only(answers, trained, drawn, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    settings = runs.read_config(run)["settings"]
+    assert not any("drawings" in line for line in answers(paths(drawn)[0])[2])
+    runs.update_config(run, settings={**settings, "recipe": "demo"})
+    assert any("knows drawings only" in line for line in answers(paths(drawn)[0], model=run)[2])
 
 
 # --- Mistakes and interruptions -------------------------------------------------------------------
 
 MISTAKES = {
-    "no photo": ([], "PHOTO: expected a file, a folder, or -"),
+    "no photo": (["--json"], "PHOTO: expected a file, a folder, or -"),
+    "sort and kaggle": (["--kaggle", "x.csv", "--sort", "y"], "--kaggle: expected without --sort"),
+    "one folder for all": (
+        ["--sort", "x", "--layers", "x", "y"],
+        "--layers: expected another folder than --sort",
+    ),
     "no probability": (["--threshold", "2", "x"], "--threshold: expected a number above 0"),
     "no count": (["--top", "0", "x"], "--top: expected a whole number"),
     "metric alone": (["--metric", "accuracy", "x"], "--metric: expected with --kaggle"),
@@ -481,6 +529,12 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, tmp_path):
     assert process.returncode == 2 and process.stdout == ""
     assert words in process.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_arguments_the_script_explains_itself(tmp_path):
+    process = run_script("predict.py", cwd=tmp_path)
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.count("    python predict.py ") == 2
 
 
 def test_without_a_model_and_without_the_projects_own_one_is_asked_for(monkeypatch, tmp_path):

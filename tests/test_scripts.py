@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from conftest import ROOT, draw_photos, run_script, users_environment
+from conftest import ROOT, draw_photos, run_script
 
 
 def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):
@@ -233,10 +233,14 @@ MISTAKES = {
     "missing folder": (["train.py", "--data-dir", "nowhere"], "--data-dir: expected a folder"),
     "hosts without rank": (["train.py", "--hosts", "a:1,b:2"], "--hosts: expected together"),
     "no such rank": (["train.py", "--hosts", "a:1,b:2", "--rank", "2"], "--rank: expected a whole"),
-    "hosts and cluster": (["train.py", "--hosts", "a:1,b:2", "--rank", "0", "--cluster"],
-                          "--cluster: expected without --hosts"),
-    "minutes and epochs": (["train.py", "--minutes", "3", "--epochs", "2"],
-                           "--minutes: expected without --epochs"),
+    "hosts and cluster": (
+        ["train.py", "--hosts", "a:1,b:2", "--rank", "0", "--cluster"],
+        "--cluster: expected without --hosts",
+    ),
+    "minutes and epochs": (
+        ["train.py", "--minutes", "3", "--epochs", "2"],
+        "--minutes: expected without --epochs",
+    ),
     "no port": (["train.py", "--hosts", "a,b", "--rank", "0"], "--hosts: expected HOST:PORT"),
     "hosts of TensorFlow": (
         ["train.py", "--hosts", "a:1,b:2", "--rank", "0"],
@@ -303,8 +307,15 @@ def test_a_full_disk_ends_in_one_line(trained, photos_dir):
 def test_ctrl_c_while_keras_is_loaded_ends_in_one_line(photos_dir, tmp_path):
     """A stand-in for Keras signals from amid its import, which takes seconds."""
     (tmp_path / "keras.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    process = run_script("train.py", "--data-dir", photos_dir, "--cache-dir", tmp_path / "cache",
-                         env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    process = run_script(
+        "train.py",
+        "--data-dir",
+        photos_dir,
+        "--cache-dir",
+        tmp_path / "cache",
+        env={"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+    )
     assert process.returncode == 130
     assert process.stderr.splitlines()[-1] == "train.py: interrupted" and process.stdout == ""
     assert "Traceback" not in process.stderr
@@ -338,15 +349,18 @@ def test_the_current_folder_may_be_gone(tmp_path):
 def test_results_come_where_stderr_cannot_be_written_to(stderr, trained, photos_dir):
     command = f"{sys.executable} {ROOT}/predict.py --model {trained[0]} {photos_dir}/train"
     end = {"/dev/full": "2>/dev/full", "closed": "2>&-", "a reader that left": "2> >(true)"}
-    process = subprocess.run(["bash", "-c", f"{command} {end[stderr]}"], capture_output=True,
-                             text=True, timeout=170)
+    process = subprocess.run(
+        ["bash", "-c", f"{command} {end[stderr]}"], capture_output=True, text=True, timeout=170
+    )
     assert process.returncode == 1  # one of them is no photo
     assert len(process.stdout.splitlines()) == 206
 
 
 def test_a_limit_on_the_size_of_files_ends_in_one_line(trained, photos_dir, tmp_path):
-    command = (f"ulimit -f 1; exec {sys.executable} {ROOT}/predict.py --json --model {trained[0]} "
-               f"{photos_dir}/train > {tmp_path}/out")
+    command = (
+        f"ulimit -f 1; exec {sys.executable} {ROOT}/predict.py --json --model {trained[0]} "
+        f"{photos_dir}/train > {tmp_path}/out"
+    )
     process = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
     assert process.returncode == 2 and "Traceback" not in process.stderr
     assert "cannot write: File too large" in process.stderr.splitlines()[-1]

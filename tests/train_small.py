@@ -8,9 +8,8 @@ takes the processor for two devices.
 
 import sys
 
-import first_steps
-
 import conftest  # noqa: F401  for the path
+import first_steps
 import train
 from catdog import cli
 from catdog.training import normalization, optimizer

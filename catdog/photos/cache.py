@@ -1,134 +1,318 @@
-"""The cache on disk of decoded photos, so that each is decoded once."""
+"""The cache on disk of decoded photos, so that each is decoded once.
 
-import collections
-import concurrent.futures
+For each folder of photos and size there is one folder, such as `tmp/cache/0123456789ab-200`:
+
+    images.npy   uint8 (good, size, size, 3), the photos that could be decoded
+    index.npz    which files they were made of, and checksums
+    checked      when images.npy was last compared with its checksums, and last used
+"""
+
+import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
-import threading
+import re
+import shutil
+import time
+import uuid
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from catdog import files
-from catdog.photos import photo as photos
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.photos import decode
+from catdog.photos.index import Found
+from catdog.photos.photo import PhotoError, content_of, load_photo
 
-MAGIC = b"photos\x00\x03"  # the last digit changes whenever decoding or the index does
+logger = logging.getLogger(__name__)
+
+VERSION = 4  # to be raised whenever decoding or the layout of the cache changes
+FILES = ("images.npy", "index.npz", "checked")
+NAME = re.compile(r"[0-9a-f]{12}-\d+")
+TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}\." + NAME.pattern)
+BLOCK = 64  # photos that share a checksum
+MAX_UNUSED_DAYS = 30
+MAX_BUILDING_DAYS = 1  # a process that has not finished after a day was killed
 
 
-def images(found, size, cache_dir):
-    """The decoded photos, from the cache where it holds just these files.
+class _Damaged(Exception):
+    """What is wrong with a cache, in words."""
 
-    One file holds it all, so that it appears under its name only when whole: the images one after
-    another, then the four arrays of the index, where they begin, and a mark. The index is arrays
-    because a million photos as lists of Python objects take ten seconds and 600 MB to read.
 
+def images(
+    found: Found,
+    size: int,
+    cache_dir: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Return the decoded photos, from the cache if it holds just these files.
+
+    Args:
+        found: the photos.
+        size: side of the squares, in pixels.
+        cache_dir: folder of all caches; made if it is missing.
+        on_progress: function of (done, total), called while photos are decoded.
     Returns:
-        images: (good, size, size, 3) uint8, memory-mapped, the photos that could be decoded.
-        digests: (n,) 16 bytes for every photo found, of its file's content; empty where it failed.
+        images: uint8 (good, size, size, 3), memory-mapped, the photos that could be decoded.
+        digests: (n,) 16 bytes for every photo found, of its file's content; empty if it failed.
         errors: {number of the photo among those found: reason} of what could not be decoded.
+    Raises:
+        UserError: no photo can be decoded, or the cache cannot be written.
     """
-    key = hashlib.sha256(os.fsencode(found.root.resolve())).hexdigest()[:12]
-    path = cache_dir / f"{key}-{size}.photos"
-    names = np.frombuffer(os.fsencode("\0".join(found.paths)), np.uint8)
-    rows = (_stat(f"{found.root}/{name}") for name in found.paths)
-    stats = np.fromiter(rows, np.dtype((np.int64, 2)), len(found.paths))
-    index = _read_index(path)
-    if index is not None and np.array_equal(index[0], names) and np.array_equal(index[1], stats):
-        digests, errors = index[2], _errors(index[3])
-    else:
-        errors = None
-    if errors is None or _can_now_be_read(found, errors):
-        digests, errors = _write(path, found, size, names, stats)
-    good = len(found.paths) - len(errors)
-    if good == 0:
+    path = _path(found, size, cache_dir)
+    _tidy(cache_dir, keep=path)
+    source = _source(found)
+    cached = _read(path, source, size)
+    if cached is None or _can_now_be_read(found, cached[2]):
+        _build(path, found, size, source, on_progress)
+        cached = _read(path, source, size)
+    if cached is None:
+        raise UserError(f"cannot use {printable(path)}: another process is writing it")
+    images, digests, errors = cached
+    if len(images) == 0:
         raise UserError(
-            f"--data-dir: expected photos, got {len(errors)} files that cannot be decoded; "
+            f"expected photos, got {len(errors)} files that cannot be decoded; "
             f"the first, {printable(found.paths[0])}: {errors[0]}"
         )
-    return np.memmap(path, np.uint8, "r", shape=(good, size, size, 3)), digests, errors
+    return images, digests, errors
+
+
+def size_in_bytes(found: Found, size: int) -> int:
+    """Return how much disk space the cache of these photos takes, at most."""
+    names = sum(map(len, found.paths))  # characters, nearly always bytes
+    return len(found.paths) * (3 * size * size + 64) + names + 10_000
+
+
+def _path(found: Found, size: int, cache_dir: Path) -> Path:
+    key = hashlib.sha256(os.fsencode(found.root.resolve())).hexdigest()[:12]
+    return Path(cache_dir) / f"{key}-{size}"
+
+
+def _source(found: Found) -> dict[str, np.ndarray]:
+    """Return the names of the photos, and the bytes and time (in ns) of each file, as arrays.
+
+    A million photos as lists of Python objects would take ten seconds and 600 MB to read.
+    """
+
+    def status(path):
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return 0, 0
+        return stat.st_size, stat.st_mtime_ns
+
+    rows = (status(f"{found.root}/{name}") for name in found.paths)
+    return {
+        "names": np.frombuffer(os.fsencode("\0".join(found.paths)), np.uint8),
+        "stats": np.fromiter(rows, np.dtype((np.int64, 2)), len(found.paths)),
+    }
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def _read(path, source, size):
+    """Return images, digests and errors of a cache; None if it is of other files or damaged."""
+    if not path.is_dir():
+        return None
+    try:
+        index = _read_index(path / "index.npz")
+        if index["version"] != VERSION:
+            return None
+        if not all(np.array_equal(index[key], source[key]) for key in source):
+            return None
+        good = len(index["digests"]) - len(index["errors"])
+        images = _map_images(path / "images.npy", good, size)
+        _check(path, images, index["checksums"])
+        return images, index["digests"], index["errors"]
+    except _Damaged as error:
+        logger.warning(f"the cache {printable(path)} is damaged and is made anew: {error}")
+        return None
+
+
+def _read_index(path):
+    """Return the arrays of the index, each of which has a CRC-32 in the archive, and the errors."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            keys = ("version", "names", "stats", "digests", "checksums", "errors")
+            index = {key: archive[key] for key in keys}
+        errors = json.loads(index["errors"].tobytes())
+        return index | {"errors": {int(number): reason for number, reason in errors.items()}}
+    except (
+        Exception
+    ) as error:  # on changed bytes NumPy and zipfile raise nearly every kind there is
+        raise _Damaged(f"{path.name}: {printable(str(error)[:100])}") from None
+
+
+def _map_images(path, count, size):
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a file that was cut is one of its reasons
+        raise _Damaged(f"{path.name}: {printable(str(error)[:100])}") from None
+    if images.dtype != np.uint8 or images.shape != (count, size, size, 3):
+        raise _Damaged(f"{path.name}: expected {count} images, got an array {images.shape}")
+    return images
+
+
+def _check(path, images, checksums):
+    """Compare the images with their checksums, unless the file is untouched since the last time.
+
+    The comparison reads 3 GB per second and core. That its size and times are the same costs
+    nothing to see, and no program can change a byte without changing the second time.
+    """
+    stamp = _stamp(path / "images.npy")
+    with contextlib.suppress(OSError):
+        if (path / "checked").read_text() == stamp:
+            os.utime(path / "checked")  # `_tidy` asks when the cache was last used
+            return
+    pixels = images.view(np.ndarray)  # slices of a memory map are slow
+    blocks = (pixels[start : start + BLOCK] for start in range(0, len(pixels), BLOCK))
+    with ThreadPoolExecutor() as pool:
+        found = np.array(list(pool.map(zlib.crc32, blocks)), np.uint32)
+    if changed := np.count_nonzero(found != checksums):
+        raise _Damaged(f"the pixels of {changed:,} of {len(found):,} blocks have changed")
+    with contextlib.suppress(OSError):  # a cache that may only be read is checked each time
+        (path / "checked").write_text(stamp)
+
+
+def _stamp(path):
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
 
 
 def _can_now_be_read(found, errors):
     """Whether a photo that was skipped is fine by now: a permission or a disk may be mended."""
-    return any(_decode(found.root / found.paths[number], 8)[2] is None for number in errors)
+    return any(not isinstance(_try(found.root / found.paths[i]), PhotoError) for i in errors)
 
 
-def _stat(path):
-    """The bytes of a file and when it was modified, in ns."""
+def _try(path):
     try:
-        stat = os.stat(path)
-    except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+        return _decode(path, 8)
+    except PhotoError as error:
+        return error
 
 
-def _read_index(path):
-    """Names joined by NUL (uint8), stats (n, 2), digests (n,), errors as JSON (uint8); or None."""
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def _build(path, found, size, source, on_progress):
+    """Decode the photos into a new cache at `path`, unless another process is quicker."""
+    if os.path.lexists(path) and not _remove(path):
+        raise UserError(f"expected a cache or nothing at {printable(path)}, got other files")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
-        with open(path, "rb") as file:
-            file.seek(-16, os.SEEK_END)
-            tail = file.read(16)
-            if tail[8:] != MAGIC:
-                return None
-            file.seek(int.from_bytes(tail[:8], "big"))
-            return [np.load(file, allow_pickle=False) for _ in range(4)]
-    except (OSError, ValueError, EOFError):
-        return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(path.parent, size_in_bytes(found, size))
+        temporary.mkdir()
+        _write(temporary, found, size, source, on_progress)
+        with _unless_there():
+            temporary.rename(path)
+            (path / "checked").write_text(_stamp(path / "images.npy"))
+    except OSError as error:
+        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _errors(array):
-    return {int(number): reason for number, reason in json.loads(array.tobytes()).items()}
+@contextlib.contextmanager
+def _unless_there():
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
-def _write(path, found, size, names, stats):
-    bar = tqdm(total=len(found.paths), unit=" photos", desc="decoding", disable=None, leave=False)
-    digests, errors = np.zeros(len(found.paths), "S16"), {}
-    files.remove_leftovers(path.parent, age=24 * 3600)  # another process may be writing one now
-    whole = files.atomic_file(path, "--cache-dir", make_folder=True)
-    with bar, whole as temporary, open(temporary, "wb") as file:
-        for number, (image, digest, error) in enumerate(_decode_all(found, size)):
-            if error is None:
-                file.write(image)
-                digests[number] = digest
+def _write(folder, found, size, source, on_progress):
+    total = len(found.paths)
+    digests, errors = np.zeros(total, "S16"), {}
+    checksums, good = np.zeros(-(-total // BLOCK), np.uint32), 0
+    paths = ((found.root / name, None) for name in found.paths)
+    stream = decode.Stream(paths, size, _decode)
+    batches = stream.batches()
+    with contextlib.closing(batches), open(folder / "images.npy", "wb") as file:
+        _write_header(file, (total, size, size, 3))
+        for number, result in enumerate(result for batch in batches for _, result in batch):
+            if isinstance(result, PhotoError):
+                errors[number] = str(result)
             else:
-                errors[number] = error
-            bar.update()
-        start = file.tell()
-        for array in (names, stats, digests, np.frombuffer(json.dumps(errors).encode(), np.uint8)):
-            np.save(file, array)
-        file.write(start.to_bytes(8, "big") + MAGIC)
-    return digests, errors
+                image, digests[number] = result
+                file.write(image)
+                checksums[good // BLOCK] = zlib.crc32(image, checksums[good // BLOCK])
+                good += 1
+            on_progress(number + 1, total)
+        _write_header(file, (good, size, size, 3))
+        file.flush()
+        os.fsync(file.fileno())
+    with open(folder / "index.npz", "wb") as file:
+        np.savez(
+            file,
+            version=np.array(VERSION),
+            **source,
+            digests=digests,
+            errors=np.frombuffer(json.dumps(errors).encode(), np.uint8),
+            checksums=checksums[: -(-good // BLOCK)],
+        )
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _decode_all(found, size):
-    """Yields (pixels, digest, error) in order; Pillow decodes outside Python's lock."""
-
-    stopped = threading.Event()  # or Ctrl-C would wait for all that the threads have been given
-
-    def decode(chunk):
-        return [_decode(found.root / path, size) for path in chunk if not stopped.is_set()]
-
-    chunks = (found.paths[i : i + 64] for i in range(0, len(found.paths), 64))
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting = collections.deque()  # few, so that memory stays flat
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(decode, chunk))
-                if len(waiting) > 2 * pool._max_workers:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            stopped.set()
+def _write_header(file, shape):
+    """Write the header of a .npy file, which NumPy pads so that any shape takes the same room."""
+    file.seek(0)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _decode(path, size):
-    try:
-        content = photos.read_bytes(path)
+    """Return the pixels, and the digest of the file."""
+    with content_of(path) as content:
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        return photos.load_photo(content, size), digest, None
-    except photos.PhotoError as error:
-        return None, None, str(error)
+        image = load_photo(content, size)
+    return image, digest
+
+
+def _check_space(folder, needed):
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"expected {_amount(needed)} of free disk space in {printable(folder)}, "
+            f"got {_amount(free)}"
+        )
+
+
+def _amount(number):
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
+
+
+# --- Tidying --------------------------------------------------------------------------------------
+
+
+def _tidy(cache_dir, keep):
+    """Remove the caches that were not used for a month, and what killed processes left behind."""
+    for path in sorted(Path(cache_dir).glob("*")) if os.path.isdir(cache_dir) else ():
+        if path == keep:
+            continue
+        with contextlib.suppress(OSError):
+            days = time.time() - max(file.stat().st_mtime for file in (path, *path.glob("*")))
+            days /= 24 * 3600
+            if NAME.fullmatch(path.name) and days > MAX_UNUSED_DAYS and _remove(path):
+                logger.warning(
+                    f"removed the cache {printable(path)}, which was not used for {days:.0f} days"
+                )
+            elif TEMPORARY_NAME.fullmatch(path.name) and days > MAX_BUILDING_DAYS:
+                _remove(path)
+
+
+def _remove(path):
+    """Remove the folder of a cache if it is certainly one; return whether it was."""
+    if path.is_symlink() or not path.is_dir() or not set(os.listdir(path)) <= set(FILES):
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    return True

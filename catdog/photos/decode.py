@@ -1,63 +1,79 @@
-"""Photos on their way to the network: found, decoded ahead on all cores, batched, in order."""
+"""Photos on their way to a network or a cache: found, decoded ahead on all cores, in order."""
 
+import functools
+import glob
 import os
 import queue
 import threading
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
-from catdog.photos import photo as photos
-from catdog.photos.photo import PhotoError
 from catdog.errors import UserError
+from catdog.photos.photo import PhotoError, find_files, load_photo
 
-AHEAD = 256  # photos found but not yet handed on; bounds the memory
+AHEAD = 256  # photos found but not yet handed on, at most
+MAX_AHEAD_BYTES = 64 * 2**20  # decoded photos that wait to be handed on
 BATCH = 8  # photos; on two cores one alone is as quick, on many more cores it is not
+MAX_PATH_BYTES = 2**16  # no system knows a longer path
 
 
-def find(arguments, end=b"\n"):
-    """Yields (path, None) of every photo, or (path, PhotoError) of a folder that has none.
+def find(arguments: Iterable[str], end: bytes = b"\n") -> Iterator[tuple[str, PhotoError | None]]:
+    """Yield (path, None) of every photo, or (path, PhotoError) of a folder that has none.
 
-    arguments: files, folders, which are searched with all below them, and `-` for the paths of
-    files and folders on stdin; end: what a path on stdin ends with.
+    Args:
+        arguments: files; folders, which are searched with all below them; patterns such as
+            `photos/*.jpg`, where no file has that name (shells on Windows expand none); and `-` for
+            the paths of files and folders on stdin.
+        end: what a path on stdin ends with.
     """
     for argument in arguments:
         if argument == "-":
             empty = True
             for name in _names_on_stdin(end):
                 empty = False
-                yield from _find_below(os.fsdecode(name))
+                if len(name) > MAX_PATH_BYTES:
+                    yield os.fsdecode(name[:64]) + "...", PhotoError("not a possible file name")
+                else:
+                    yield from _find_below(os.fsdecode(name))
             if empty:
                 yield argument, PhotoError("no path on stdin")
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            for path in sorted(glob.iglob(argument, recursive=True)) or [argument]:
+                yield from _find_below(path)
         else:
             yield from _find_below(argument)
 
 
-def _names_on_stdin(end):
+def _names_on_stdin(end: bytes) -> Iterator[bytes]:
+    """Yield the names on stdin; of one that is too long, its beginning."""
     # Not sys.stdin: a thread that still waits for it would hold up the end of the program.
     try:
         with open(0, "rb", closefd=False) as file:
             rest = b""
             while chunk := file.read1(65536):
-                *names, rest = (rest + chunk).split(end)
-                yield from filter(None, map(_without_return, names))
+                *names, last = chunk.split(end)
+                if names:
+                    names[0] = rest + names[0]
+                    yield from filter(None, map(_without_return, names))
+                    rest = b""
+                rest += last[: MAX_PATH_BYTES + 1 - len(rest)]  # a line may have no end
             if rest := _without_return(rest):
                 yield rest
     except OSError as error:
-        raise UserError(f"-: cannot read paths from stdin: {error.strerror}") from None
+        raise UserError(f"cannot read paths from stdin: {error.strerror}") from None
 
 
-def _without_return(name):
-    """A name from a list that Windows wrote loses the carriage return at its end."""
-    if name.endswith(b"\r") and not os.path.lexists(name):
-        return name[:-1]
-    return name
+def _without_return(name: bytes) -> bytes:
+    """Remove the carriage return at the end of a name, from a list that Windows wrote."""
+    return name[:-1] if name.endswith(b"\r") and not os.path.lexists(name) else name
 
 
-def _find_below(path):
+def _find_below(path: str) -> Iterator[tuple[str, PhotoError | None]]:
     if not os.path.isdir(path):
         yield path, None
         return
     empty = True
-    for file in photos.find_files(path):
+    for file in find_files(path):
         empty = False
         yield file, None
     if empty:
@@ -67,51 +83,69 @@ def _find_below(path):
 class Stream:
     """Decodes photos in threads, while whoever reads `batches` runs the network.
 
-    found: how many photos there are so far; complete: whether these are all.
+    Args:
+        paths: an iterable of (path, None or PhotoError), as `find` gives.
+        size: side of the decoded squares, in pixels.
+        decode: function of (path, size) that returns what is handed on, `load_photo` by default.
+    Attributes:
+        found: how many photos there are so far.
+        complete: whether these are all.
     """
 
-    def __init__(self, paths, size):
-        """paths: an iterable of (path, None or PhotoError), as `find` gives; size: in px."""
+    def __init__(
+        self,
+        paths: Iterable[tuple[str, PhotoError | None]],
+        size: int,
+        decode: Callable[[str, int], object] = load_photo,
+    ):
         self.found, self.complete = 0, False
-        self._size = size
-        self._jobs = queue.SimpleQueue()
-        self._in_order = queue.Queue(AHEAD)
-        # Daemons: Ctrl-C does not wait for the photos that they are decoding.
+        threads = os.cpu_count() or 1
+        ahead = min(AHEAD, MAX_AHEAD_BYTES // (3 * size * size))
+        self._in_order = queue.Queue(max(ahead, 2 * threads))
+        self._decode = functools.partial(decode, size=size)
+        self._pool = ThreadPoolExecutor(threads)
+        self._stopped = threading.Event()
         threading.Thread(target=self._feed, args=[paths], daemon=True).start()
-        for _ in range(os.cpu_count() or 1):
-            threading.Thread(target=self._decode, daemon=True).start()
 
     def _feed(self, paths):
+        """Give the paths to the threads, at most `AHEAD` before they are handed on."""
+        path = None
         try:
             for path, error in paths:
                 self.found += 1
-                future = Future()
                 if error is None:
-                    self._jobs.put((path, future))
+                    future = self._pool.submit(self._decode, path)
                 else:
+                    future = Future()
                     future.set_exception(error)
-                self._in_order.put((path, future))
-        except Exception as error:
+                self._hand_on((path, future))
+        except Exception as error:  # `batches` raises it
             future = Future()
             future.set_exception(error)
-            self._in_order.put((None, future))
+            self._hand_on((path, future))
         self.complete = True
-        self._in_order.put(None)
+        self._hand_on(None)
 
-    def _decode(self):
-        while True:
-            path, future = self._jobs.get()
+    def _hand_on(self, item):
+        while not self._stopped.is_set():
             try:
-                future.set_result(photos.load_photo(path, self._size))
-            except Exception as error:
-                future.set_exception(error)
+                return self._in_order.put(item, timeout=1)
+            except queue.Full:
+                pass
 
-    def batches(self):
-        """Yields lists of (path, uint8 (size, size, 3) or PhotoError), in the order of the paths.
+    def batches(self) -> Iterator[list[tuple[str, object]]]:
+        """Yield lists of (path, uint8 (size, size, 3) or PhotoError), in the order of the paths.
 
-        Up to `BATCH` photos, but never one that would have to be waited for while others are
-        ready: who pipes in a path at a time gets an answer at a time.
+        Up to `BATCH` photos, but never one that would have to be waited for while others are ready:
+        who pipes in one path at a time gets one answer at a time.
         """
+        try:
+            yield from self._batches()
+        finally:  # all have been read, or Ctrl-C: then the photos that are left are not decoded
+            self._stopped.set()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _batches(self):
         batch = []
         while True:
             try:

@@ -1,6 +1,7 @@
-"""The layouts in which people keep labelled photos: which files there are, of which class."""
+"""Finds labelled photos in the layouts in which people keep them: which files, of which class."""
 
 import dataclasses
+import logging
 import os
 import re
 import sys
@@ -8,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog.photos import photo as photos
-from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, some_names
+from catdog.photos.photo import find_files
+
+logger = logging.getLogger(__name__)
 
 KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
 NUMBER_NAME = re.compile(r"(?:(cat|dog)\.)?(\d+)\.\w+", re.IGNORECASE)
-NOT_CLASSES = {"demo", "cache", "train", "test", "test1", "validation", "val", "petimages",
-               "__macosx"}  # the last is what a Mac adds to its zip files
+NOT_CLASSES = {"demo", "cache", "train", "test", "test1", "validation", "val", "petimages"}
+NOT_CLASSES.add("__macosx")  # macOS adds this folder to its zip files
 SPLITS = ("train", "validation", "test")
 SPLIT_FOLDERS = {"validation": ("validation", "val", "valid"), "test": ("test",)}  # beside train/
 MOST_CLASSES = 1000
@@ -26,9 +28,14 @@ MOST_CLASSES = 1000
 class Found:
     """The labelled photos under a folder.
 
-    root: the folder that `paths` are relative to; labels: (n,) int, index into `classes`;
-    names: what identifies each photo whatever the layout, such as `cat.7`; given: (n,) int, index
-    into `SPLITS`, the split that the user's folders say, or None where there is train/ at most.
+    Attributes:
+        root: the folder that `paths` are relative to.
+        classes: names of the classes, sorted.
+        paths: (n,) path of each photo, with forward slashes.
+        labels: (n,) int, index into `classes`.
+        names: (n,) what identifies each photo in any layout, such as `cat.7`.
+        given: (n,) int, index into `SPLITS`, the split that the user's folders say, or None if
+            there are no such folders beside train/.
     """
 
     root: Path
@@ -39,27 +46,33 @@ class Found:
     given: np.ndarray | None = None
 
 
-def find(data_dir, cache_dir=None):
-    """Finds the labelled photos under `data_dir`; the first of these layouts that fits wins.
+# --- Layouts --------------------------------------------------------------------------------------
 
-    Kaggle's `train/cat.0.jpg`, Microsoft's `PetImages/Cat/0.jpg` (both also one folder further
-    down), then one folder a class: `train/cats/...`, with the user's own split where `validation/`
-    or `test/` beside it has folders of the same classes, or `cats/...`.
 
+def find(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Found | None:
+    """Find the labelled photos under `data_dir`. The first layout that matches is used.
+
+    1. Kaggle's `train/cat.0.jpg`, also one folder further down.
+    2. Microsoft's `PetImages/Cat/0.jpg`, also one folder further down.
+    3. One folder per class in `train/`, such as `train/cats/...`. If `validation/` or `test/`
+       beside it has folders of the same classes, they are the user's own split.
+    4. One folder per class, such as `cats/...`.
+
+    Args:
+        data_dir: the folder.
+        cache_dir: folder of decoded photos, which is not taken for a class.
     Returns:
-        A `Found`, or None where there is no labelled photo.
+        The photos, or None if there are no labelled photos.
     Raises:
-        UserError: `data_dir` is no folder; photos of one class only or of more than `MOST_CLASSES`;
-            a class folder without a photo; folders of which it is not clear what they mean.
+        UserError: `data_dir` is not a folder; photos of only one class or of more than
+            `MOST_CLASSES`; a class folder without photos; folders whose meaning is not clear.
     """
     if not os.path.isdir(data_dir):
-        raise UserError(f"--data-dir: expected a folder, got {printable(data_dir)}")
+        raise UserError(f"expected a folder, got {printable(data_dir)}")
     try:
         return _find(Path(data_dir), Path(cache_dir).resolve() if cache_dir else None)
     except OSError as error:
-        raise UserError(
-            f"--data-dir: cannot read {printable(error.filename)}: {error.strerror}"
-        ) from None
+        raise UserError(f"cannot read {printable(error.filename)}: {error.strerror}") from None
 
 
 def _find(root, cache_dir):
@@ -68,8 +81,9 @@ def _find(root, cache_dir):
             return []
         entries = sorted(Path(entry.path) for entry in os.scandir(parent))
         paths = [path for path in entries if os.path.isdir(path)]  # False for a link in a loop
-        return [path for path in paths
-                if not path.name.startswith(".") and path.resolve() != cache_dir]
+        return [
+            path for path in paths if not path.name.startswith(".") and path.resolve() != cache_dir
+        ]
 
     def class_folders(parent):
         return [path for path in folders(parent) if path.name.lower() not in NOT_CLASSES]
@@ -89,8 +103,8 @@ def _find(root, cache_dir):
         return found
     found = _find_folders(root, class_folders(root))
     for folder in folders(root) if found else ():
-        if folder.name.lower() in ("train", "val", "validation") and any(photos.find_files(folder)):
-            say(f"{printable(folder)} is not taken for a class: that name means a split")
+        if folder.name.lower() in ("train", "val", "validation") and any(find_files(folder)):
+            logger.warning(f"{printable(folder)} is not taken for a class: that name means a split")
     return found
 
 
@@ -110,14 +124,14 @@ def _find_flat(folder):
 
 
 def _find_folders(root, folders):
-    """The photos of class folders in `root`, or None where none of the folders has any."""
+    """Return the photos of class folders in `root`, or None if none of the folders has any."""
     listed = _list_folders(folders)
     return _found(root, *listed) if listed else None
 
 
 def _list_folders(folders):
-    """Paths below the parent, classes and names of the photos in class folders; None of none."""
-    photos_of = {folder: list(photos.find_files(folder)) for folder in folders}
+    """Return paths below the parent, classes and names of the photos in class folders, or None."""
+    photos_of = {folder: list(find_files(folder)) for folder in folders}
     if not any(photos_of.values()):
         return None
     paths, members, names, seen = [], [], [], {}
@@ -125,12 +139,15 @@ def _list_folders(folders):
         member = class_name(folder.name)
         other = seen.setdefault(member.casefold(), folder)
         if other != folder:
-            raise UserError(f"--data-dir: expected one folder for each class, got both "
-                            f"{printable(other.name)} and {printable(folder.name)} "
-                            f"in {printable(folder.parent)}")
+            raise UserError(
+                f"expected one folder for each class, got both "
+                f"{printable(other.name)} and {printable(folder.name)} "
+                f"in {printable(folder.parent)}"
+            )
         if not files:
-            raise UserError(f"--data-dir: expected photos in every class folder, got none in "
-                            f"{printable(folder)}")
+            raise UserError(
+                f"expected photos in every class folder, got none in {printable(folder)}"
+            )
         for path in files:
             below = path[len(f"{folder}/") :].replace(os.sep, "/")
             paths.append(f"{folder.name}/{below}")
@@ -140,7 +157,7 @@ def _list_folders(folders):
 
 
 def _find_splits(root, folders):
-    """The photos of `train/<class>/`, with those of the user's own validation and test split."""
+    """Return the photos of `train/<class>/` and of the user's own validation and test split."""
     listed = _list_folders(folders(root / "train"))
     if not listed:
         return None
@@ -149,30 +166,37 @@ def _find_splits(root, folders):
     for split, folder in _split_folders(root):
         below = folders(folder)
         if not classes & {class_name(path.name) for path in below}:
-            if any(photos.find_files(folder)):  # such as a competition's, without labels
-                say(f"{printable(folder)} is not taken for a split: it has none of the class "
-                    "folders of train")
+            if any(find_files(folder)):  # such as a competition's, without labels
+                logger.warning(
+                    f"{printable(folder)} is not taken for a split: it has none of the class "
+                    "folders of train"
+                )
             continue
         if split in given:
-            raise UserError(f"--data-dir: expected one folder for {split}, got both "
-                            f"{printable(given[split][0].name)} and {printable(folder.name)} "
-                            f"in {printable(root)}")
+            raise UserError(
+                f"expected one folder for {split}, got both "
+                f"{printable(given[split][0].name)} and {printable(folder.name)} "
+                f"in {printable(root)}"
+            )
         listed = _list_folders(below)
         if not listed:
-            raise UserError(f"--data-dir: expected photos in {printable(folder)}, got none")
+            raise UserError(f"expected photos in {printable(folder)}, got none")
         if unknown := sorted(set(listed[1]) - classes):
-            raise UserError(f"--data-dir: expected the classes of {printable(root / 'train')}, got "
-                            f"{unknown[0]!r} too in {printable(folder)}")
+            raise UserError(
+                f"expected the classes of {printable(root / 'train')}, got "
+                f"{unknown[0]!r} too in {printable(folder)}"
+            )
         if missing := classes - set(listed[1]):
-            say(f"{printable(folder)} has no photos of {some_names(sorted(missing))}")
+            logger.warning(f"{printable(folder)} has no photos of {some_names(sorted(missing))}")
         given[split] = (folder, *listed)
     return _found(*given["train"]) if len(given) == 1 else _join_splits(root, given)
 
 
 def _join_splits(root, given):
-    """The photos of all splits as one `Found`.
+    """Return the photos of all splits as one `Found`.
 
-    given: for each split its folder, and the paths, classes and names of its photos.
+    Args:
+        given: for each split its folder, and the paths, classes and names of its photos.
     """
     paths, members, names, sides, taken = [], [], [], [], set()
     for split, (folder, its_paths, its_members, its_names) in given.items():
@@ -189,55 +213,103 @@ def _join_splits(root, given):
 
 
 def _split_folders(root):
-    """(split, folder) of the folders beside `train` that are named after a split."""
+    """Return (split, folder) of the folders beside `train` that are named after a split."""
     entries = sorted(entry.name for entry in os.scandir(root) if os.path.isdir(entry.path))
-    return [(split, root / name) for split, names in SPLIT_FOLDERS.items()
-            for name in entries if name.lower() in names]
+    return [
+        (split, root / name)
+        for split, names in SPLIT_FOLDERS.items()
+        for name in entries
+        if name.lower() in names
+    ]
 
 
 def _refuse_both(folder, paths, rivals):
-    """Raises `UserError` where photos lie loose beside class folders: either may be a mistake."""
+    """Raise `UserError` if photos lie beside class folders: either may be a mistake."""
     for rival in rivals:
-        if any(photos.find_files(rival)):
+        if any(find_files(rival)):
             raise UserError(
-                f"--data-dir: expected one layout in {printable(folder)}, got photos beside the "
-                f"folders ({printable(paths[0])}) and photos in them ({printable(rival)})")
+                f"expected one layout in {printable(folder)}, got photos beside the "
+                f"folders ({printable(paths[0])}) and photos in them ({printable(rival)})"
+            )
 
 
 def _found(root, paths, members, names, given=None):
     classes = sorted(set(members))
     if len(classes) < 2:
         raise UserError(
-            f"--data-dir: expected photos of two classes or more, got only {classes[0]!r} "
-            f"in {printable(root)}"
+            f"expected photos of two classes or more, got only {classes[0]!r} in {printable(root)}"
         )
     if len(classes) > MOST_CLASSES:
-        raise UserError(f"--data-dir: expected at most {MOST_CLASSES:,} classes, got "
-                        f"{len(classes):,} in {printable(root)}")
+        raise UserError(
+            f"expected at most {MOST_CLASSES:,} classes, got {len(classes):,} in {printable(root)}"
+        )
     number = {name: index for index, name in enumerate(classes)}
     labels = np.array([number[member] for member in members], np.int32)
     return Found(Path(root), classes, paths, labels, names, given)
 
 
-def class_name(folder_name):
-    """The class that a folder stands for: its name, but `cat` for Cats and `dog` for dogs."""
+# --- Names ----------------------------------------------------------------------------------------
+
+
+def class_name(folder_name: str) -> str:
+    """Return the class of a folder: its name, but `cat` for Cats and `dog` for dogs."""
     lower = folder_name.lower()
     if lower in ("cat", "cats", "dog", "dogs"):
         return lower.removesuffix("s")
     return printable(folder_name)  # it is shown, drawn, and kept as JSON
 
 
-def identity(member, path):
-    """What identifies a photo in every layout.
+def identity(member: str, path: str) -> str:
+    """Return what identifies a photo in every layout.
 
     Args:
         member: name of its class.
         path: its path below the class folder, with forward slashes.
     Returns:
-        Class and number where the name is one of Kaggle's or Microsoft's (`cat.7`: the two number
-        the photos alike), else class and path.
+        Class and number (`cat.7`) if the name is one of Kaggle's or Microsoft's, which number the
+        photos alike; otherwise class and path.
     """
     match = NUMBER_NAME.fullmatch(path)
     if match and member in ("cat", "dog") and (match[1] or member).lower() == member:
         return f"{member}.{int(match[2])}"
     return f"{member}/{path}"
+
+
+# --- Photos to leave out --------------------------------------------------------------------------
+
+
+def read_names(path: str | os.PathLike | None) -> list[str]:
+    """Return the names in a file of photos to leave out, sorted; none if `path` is None.
+
+    One name per line; `#` begins a comment.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if path is None:
+        return []
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
+    names = {line.split(" #")[0].strip() for line in text.splitlines()}
+    return sorted(name for name in names if name and not name.startswith("#"))
+
+
+def matching(found: Found, data_dir: str | os.PathLike, names: list[str]) -> list[int]:
+    """Return the numbers of the photos that `names` name; warn of names that match none.
+
+    A photo may be named by what identifies it (`cat.4085`), by its path below the folder of the
+    classes (`Cat/4085.jpg`, as in predictions.csv), or by its path below `data_dir`.
+    """
+    below = found.root.relative_to(data_dir).as_posix()
+    wanted, numbers, known = set(names), [], set()
+    for number, (name, path) in enumerate(zip(found.names, found.paths, strict=True)):
+        if ways := wanted & {name, path, f"{below}/{path}"}:
+            numbers.append(number)
+            known |= ways
+    if missing := sorted(wanted - known):
+        logger.warning(
+            f"{len(missing)} of {len(wanted)} names match no photo: {some_names(missing, 3)}"
+        )
+    return numbers

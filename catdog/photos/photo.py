@@ -1,42 +1,139 @@
-"""One photo: from path or bytes to an upright RGB square array, or `PhotoError` with the reason.
+"""One photo: from a path or bytes to an upright RGB array, or `PhotoError` with the reason.
 
 Training, scoring and prediction all read photos with `load_photo`, so that all see the same pixels.
 Every function may be called from many threads.
 """
 
+import contextlib
 import errno
+import functools
+import importlib
+import importlib.metadata
 import io
 import os
+import re
 import stat
+import struct
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageOps, WebPImagePlugin  # noqa: F401  it adds WEBP to Image.OPEN
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
 from catdog.files import printable
 
-Image.preinit()  # adds the other formats
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP") + (("AVIF",) if AvifImagePlugin.SUPPORTED else ())
+# HEIC is read where pillow-heif is installed. Without it such a file is found all the same, so that
+# it is named as one that cannot be read.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
-MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 89_478_485  # where Pillow starts to warn; a photo this big takes 0.4 GB as RGB
-MAX_SCANNED_PIXELS = 3e9  # pixels times scans of a progressive JPEG: about two seconds of work
+SUFFIXES += (".avif", ".heic", ".heif", ".hif")
+PILLOW_HEIF = (1, 7, 0)  # older versions have known holes
 
-# Pillow warns of odd EXIF blocks and the like on stderr. Set once, here: catch_warnings changes the
-# filters of the whole process, so that threads would undo each other's.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 89_478_485  # where Pillow starts to warn
+MAX_JPEG_PIXELS = 200_000_000  # of a JPEG that is decoded small; phones make 108 megapixels
+MAX_SCANNED_PIXELS = 3e9  # pixels times scans of a progressive JPEG: about two seconds of work
+MAX_MEMORY = 750 * 2**20  # bytes that all threads together decode into
+SMALL_FILE = 2**20  # bytes; of larger files, threads hold MAX_BYTES together
+STRIP = 2**20  # pixels that are converted to RGB at a time
+
+# Memory that Pillow needs to decode a pixel, in bytes, measured on photos of 81 megapixels. Pillow
+# keeps four bytes per RGB pixel.
+BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 12, "HEIC": 8}
+
+# How the files begin that Pillow can read, and in its order of trying them.
+_OPENERS: dict[str, tuple[bytes, Callable]] = {
+    "JPEG": (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    "GIF": (rb"GIF8[79]a", GifImagePlugin.GifImageFile),
+    "BMP": (rb"BM", BmpImagePlugin.BmpImageFile),
+    "WEBP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
+    "AVIF": (rb"....ftyp(avi[fs]|m[is]f1....(....){0,12}avif)", AvifImagePlugin.AvifImageFile),
+}
+_HEIC = rb"....ftyp(hei[cmsx]|hev[cmsx]|m[is]f1)"
+# How other files begin, what they are, and what helps.
+_OTHER_IMAGES = {
+    _HEIC: ("HEIC", 'to read such photos, run pip install "pillow-heif>=1.7.0"'),
+    _OPENERS["AVIF"][0]: ("AVIF", 'to read such photos, run pip install --upgrade "pillow>=13.0"'),
+    rb"II[*+]\0|MM\0[*+]": ("TIFF or camera raw", "convert it to JPEG or PNG"),
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": ("JPEG 2000", "convert it to JPEG or PNG"),
+    rb"\0\0\0\x0cJXL |\xff\x0a": ("JPEG XL", "convert it to JPEG or PNG"),
+    rb"8BPS": ("Photoshop", "export it as JPEG or PNG"),
+    rb"(\xef\xbb\xbf)?\s*<(svg|\?xml.*<svg|!--.*<svg|!DOCTYPE svg)": ("SVG", "export it as PNG"),
+}
+_OTHER_FILES = {
+    rb"%PDF-": ("a PDF document", "export its pages as JPEG or PNG"),
+    rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script))": (
+        "a web page",
+        "download the photo itself",
+    ),
+    rb"....(ftyp|moov|mdat|wide)|\x1aE\xdf\xa3|RIFF....AVI ": (
+        "a video",
+        "save a frame of it as JPEG",
+    ),
+}
+
+_ORIENTATION = 0x0112  # a tag of EXIF
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class PhotoError(Exception):
     """A photo that cannot be read. The message is the reason alone, one line, without the path."""
 
 
-def read_bytes(path: str | os.PathLike) -> bytes:
-    """Returns the content of a regular file of up to `MAX_BYTES`; never waits for a pipe or device.
+class _Budget:
+    """Bytes of memory that threads draw from and give back."""
 
-    Raises: PhotoError for anything else, and for a file that cannot be read.
+    def __init__(self, total: int):
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        """Wait until `amount` bytes (at most all of them) are free, and hold them in the block."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+# A thread takes of the first, then of the second, so that none waits for another in a circle.
+_files, _pixels = _Budget(MAX_BYTES), _Budget(MAX_MEMORY)
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """Return the content of a regular file of up to `MAX_BYTES`.
+
+    Never waits for a pipe or a device.
+
+    Raises:
+        PhotoError: it is something else, or cannot be read.
     """
 
     def open_without_waiting(path, flags):
@@ -55,59 +152,39 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
-def open_photo(source: str | os.PathLike | bytes, draft_size: int | None = None) -> Image.Image:
-    """Decodes a photo at its own aspect ratio.
+@contextlib.contextmanager
+def content_of(path: str | os.PathLike) -> Iterator[bytes]:
+    """Yield what `read_bytes` returns, in a block that bounds the memory of all threads.
 
-    Args:
-        source: path, or the bytes of a file. One of `FORMATS`, whatever the name ends with.
-        draft_size: pixels. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, several
-            times faster, but with both sides still at least one and a half times this long.
-
-    Returns: the first frame as an RGB image, turned upright by its EXIF orientation. Transparent
-        parts are white, as on a web page; 16-bit grey is scaled to 8 bits.
-
-    Raises: PhotoError if the file cannot be read, is no image of these formats, is damaged or
-        truncated, or has more than `MAX_PIXELS`.
+    Raises:
+        PhotoError: as `read_bytes` does.
     """
-    data = source if isinstance(source, bytes) else read_bytes(source)
-    if not data:
-        raise PhotoError("is empty")
     try:
-        return _decode(data, draft_size)
-    except PhotoError:
-        raise
-    except (
-        Image.DecompressionBombError
-    ) as error:  # some formats ask Pillow before they tell the size
-        raise PhotoError(f"more than the limit of {MAX_PIXELS / 1e6:.0f} megapixels") from error
-    except MemoryError as error:
-        raise PhotoError("needs more memory than there is") from error
-    except Exception as error:  # on damaged files Pillow raises nearly every kind there is
-        text = printable(" ".join(str(error).split()) or type(error).__name__)
-        truncated = isinstance(error, EOFError) or "truncated" in text.lower()
-        raise PhotoError("truncated" if truncated else f"damaged: {text[:200]}") from error
+        size = min(os.path.getsize(path), MAX_BYTES)
+    except (OSError, ValueError):
+        size = 0
+    with _files.take(size) if size > SMALL_FILE else contextlib.nullcontext():
+        yield read_bytes(path)
 
 
-def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
-    """Decodes a photo and squashes it to a square, without keeping its aspect ratio.
-
-    Args:
-        source: path, or the bytes of a file.
-        size: side of the square in pixels.
-
-    Returns: read-only uint8 array `(size, size, 3)`, RGB, 0 to 255.
-
-    Raises: PhotoError, as `open_photo` does.
-    """
-    image = open_photo(source, draft_size=size)
-    if image.size != (size, size):  # or Pillow would copy it
-        # Averages all pixels under each new one, so that fine fur does not turn into a pattern.
-        image = image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    return np.asarray(image)
+def _why_unreadable(path: str | os.PathLike, error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return "not a possible file name"
+    # Windows denies permission to open any folder; elsewhere a folder may really be closed.
+    if os.path.isdir(path) and (os.name == "nt" or not isinstance(error, PermissionError)):
+        return "a folder"
+    if isinstance(error, FileNotFoundError):
+        return "a broken link" if os.path.islink(path) else "not found"
+    reasons = {
+        errno.EACCES: "permission denied",
+        errno.ELOOP: "a link that leads back to itself",
+        errno.ENXIO: "not a regular file",
+    }
+    return reasons.get(error.errno) or (error.strerror or str(error)).lower()
 
 
 def find_files(folder: str | os.PathLike) -> Iterator[str]:
-    """Yields the paths of the image files below a folder, told by their endings (`SUFFIXES`).
+    """Yield the paths of the image files below a folder, told by their endings (`SUFFIXES`).
 
     Sorted by name, the files of a folder before those of its subfolders. Hidden files and folders
     (`.name`) are left out. Links are followed, but no folder is entered twice. What cannot be
@@ -137,6 +214,68 @@ def find_files(folder: str | os.PathLike) -> Iterator[str]:
         waiting.extend(reversed(folders))
 
 
+# --- Decoding -------------------------------------------------------------------------------------
+
+
+def open_photo(source: str | os.PathLike | bytes, draft_size: int | None = None) -> Image.Image:
+    """Decode a photo at its own aspect ratio.
+
+    Args:
+        source: path, or the bytes of a file. One of `FORMATS`, whatever the name ends with.
+        draft_size: pixels. The photo may then come back smaller, several times faster, but with
+            both sides still at least one and a half times this long.
+    Returns:
+        The first frame as an RGB image, turned upright by its EXIF orientation. Transparent pixels
+        are white.
+    Raises:
+        PhotoError: the file cannot be read, is no image of these formats, is damaged or truncated,
+            or has more than `MAX_PIXELS` (a JPEG with a draft size: `MAX_JPEG_PIXELS`).
+    """
+    return _open(source, draft_size, lambda image: image)
+
+
+def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
+    """Decode a photo and squash it to a square, without keeping its aspect ratio.
+
+    Args:
+        source: path, or the bytes of a file.
+        size: side of the square in pixels.
+    Returns:
+        Read-only uint8 array `(size, size, 3)`, RGB, 0 to 255.
+    Raises:
+        PhotoError: as in `open_photo`.
+    """
+
+    def square(image):
+        if image.size == (size, size):  # or Pillow would copy it
+            return image
+        # Averages all pixels under each new one, so that fine fur does not turn into a pattern.
+        return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+    return np.asarray(_open(source, size, square))
+
+
+def _open(source, draft_size, finish):
+    """Decode a photo, and hold the memory for it until `finish` has made an image of the result."""
+    if not isinstance(source, bytes):
+        with content_of(source) as data:
+            return _open(data, draft_size, finish)
+    if not source:
+        raise PhotoError("is empty")
+    try:
+        return _decode(source, draft_size, finish)
+    except PhotoError:
+        raise
+    except Image.DecompressionBombError as error:  # WebP asks Pillow before it tells its size
+        raise PhotoError(f"more than the limit of {MAX_PIXELS / 1e6:.0f} megapixels") from error
+    except MemoryError as error:
+        raise PhotoError("needs more memory than there is") from error
+    except Exception as error:  # on damaged files Pillow raises nearly every kind there is
+        text = printable(" ".join(str(error).split()) or type(error).__name__)
+        truncated = isinstance(error, EOFError) or "truncated" in text.lower()
+        raise PhotoError("truncated" if truncated else f"damaged: {text[:200]}") from error
+
+
 class _Source(io.BytesIO):
     """Bytes that can be read in a limited number of steps.
 
@@ -155,40 +294,146 @@ class _Source(io.BytesIO):
         return super().read(size)
 
 
-def _decode(data: bytes, draft_size: int | None) -> Image.Image:
+@functools.cache
+def _silence_pillow():
+    """Hide Pillow's warnings of odd animations and the like. Two threads at once do no harm.
+
+    Once for the whole process: `catch_warnings` in one thread would undo that of another.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _decode(data, draft_size, finish):
+    _silence_pillow()
     # What Image.open(formats=FORMATS) does, which however complains of a big picture on stderr
     # before its size can be asked for, and keeps to itself what is wrong with a header.
-    opener = next((Image.OPEN[name][0] for name in FORMATS if Image.OPEN[name][1](data[:16])), None)
-    if opener is None:
-        expected = ", ".join(FORMATS)
-        raise PhotoError(f"not an image: expected {expected}, but it begins with {data[:16]!r}")
-    if data.count(b"Exif\0\0") > 100:  # Pillow joins them one by one: minutes for 64 MB of them
-        raise PhotoError("damaged: cut into too many parts")
-    image = opener(_Source(data), "")
-
+    kind, opener = _opener(data)
+    image = opener(_Source(_without_metadata(data, kind)), "")
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        megapixels = f"{MAX_PIXELS / 1e6:.0f} megapixels"
-        raise PhotoError(f"{width}x{height} is more than the limit of {megapixels}")
     if min(width, height) < 1:
         raise PhotoError(f"has no pixels: {width}x{height}")
-    scans = data.count(b"\xff\xda") if "progressive" in image.info else 1
-    if width * height * scans > MAX_SCANNED_PIXELS:  # a scan is a few bytes, but a walk over all
-        raise PhotoError(f"damaged: {scans} scans of {width}x{height} pixels in one JPEG")
-
     if draft_size:
         image.draft(None, (round(1.5 * draft_size), round(1.5 * draft_size)))
-    image.load()
+    most = MAX_JPEG_PIXELS if kind == "JPEG" and image.size != (width, height) else MAX_PIXELS
+    if width * height > most:
+        megapixels = f"{most / 1e6:.0f} megapixels"
+        raise PhotoError(f"{width}x{height} is more than the limit of {megapixels}")
+    pixels = image.width * image.height  # fewer than width * height in a draft
+    memory = pixels * (BYTES_PER_PIXEL.get(kind, 4) + 4)  # and four for what is made of a pixel
+    if "progressive" in image.info:
+        memory += 2 * width * height * image.layers  # coefficients, whatever the size of the draft
+        scans = data.count(b"\xff\xda")
+        if width * height * scans > MAX_SCANNED_PIXELS:  # each is a few bytes, but a walk over all
+            raise PhotoError(f"damaged: {scans} scans of {width}x{height} pixels in one JPEG")
+    if memory > MAX_MEMORY:
+        raise PhotoError(
+            f"{width}x{height} takes {memory / 2**20:,.0f} MiB to decode, more than the limit "
+            f"of {MAX_MEMORY // 2**20}"
+        )
+    with _pixels.take(memory):
+        image.load()
+        turn = None if kind == "HEIC" else _TURNS.get(_orientation(image))  # libheif turns it
+        image = _to_rgb(image, draft_size)
+        return finish(image if turn is None else image.transpose(turn))
+
+
+def _opener(data: bytes) -> tuple[str, Callable]:
+    """Return the format of a file, and the class of Pillow that opens it."""
+    start = data[:1024]
+    for kind in FORMATS:
+        pattern, opener = _OPENERS[kind]
+        if re.match(pattern, start, re.DOTALL):
+            return kind, opener
+    if re.match(_HEIC, start, re.DOTALL) and (opener := _heif_opener()):
+        return "HEIC", opener
+    expected = ", ".join(FORMATS)
+    for table, prefix in ((_OTHER_IMAGES, ""), (_OTHER_FILES, "not an image: ")):
+        for pattern, (name, help) in table.items():
+            if re.match(pattern, start, re.DOTALL):
+                raise PhotoError(f"{prefix}expected {expected}, got {name}; {help}")
+    raise PhotoError(f"not an image: expected {expected}, but it begins with {data[:16]!r}")
+
+
+def _heif_opener() -> Callable | None:
     try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # a broken EXIF block: the pixels are whole
-        pass
-    return _to_rgb(image)
+        version = importlib.metadata.version("pillow_heif")
+        if tuple(map(int, re.findall(r"\d+", version)[:3])) < PILLOW_HEIF:
+            return None
+        return importlib.import_module("pillow_heif").HeifImageFile
+    except ImportError:  # PackageNotFoundError is one, too
+        return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _without_metadata(data: bytes, kind: str) -> bytes:
+    """Return the file with those blocks renamed of which Pillow would read all.
+
+    A block of EXIF with millions of numbers takes it a quarter of a minute; only the orientation is
+    needed, and `_orientation` finds it.
+    """
+    if kind == "JPEG":
+        return data.replace(b"Exif\0\0", b"exif\0\0").replace(
+            b"Photoshop 3.0\0", b"photoshop 3.0\0"
+        )
+    if kind == "AVIF":  # its orientation is not in EXIF
+        return re.sub(rb"(infe.{8}(?:..)?)Exif", rb"\1none", data, flags=re.DOTALL)
+    return data
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return the orientation, from 1 to 8, that EXIF says, or XMP where EXIF does not."""
+    blocks = [part for _, part in getattr(image, "applist", ()) if part[:6] == b"exif\0\0"]
+    exif = blocks[0] if blocks else image.info.get("exif")
+    try:
+        if exif is None:  # as ImageMagick writes it into a PNG
+            hexadecimal = "".join(image.info.get("Raw profile type exif", "").split("\n")[3:])
+            exif = bytes.fromhex(hexadecimal)
+        found = _exif_orientation(exif[6:] if exif[:4].lower() == b"exif" else exif)
+    except (ValueError, struct.error):  # a broken block: the pixels are whole
+        found = None
+    if found is None:
+        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+        xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+        if match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp):
+            found = int(match[1])
+    return found
+
+
+def _exif_orientation(exif: bytes) -> int | None:
+    """Return the value of the orientation tag in a block of EXIF, which is laid out as a TIFF."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return None
+    (start,) = struct.unpack_from(order + "4xI", exif)
+    (entries,) = struct.unpack_from(order + "H", exif, start)
+    for place in range(start + 2, start + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(order + "HH", exif, place)
+        if tag == _ORIENTATION:
+            code = {1: "B", 3: "H", 4: "I"}.get(kind)
+            return struct.unpack_from(order + code, exif, place + 8)[0] if code else None
+    return None
+
+
+def _to_rgb(image: Image.Image, draft_size: int | None) -> Image.Image:
+    """Return an image in RGB; with a draft size, it is made smaller by a whole number if large.
+
+    Goes strip by strip, so that a photo of 89 megapixels is never in memory twice.
+    """
+    factor = max(1, min(image.size) // (3 * draft_size)) if draft_size else 1
+    if image.mode == "RGB" and factor == 1 and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    rows = max(1, STRIP // width // factor) * factor
+    if rows >= height:
+        image = _converted(image)
+        return image.reduce(factor) if factor > 1 else image
+    result = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        result.paste(_converted(strip).reduce(factor), (0, top // factor))
+    return result
+
+
+def _converted(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 0 to 65535, which Pillow would clip at 255
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
@@ -196,19 +441,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _why_unreadable(path: str | os.PathLike, error: OSError | ValueError) -> str:
-    if isinstance(error, ValueError):
-        return "not a possible file name"
-    # Windows denies permission to open any folder; elsewhere a folder may really be closed.
-    if os.path.isdir(path) and (os.name == "nt" or not isinstance(error, PermissionError)):
-        return "a folder"
-    if isinstance(error, FileNotFoundError):
-        return "a broken link" if os.path.islink(path) else "not found"
-    reasons = {
-        errno.EACCES: "permission denied",
-        errno.ELOOP: "a link that leads back to itself",
-        errno.ENXIO: "not a regular file",
-    }
-    return reasons.get(error.errno) or (error.strerror or str(error)).lower()

@@ -1,102 +1,142 @@
-"""Writes `model.tflite`, the network of a run for prediction without Keras and TensorFlow.
+"""Write `model.tflite`, the network of a run for prediction without Keras and TensorFlow."""
 
-    python export.py RUN photo.jpg [more.jpg ...]
+from __future__ import annotations
 
-train.py does it by itself; by hand it is for runs that were copied without the file or trained
-where it could not be made. The photos are what the file is checked on.
-"""
-
-import argparse
-import io
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from catdog import files
-from catdog.photos import photo as photos
-from catdog.runs import run as runs
-from catdog import cli as terminal
-from catdog.cli import say
 from catdog.errors import UserError
+from catdog.files import printable
+from catdog.runs import calibration, run
+from catdog.runs.classifier import litert
 
-TOLERANCE = 1e-4  # largest difference to Keras of a logit
+if TYPE_CHECKING:
+    import keras
+
+logger = logging.getLogger(__name__)
+MOST_PHOTOS = 2000  # that a file is checked on
+BATCH = 32  # photos
+MOST_WORSE = {"accuracy": 0.001, "log loss": 0.002}  # that a file of eight-bit weights may be
+LARGEST_DIFFERENCE = 1e-4  # of a logit, in float32
+
+# The exporter needs the TensorFlow backend, prints a lot, and may end the process on a network that
+# it does not know. Its process ends with ours, when nobody holds the other end of its stdin.
+CONVERT = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+import keras, tensorflow as tf
+source, target, weights = sys.argv[1:]
+more = {"optimizations": [tf.lite.Optimize.DEFAULT]} if weights == "eight-bit" else {}
+keras.saving.load_model(source).export(target, format="litert", verbose=False, **more)
+os._exit(0)
+"""
 
 
-def export(run, images):
-    """Writes `model.tflite` into a run and checks it against Keras.
-
-    In a process of its own: the exporter needs Keras's TensorFlow backend, prints a lot, and on a
-    network that it does not know may end the whole process.
+def export(
+    folder: Path | str, network: keras.Model, images: np.ndarray, labels: np.ndarray
+) -> None:
+    """Write `model.tflite` into a run, with weights of eight bits if it is as good as Keras.
 
     Args:
-        run: path of a run directory with its `model.keras`.
-        images: uint8 (n, score_size, score_size, 3), photos to check it on.
+        folder: the run directory.
+        network: as `model.for_prediction` returns it.
+        images: uint8 (n, size, size, 3), photos that the network was not trained on; some 2,000 of
+            them are used.
+        labels: (n,) int.
     Raises:
-        UserError: the file cannot be made, or answers differently; there is none then.
+        UserError: the file cannot be made, or computes something else; there is none then.
     """
-    images_file = io.BytesIO()
-    np.save(images_file, images)
+    folder = Path(folder)
+    some = np.unique(np.linspace(0, len(images) - 1, MOST_PHOTOS).astype(int))
+    images, labels = images[some], np.asarray(labels)[some]
+    expected = _logits(network.predict_on_batch, images)
+    config = run.read_config(folder)
+    files.remove_leftovers(folder)
+    with files.atomic_file(folder / "model.tflite") as path:
+        source = path.with_suffix(".keras")
+        try:
+            network.save(source)
+            for weights in ("eight-bit", "float32"):
+                _convert(source, path, weights)
+                got = _logits(_load(path, config), images)
+                reason = _worse(weights, expected, got, labels)
+                if reason is None:
+                    break
+                logger.warning(f"model.tflite with {weights} weights: {reason}")
+            else:
+                raise UserError("cannot export to LiteRT: the file computes something else")
+        finally:
+            source.unlink(missing_ok=True)
+        digest = files.sha256(path)
+    run.update_config(folder, litert_sha256=digest, litert_weights=weights)
+
+
+def _logits(compute, images):
+    batches = (images[start : start + BATCH] for start in range(0, len(images), BATCH))
+    return np.concatenate(
+        [np.asarray(compute(batch.astype(np.float32))["logits"]) for batch in batches]
+    )
+
+
+def _load(path, config):
+    try:
+        return litert(path, config)
+    except ImportError as error:
+        raise UserError(f"cannot export to LiteRT: {error}") from None
+
+
+def _convert(source, target, weights):
+    """Write the network in the `.keras` file `source` as LiteRT, in a process of its own."""
     environment = {
         **os.environ,
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",  # a GPU is not needed, rounds more, and may be full
     }
-    with files.atomic_file(Path(run) / "model.tflite") as temporary:
-        child = subprocess.run(
-            [sys.executable, "-c", "import sys; from catdog.runs import export; export.convert(*sys.argv[1:])",
-             Path(run).resolve(), temporary.resolve()],
-            cwd=Path(__file__).parents[2], env=environment, input=images_file.getvalue(),
-            capture_output=True,
-        )
-        if child.returncode:
-            reason = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-            reason = reason.removeprefix("UserError: ")
-            raise UserError(f"cannot export to LiteRT (exit code {child.returncode}): "
-                            f"{printable(reason[:300])}")
-        digest = files.sha256(temporary)
-    config = runs.read_config(run, flag="RUN")
-    runs.write_json(Path(run) / "config.json", {**config, "litert_sha256": digest})
-
-
-def convert(run, path):
-    """The child: writes a run's network to `path` and checks it on the photos on stdin."""
-    import model
-
-    images = np.load(io.BytesIO(sys.stdin.buffer.read()))
-    config = runs.read_config(run)
-    network = runs.load_network(Path(run) / "model.keras")
-    network = model.for_prediction(network, config["score_size"])
-    network.export(path, format="litert", verbose=False)
-    litert = runs.litert_runtime(Path(path), config)
-    for start in range(0, len(images), 32):
-        batch = images[start : start + 32].astype(np.float32)
-        expected, got = network.predict_on_batch(batch), litert(batch)
-        for name, values in expected.items():
-            difference = np.abs(got[name] - np.asarray(values)).max()
-            if not difference <= TOLERANCE:
-                sys.exit(f"{name} differ from Keras by {difference:.2g}")
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Writes model.tflite, with which predict.py "
-                                     "starts at once, into a run: anew where it has one.")
-    parser.add_argument("run", metavar="RUN", help="a run directory that train.py wrote")
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="photos to check it on")
-    args = parser.parse_args(argv)
-    size = runs.read_config(args.run, flag="RUN")["score_size"]
-    images = []
-    for path in args.photos:
+    # -P: no module of the current folder is imported.
+    command = [sys.executable, "-P", "-c", CONVERT, source, target, weights]
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as child:
         try:
-            images.append(photos.load_photo(path, size))
-        except photos.PhotoError as error:
-            raise UserError(f"PHOTO: cannot read {printable(path)}: {error}") from None
-    export(args.run, np.stack(images))
-    say(f"wrote {printable(Path(args.run) / 'model.tflite')}")
-    return 0
+            errors = child.stderr.read()
+            code = child.wait()
+        finally:
+            child.kill()
+    if code or not target.exists():
+        reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        raise UserError(f"cannot export to LiteRT (exit code {code}): {printable(reason[:300])}")
 
 
-if __name__ == "__main__":
-    terminal.run(main)
+def _worse(weights, expected, got, labels):
+    """Return in words by how much logits are worse than those of Keras, or None."""
+    if weights == "float32":
+        difference = float(np.abs(got - expected).max())
+        return None if difference <= LARGEST_DIFFERENCE else f"logits differ by {difference:.2g}"
+    temperature = calibration.fit_temperature(expected, labels)
+    before, after = (_scores(logits, labels, temperature) for logits in (expected, got))
+    for name, most in MOST_WORSE.items():
+        difference = after[name] - before[name]
+        if not difference <= most:
+            return f"{name} worse by {difference:.4f} on {len(labels):,} photos; float32 is used"
+    return None
+
+
+def _scores(logits, labels, temperature):
+    """Return error rate and log loss."""
+    probabilities = calibration.probabilities_from_logits(logits, temperature)
+    right = probabilities[np.arange(len(labels)), labels]
+    return {
+        "accuracy": float((probabilities.argmax(1) != labels).mean()),
+        "log loss": float(-np.log(right.clip(calibration.SMALLEST_PROBABILITY)).mean()),
+    }

@@ -66,11 +66,22 @@ def join(
         raise UserError(f"JAX cannot connect the processes: {reason}") from None
     keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
     try:
+        _check_equal_devices(jax)
         yield
     except BaseException as error:
         # JAX's own exit handler would wait for the other processes, which wait for this one.
         atexit.register(os._exit, _exit_code(error))
         raise
+
+
+def _check_equal_devices(jax) -> None:
+    """Raise UserError unless all processes have as many devices, which JAX takes for granted."""
+    own, everywhere = jax.local_device_count(), jax.device_count()
+    if own * jax.process_count() != everywhere:
+        raise UserError(
+            f"expected the same number of devices in each of {jax.process_count()} processes, got "
+            f"{own} of {everywhere} in process {jax.process_index()}"
+        )
 
 
 def _exit_code(error: BaseException) -> int:
@@ -97,13 +108,6 @@ def devices() -> list[str]:
     if keras.backend.backend() == "torch":  # which Keras trains on one device
         return [f"{keras.ops.zeros(()).device.type}:0"]
     return keras.distribution.list_devices()
-
-
-def of_this_machine() -> str:
-    """Return how many devices this process has, and of which kind."""
-    kind = devices()[0].split(":")[0]
-    count = len(devices()) if processes() == 1 else sys.modules["jax"].local_device_count()
-    return f"{count} {kind}"
 
 
 @contextlib.contextmanager

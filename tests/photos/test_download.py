@@ -5,8 +5,6 @@ import io
 import os
 import random
 import re
-import stat
-import struct
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from catdog.photos import download
-from catdog.photos.download import DownloadError, download_photos, fetch, unpack
+from catdog.photos.download import DownloadError, download_photos, fetch
 
 CONTENT = random.Random(0).randbytes(300_000)
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -236,223 +234,11 @@ def test_fetch_disk_errors(server, tmp_path):
 
 
 def make_archive(path, entries):
-    """`entries`: (name or ZipInfo, bytes), written as they are, however bad."""
+    """Write `entries`: (name, bytes)."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
         for name, content in entries:
             bundle.writestr(name, content)
     return path
-
-
-def with_mode(mode, name="PetImages/link"):
-    entry = zipfile.ZipInfo(name)
-    entry.create_system = 3
-    entry.external_attr = mode << 16
-    return entry
-
-
-def assert_refused(archive, tmp_path, reason, **limits):
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(DownloadError, match=reason) as caught:
-        unpack(archive, tmp_path / "inner" / "target", **limits)
-    assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.rglob("*")) == before
-    return str(caught.value)
-
-
-@pytest.fixture
-def inner(tmp_path):
-    (tmp_path / "inner").mkdir()
-    return tmp_path / "inner"
-
-
-def test_unpack(tmp_path):
-    photos = {f"PetImages/Cat/{n}.jpg": random.Random(n).randbytes(n * 999) for n in range(5)}
-    archive = make_archive(
-        tmp_path / "a.zip",
-        [("PetImages/", b""), ("readme[1].txt", b"hello" * 999), ("empty/", b""), *photos.items()],
-    )
-    seen = []
-    folder = unpack(archive, tmp_path / "target", progress=lambda *state: seen.append(state))
-    assert folder == tmp_path / "target"
-    assert (folder / "empty").is_dir()
-    assert (folder / "readme[1].txt").read_bytes() == b"hello" * 999
-    for name, content in photos.items():
-        assert (folder / name).read_bytes() == content
-    assert sorted(os.listdir(tmp_path)) == ["a.zip", "target"]
-    assert seen == sorted(seen) and seen[-1] == (5 * 999 + 10 * 999,) * 2
-    umask = os.umask(0)
-    os.umask(umask)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o777 & ~umask
-
-
-def test_unpack_never_overwrites(tmp_path):
-    archive = make_archive(tmp_path / "a.zip", [("a", b"new")])
-    (tmp_path / "target").mkdir()
-    with pytest.raises(DownloadError, match="target"):
-        unpack(archive, tmp_path / "target")
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DownloadError, match="dangling"):
-        unpack(archive, tmp_path / "dangling")
-    assert os.listdir(tmp_path / "target") == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../out", "a/../../out", "a/..", "..", "/out", "//host/out", "C:/out", "C:out", "a/./b",
-        "..\\out", "a\\b", "a//b", "a/file:stream", "a\nb", "a\x1b[31mb", "dots.../a", "space /a",
-        "x" * 300, "a/" * 150 + "b",
-    ],
-)  # fmt: skip
-def test_unpack_refuses_names(tmp_path, inner, name):
-    archive = make_archive(tmp_path / "a.zip", [("good", b"good"), (name, b"bad")])
-    reason = assert_refused(archive, tmp_path, "not a plain relative path")
-    assert repr(name)[1:20] in reason
-
-
-def test_unpack_refuses_nul_in_a_name(tmp_path, inner):
-    archive = make_archive(tmp_path / "a.zip", [("good", b"good"), ("aXb", b"bad")])
-    archive.write_bytes(archive.read_bytes().replace(b"aXb", b"a\0b"))
-    assert_refused(archive, tmp_path, "not a plain relative path")
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("Cat/1.jpg", "cat/1.jpg"), ("a", "A"), ("a", "a"), ("a", "a/b"), ("a/b", "a"),
-        ("a/b", "A/c"), ("straße", "STRASSE"), ("\u00e9", "e\u0301"), ("a", "A/"),
-    ],
-)  # fmt: skip
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_unpack_refuses_names_that_collide(tmp_path, inner, names):
-    archive = make_archive(tmp_path / "a.zip", [(name, b"x" * (name[-1] != "/")) for name in names])
-    reason = assert_refused(archive, tmp_path, "another entry has this name")
-    assert repr(names[1]) in reason
-
-
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK])
-def test_unpack_refuses_special_entries(tmp_path, inner, kind):
-    link = with_mode(kind | 0o777)
-    archive = make_archive(tmp_path / "a.zip", [(link, b"/etc"), ("PetImages/link/x", b"bad")])
-    assert_refused(archive, tmp_path, "'PetImages/link': it is a link or another special file")
-
-
-def test_unpack_takes_regular_entries(tmp_path):
-    entries = [
-        (with_mode(stat.S_IFREG | 0o6777, "a"), b"a"),
-        (with_mode(stat.S_IFDIR | 0o755, "b/"), b""),
-    ]
-    folder = unpack(make_archive(tmp_path / "a.zip", entries), tmp_path / "target")
-    assert not (folder / "a").stat().st_mode & (stat.S_ISUID | stat.S_ISGID)
-    assert (folder / "b").is_dir()
-
-
-def patch_entry(archive, name, announced=None, crc=None, flags=None, method=None):
-    """Changes what the archive's directory says about an entry."""
-    data = bytearray(archive.read_bytes())
-    at = data.rindex(name.encode()) - 46
-    assert data[at : at + 4] == b"PK\x01\x02"
-    for offset, code, value in (
-        (8, "<H", flags), (10, "<H", method), (16, "<L", crc), (24, "<L", announced)
-    ):  # fmt: skip
-        if value is not None:
-            struct.pack_into(code, data, at + offset, value)
-    archive.write_bytes(data)
-
-
-@pytest.mark.parametrize("stored", [False, True])
-def test_unpack_refuses_more_than_announced(tmp_path, inner, stored):
-    bomb = zipfile.ZipInfo("bomb")
-    bomb.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-    archive = make_archive(tmp_path / "a.zip", [("good", b"good"), (bomb, bytes(10_000_000))])
-    for crc in (zipfile.crc32(bytes(100)), zipfile.crc32(bytes(101))):
-        patch_entry(archive, "bomb", announced=100, crc=crc)
-        assert_refused(archive, tmp_path, "entry 'bomb'")
-
-
-def test_unpack_refuses_fewer_than_announced(tmp_path, inner):
-    archive = make_archive(tmp_path / "a.zip", [("good", b"good"), ("short", b"x" * 100)])
-    patch_entry(archive, "short", announced=1000)
-    assert_refused(archive, tmp_path, "entry 'short': expected the announced 1,000 bytes")
-
-
-def test_unpack_refuses_wrong_crc(tmp_path, inner):
-    archive = make_archive(tmp_path / "a.zip", [("good", b"good"), ("changed", b"x" * 100)])
-    patch_entry(archive, "changed", crc=1)
-    assert_refused(archive, tmp_path, "entry 'changed': Bad CRC")
-
-
-def test_unpack_refuses_encrypted_and_odd_compression(tmp_path, inner):
-    archive = make_archive(tmp_path / "a.zip", [("secret", b"x" * 100)])
-    patch_entry(archive, "secret", method=zipfile.ZIP_LZMA)
-    assert_refused(archive, tmp_path, "entry 'secret': its compression")
-    patch_entry(archive, "secret", flags=1)
-    assert_refused(archive, tmp_path, "entry 'secret': it is encrypted")
-
-
-def test_unpack_refuses_too_much(tmp_path, inner, monkeypatch):
-    archive = make_archive(tmp_path / "a.zip", [("a", bytes(600)), ("b", bytes(600))])
-    assert_refused(archive, tmp_path, "entry 'b'.*too many", max_bytes=1199)
-    patch_entry(archive, "b", announced=download.MAX_ENTRY_BYTES + 1)
-    assert_refused(archive, tmp_path, "entry 'b'.*too many")
-    monkeypatch.setattr(download, "MAX_ENTRIES", 1)
-    assert_refused(archive, tmp_path, "2 entries")
-
-
-def test_unpack_refuses_broken_archives(tmp_path, inner):
-    archive = make_archive(
-        tmp_path / "a.zip", [(f"{n}.jpg", random.Random(n).randbytes(100)) for n in range(3)]
-    )
-    whole = archive.read_bytes()
-    for end in range(0, len(whole), 7):
-        archive.write_bytes(whole[:end])
-        assert_refused(archive, tmp_path, "a.zip")
-    archive.write_bytes(whole[200:])  # a piece in front is missing
-    assert_refused(archive, tmp_path, "a.zip")
-
-
-def test_unpack_survives_changed_bytes(tmp_path, inner):
-    """Whatever is changed: the right photos in the right place, or one line and no trace."""
-    contents = [random.Random(n).randbytes(50) for n in range(3)]
-    archive = make_archive(tmp_path / "a.zip", [(f"c/{n}", x) for n, x in enumerate(contents)])
-    whole = archive.read_bytes()
-    rng = random.Random(1)
-    refused = 0
-    for _ in range(400):
-        data = bytearray(whole)
-        for _ in range(rng.choice((1, 1, 2, 8))):
-            data[rng.randrange(len(data))] = rng.choice((0, 1, 0x2E, 0x2F, 0x7F, 0xFF))
-        archive.write_bytes(data)
-        try:
-            folder = unpack(archive, inner / "target")
-        except DownloadError as error:
-            refused += 1
-            assert "\n" not in str(error)
-        else:
-            files = [path for path in folder.rglob("*") if path.is_file()]
-            assert all(path.read_bytes() in contents for path in files)
-            folder.rename(tmp_path / "done")
-            for path in sorted((tmp_path / "done").rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            (tmp_path / "done").rmdir()
-        assert os.listdir(inner) == []
-        assert sorted(os.listdir(tmp_path)) == ["a.zip", "inner"]
-    assert 200 < refused < 400
-
-
-def test_unpack_leaves_nothing_when_stopped(tmp_path, inner, monkeypatch):
-    def interrupt(done, total):
-        assert any(inner.iterdir())  # it had begun
-        raise KeyboardInterrupt
-
-    archive = make_archive(tmp_path / "a.zip", [("a", b"a"), ("b", b"b")])
-    with pytest.raises(KeyboardInterrupt):
-        unpack(archive, inner / "target", progress=interrupt)
-    assert os.listdir(inner) == []
-    too_long_for_disks = make_archive(tmp_path / "b.zip", [("a", b"a"), ("é" * 200, b"b")])
-    assert_refused(too_long_for_disks, tmp_path, "entry 'éé.*too long")
-    monkeypatch.setattr("shutil.disk_usage", lambda path: FullDisk)
-    assert_refused(archive, tmp_path, "free disk space")
 
 
 class FullDisk:
@@ -489,21 +275,26 @@ def test_download_photos(server, tmp_path, photos):
         download_photos(data_dir, **arguments)
 
 
-def test_download_photos_stopped_at_any_moment(server, tmp_path, photos):
+def test_download_photos_stopped_at_any_moment(server, tmp_path, photos, monkeypatch):
     arguments, contents = photos
-    moments = 0
 
-    def stop(done, total):
-        nonlocal moments
-        moments += 1
-        if moments in (1, 4, 8):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    extract = zipfile.ZipFile._extract_member
+
+    def stop_later(bundle, member, *rest):
+        if "Dog" in str(member):
             raise KeyboardInterrupt
+        return extract(bundle, member, *rest)
 
-    for _ in range(3):
+    for progress, unpack in ((stop, extract), (None, stop), (None, stop_later)):
+        monkeypatch.setattr(zipfile.ZipFile, "_extract_member", unpack)
         with pytest.raises(KeyboardInterrupt):
-            download_photos(tmp_path, stop, **arguments)
+            download_photos(tmp_path, progress, **arguments)
         assert {name.removesuffix(".part") for name in os.listdir(tmp_path)} == {".photos.zip"}
-    download_photos(tmp_path, stop, **arguments)
+    monkeypatch.setattr(zipfile.ZipFile, "_extract_member", extract)
+    download_photos(tmp_path, **arguments)
     assert os.listdir(tmp_path) == ["PetImages"]
     assert len(server.requests) == 1
     assert {path: (tmp_path / path).read_bytes() for path in contents} == contents
@@ -515,18 +306,6 @@ def test_download_photos_uses_the_users_archive(server, tmp_path, photos):
     download_photos(tmp_path, **arguments)
     assert sorted(os.listdir(tmp_path)) == ["PetImages", "photos.zip"]
     assert server.requests == []
-
-
-def test_download_photos_without_photos(server, tmp_path, photos):
-    arguments, _ = photos
-    packed = io.BytesIO()
-    make_archive(packed, [("PetImages/Cat/1.jpg", b"cat")])
-    server.content = packed.getvalue()
-    arguments["size"] = len(server.content)
-    arguments["sha256"] = hashlib.sha256(server.content).hexdigest()
-    with pytest.raises(DownloadError, match="PetImages/Dog"):
-        download_photos(tmp_path, **arguments)
-    assert not (tmp_path / "PetImages").exists()
 
 
 def test_download_photos_disk_errors(server, tmp_path, photos, monkeypatch):

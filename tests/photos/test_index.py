@@ -1,14 +1,16 @@
 """Layouts of folders of classes: the user's own split, and what is refused before training."""
 
+import os
 import re
 
 import numpy as np
 import pytest
-from test_data import save
+from PIL import Image
 
 import data
-from catdog.photos import index as layouts
 from catdog.errors import UserError
+from catdog.photos import index
+from photo_files import save
 
 
 def fill(root, *folders, photos=1):
@@ -18,10 +20,85 @@ def fill(root, *folders, photos=1):
 
 
 def refused(root, words):
-    with pytest.raises(UserError, match=f"^--data-dir: .*{re.escape(words)}") as caught:
-        layouts.find(root, root / "cache")
+    with pytest.raises(UserError, match=f".*{re.escape(words)}") as caught:
+        index.find(root, root / "cache")
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+# --- Layouts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "train/{lower}.{n}.jpg",
+        "PetImages/{upper}/{n}.jpg",
+        "train/{lower}s/{lower}.{n}.jpg",
+        "{lower}s/{n}.jpg",
+        "{upper}/{n}.jpg",
+        "{lower}s/{lower}.{n}.jpg",
+        "{lower}.{n}.jpg",
+        "dogs-vs-cats/train/{lower}.{n}.jpg",
+    ],
+)
+def test_every_layout_names_the_same_photos_and_splits_them_alike(tmp_path, layout):
+    for n in range(40):
+        for lower in ("cat", "dog"):
+            save(tmp_path / layout.format(lower=lower, upper=lower.title(), n=n))
+    found = index.find(tmp_path)
+    assert found.classes == ["cat", "dog"]
+    assert sorted(found.names) == sorted(f"{c}.{n}" for c in ("cat", "dog") for n in range(40))
+    assert [found.classes[i] for i in found.labels] == [name.split(".")[0] for name in found.names]
+    reference = {
+        name: int(np.searchsorted([0.8, 0.9], data.name_hashes([name])[0] / 2.0**64))
+        for name in found.names
+    }
+    sides = data.split(found.names, list(range(len(found.names))))
+    assert dict(zip(found.names, sides.tolist(), strict=True)) == reference
+
+
+def test_kaggle_layout_wins_over_microsofts_and_that_over_class_folders(tmp_path):
+    for c in ("a", "b"):
+        save(tmp_path / c / "1.jpg")
+    assert index.find(tmp_path).classes == ["a", "b"]
+    save(tmp_path / "PetImages/Cat/1.jpg"), save(tmp_path / "PetImages/Dog/1.jpg")
+    assert index.find(tmp_path).root == tmp_path / "PetImages"
+    save(tmp_path / "train/cat.1.jpg"), save(tmp_path / "train/dog.1.jpg")
+    assert index.find(tmp_path).root == tmp_path / "train"
+
+
+def test_unlabelled_photos_demo_and_cache_are_not_classes(tmp_path):
+    for c in ("apple", "pear", "test1", "test", "demo", "my-cache", ".hidden"):
+        save(tmp_path / c / "1.jpg")
+    assert index.find(tmp_path, tmp_path / "my-cache").classes == ["apple", "pear"]
+
+
+def test_other_classes_sort_by_name_and_their_photos_are_named_by_path(tmp_path):
+    for c in ("zebra", "ant", "Bee"):
+        save(tmp_path / "train" / c / "deep" / "7.jpg")
+    found = index.find(tmp_path)
+    assert found.classes == ["Bee", "ant", "zebra"]
+    assert found.names == ["Bee/deep/7.jpg", "ant/deep/7.jpg", "zebra/deep/7.jpg"]
+
+
+def test_a_missing_folder_an_empty_one_and_a_single_class_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match=r"^expected a folder, got .*nowhere"):
+        index.find(tmp_path / "nowhere")
+    assert index.find(tmp_path) is None
+    with pytest.raises(UserError, match="expected labelled photos"):
+        data.load(tmp_path, 8, tmp_path / "cache")
+    save(tmp_path / "train/cat.1.jpg")
+    with pytest.raises(UserError, match="two classes or more, got only 'cat'"):
+        index.find(tmp_path)
+
+
+def test_a_class_named_in_bytes_that_are_no_text_gets_a_name_that_can_be_shown(tmp_path):
+    for name in (b"b\xe9e", b"ant"):
+        folder = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(folder)
+        Image.new("RGB", (8, 8)).save(os.path.join(os.fsdecode(folder), "1.png"))
+    assert index.find(tmp_path).classes == ["ant", "b\\xe9e"]
 
 
 # --- The user's own split -------------------------------------------------------------------------
@@ -37,7 +114,7 @@ def test_train_validation_and_test_folders_are_the_split(tmp_path, name):
     for split, folder in (("train", "train"), ("validation", name), ("test", "test")):
         assert {dataset.paths[i].split("/")[0] for i in dataset.splits[split]} == {folder}
     assert len(set(dataset.names)) == 30
-    found = layouts.find(tmp_path)
+    found = index.find(tmp_path)
     assert (found.root / found.paths[7]).is_file()
 
 
@@ -62,7 +139,7 @@ def test_numbers_that_begin_anew_in_each_folder_name_different_photos(tmp_path):
     save(tmp_path / "train/cats/cat.7.png")
     save(tmp_path / "test/cats/cat.7.png")
     save(tmp_path / "test/cats/cat.8.png")  # a number of Kaggle's
-    found = layouts.find(tmp_path)
+    found = index.find(tmp_path)
     assert sorted(found.names) == [
         "cat.0",
         "cat.7",
@@ -86,11 +163,11 @@ def test_copies_stay_where_the_user_put_them_and_are_reported(tmp_path, capsys):
     assert "identical: 1 groups of 2 photos, of which 1 straddle splits" in capsys.readouterr().out
 
 
-def test_a_test_folder_without_the_classes_is_no_split(tmp_path, capsys):
+def test_a_test_folder_without_the_classes_is_no_split(tmp_path, caplog):
     fill(tmp_path, "train/ant", "train/bee", "test", "test/unknown", "validation")
-    found = layouts.find(tmp_path)
+    found = index.find(tmp_path)
     assert found.given is None and found.root == tmp_path / "train"
-    said = capsys.readouterr().err.splitlines()
+    said = caplog.messages
     assert len(said) == 2 and all("is not taken for a split" in line for line in said)
 
 
@@ -98,13 +175,13 @@ def test_kaggles_test_photos_are_still_no_split(tmp_path):
     for c in ("cat", "dog"):
         save(tmp_path / f"train/{c}.1.jpg")
     fill(tmp_path, "test1", "test")
-    assert layouts.find(tmp_path).given is None
+    assert index.find(tmp_path).given is None
 
 
-def test_a_class_that_train_lacks_is_refused_and_one_that_test_lacks_is_told(tmp_path, capsys):
+def test_a_class_that_train_lacks_is_refused_and_one_that_test_lacks_is_told(tmp_path, caplog):
     fill(tmp_path, "train/ant", "train/bee", "train/fly", "test/ant", "test/bee")
-    assert layouts.find(tmp_path).classes == ["ant", "bee", "fly"]
-    assert "test has no photos of fly" in capsys.readouterr().err
+    assert index.find(tmp_path).classes == ["ant", "bee", "fly"]
+    assert "test has no photos of fly" in caplog.text
     fill(tmp_path, "test/wasp")
     assert "'wasp' too in" in refused(tmp_path, "expected the classes of")
 
@@ -116,7 +193,7 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
 
 def test_a_class_may_be_called_train_within_train(tmp_path):
     fill(tmp_path, "train/bus", "train/train", "train/demo")
-    assert layouts.find(tmp_path).classes == ["bus", "demo", "train"]
+    assert index.find(tmp_path).classes == ["bus", "demo", "train"]
 
 
 # --- Mistakes -------------------------------------------------------------------------------------
@@ -148,7 +225,7 @@ def test_folders_that_differ_in_case_only_or_name_one_class_are_refused(tmp_path
 
 def test_a_thousand_classes_are_taken_and_one_more_is_refused(tmp_path, monkeypatch):
     fill(tmp_path, *(f"{i:04}" for i in range(1000)))
-    found = layouts.find(tmp_path)
+    found = index.find(tmp_path)
     assert len(found.classes) == 1000
     np.testing.assert_array_equal(found.labels, np.arange(1000))
     fill(tmp_path, "one more")
@@ -169,3 +246,27 @@ def test_photos_of_kaggles_names_beside_class_folders_are_refused(tmp_path, stra
     fill(tmp_path, *classes)
     save(tmp_path / stray)
     assert f"({stray.split('/')[-1]})" in refused(tmp_path, "expected one layout in")
+
+
+# --- Photos to leave out --------------------------------------------------------------------------
+
+
+def test_photos_to_leave_out_are_named_in_three_ways(tmp_path, caplog):
+    for c in ("cat", "dog"):
+        for n in range(4):
+            save(tmp_path / f"train/{c}.{n}.png")
+    listed = tmp_path / "exclude.txt"
+    listed.write_text("# no animals\n\ncat.1  # a house\ntrain/dog.2.png\ndog.3.png\ncat.12345\n")
+    names = index.read_names(listed)
+    assert names == ["cat.1", "cat.12345", "dog.3.png", "train/dog.2.png"]
+    found = index.find(tmp_path)
+    numbers = index.matching(found, tmp_path, names)
+    assert [found.names[i] for i in numbers] == ["cat.1", "dog.2", "dog.3"]
+    assert caplog.messages == ["1 of 4 names match no photo: cat.12345"]
+    assert index.matching(found, tmp_path, []) == []
+
+
+def test_a_file_of_names_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"^cannot read .*missing.txt: No such file"):
+        index.read_names(tmp_path / "missing.txt")
+    assert index.read_names(None) == []

@@ -1,113 +1,265 @@
-"""Run directories: what is whole is read, what is not is refused in one line."""
+"""Run directories: what train.py wrote is read, anything else is refused in one line."""
 
 import errno
 import json
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
+
+import model
+from catdog.errors import UserError
+from catdog.runs import run
 from conftest import disk_full_at
 
-from catdog import files
-import model
-from catdog.runs import run as runs
-from catdog.errors import UserError
+CONFIG = {
+    "settings": {"arch": "plain"},
+    "classes": ["cat", "dog"],
+    "score_size": 64,
+    "temperature": 1.0,
+}
+STATE = {"updates": 3, "history": [{"epoch": 1, "loss": 0.5}]}
 
-CONFIG = {"classes": ["cat", "dog"], "score_size": 64, "temperature": 1.0}
+
+def one_line(error):
+    return len(str(error.value).splitlines()) == 1
+
+
+# --- config.json ----------------------------------------------------------------------------------
 
 
 def test_a_config_is_read_as_it_was_written(tmp_path):
-    runs.create(tmp_path / "run", CONFIG)
-    assert runs.read_config(tmp_path / "run") == CONFIG
+    run.create(tmp_path / "run", CONFIG)
+    assert run.read_config(tmp_path / "run") == CONFIG
+    run.update_config(tmp_path / "run", temperature=2.0, clip=0.1)
+    assert run.read_config(tmp_path / "run") == {**CONFIG, "temperature": 2.0, "clip": 0.1}
+
+
+def test_the_config_of_the_projects_own_network_is_read():
+    assert run.read_config(run.WEIGHTS)["classes"] == ["cat", "dog"]
+
+
+DAMAGED = {
+    "classes": ["cat", None, 3, {}, [], ["cat"], [1, 2], ["cat", "cat"], ["cat", ""], ["a", ".."],
+                ["../a", "b"], ["a", "b\0"], [str(i) for i in range(1001)]],
+    "score_size": ["64", 0, -1, 64.5, True, None, 10**9, 1e400],
+    "temperature": ["1", 0, -1, True, None, [], float("nan"), float("inf"), 1e9],
+    "clip": ["0", -0.1, 1, None, True, float("nan")],
+    "settings": [None, [], "plain", 3],
+    "litert_sha256": [3, []],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "{",
-        "[]",
-        "null",
-        "7",
-        *(
-            json.dumps({**CONFIG, **change})
-            for change in (
-                {"classes": "cat"},
-                {"classes": ["cat"]},
-                {"classes": [1, 2]},
-                {"score_size": "64"},
-                {"score_size": 0},
-                {"score_size": 10**9},
-                {"temperature": 0},
-                {"temperature": "1"},
-            )
-        ),
-        *(
-            json.dumps({k: v for k, v in CONFIG.items() if k != key})
-            for key in ("classes", "score_size")
-        ),
+        *("", "{", "[]", "null", "7", "[" * 100_000, "\xff", '{"classes": ' + "9" * 5000 + "}"),
+        *(json.dumps({**CONFIG, key: value}) for key in DAMAGED for value in DAMAGED[key]),
+        *(json.dumps({k: v for k, v in CONFIG.items() if k != key})
+          for key in ("classes", "score_size")),
     ],
-)
+)  # fmt: skip
 def test_a_config_that_train_did_not_write_is_refused(tmp_path, text):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"^--model: .*config\.json is not"):
-        runs.read_config(tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"config\.json is not") as caught:
+        run.read_config(tmp_path)
+    assert one_line(caught) and "--" not in str(caught.value)
+    assert not run.is_unstarted(tmp_path)
+
+
+def test_a_config_that_is_no_file_is_refused_without_waiting(tmp_path):
+    with pytest.raises(UserError, match=r"expected a run directory with a config\.json"):
+        run.read_config(tmp_path)
+    path = tmp_path / "config.json"
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+        make(path)
+        with pytest.raises(UserError, match=r"cannot read .*config\.json: not a regular file"):
+            run.read_config(tmp_path)
+        os.rmdir(path) if path.is_dir() else path.unlink()
+
+
+# --- Paths ----------------------------------------------------------------------------------------
+
+
+def test_paths_of_a_run_are_found_from_every_folder(tmp_path, monkeypatch):
+    project, folder = tmp_path / "project", tmp_path / "elsewhere" / "run"
+    (project / "deep").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    kept = run.relative_to_run(folder, "photos")  # before the run directory is made
+    assert kept == "../../project/photos"
+    assert run.relative_to_run("runs/1", "tmp") == "../../tmp"
+    assert run.relative_to_run(folder, "/photos") == "/photos"
+    folder.mkdir(parents=True)
+    assert run.from_run(folder, kept) == "photos"
+    assert run.from_run(folder, "/photos") == "/photos"
+    monkeypatch.chdir(project / "deep")
+    assert run.from_run("../../elsewhere/run", kept) == "../photos"
+
+
+def test_links_on_the_way_to_a_run_do_not_mislead_its_paths(tmp_path, monkeypatch):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "runs").symlink_to(tmp_path / "disk" / "deep")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "project" / "tmp").symlink_to(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "project")
+    kept = run.relative_to_run("runs/1", "tmp")
+    assert kept == "../../../project/tmp" and run.from_run("runs/1", kept) == "tmp"
+
+
+# --- State of a run -------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_checkpoint_may_begin_again(tmp_path):
+    folder = tmp_path / "run"
+    assert not run.is_unstarted(folder)
+    run.create(folder, CONFIG)
+    assert run.is_unstarted(folder)
+    run.create(folder, {**CONFIG, "score_size": 80})
+    assert run.read_config(folder)["score_size"] == 80
+    run.write_checkpoint(folder, STATE, [])
+    assert run.has_checkpoint(folder) and not run.is_unstarted(folder)
+    with pytest.raises(UserError, match="cannot write"):
+        run.create(folder, CONFIG)
+
+
+def test_an_unfinished_run_is_named_as_such(tmp_path):
+    run.create(tmp_path / "run", CONFIG)
+    with pytest.raises(UserError, match=r"finished run, got .* without a model\.keras"):
+        run.check_trained(tmp_path / "run")
+    run.write_checkpoint(tmp_path / "run", STATE, [])
+    with pytest.raises(UserError, match=r"which is unfinished: train\.py can resume it"):
+        run.check_trained(tmp_path / "run")
+    with pytest.raises(UserError, match="which is unfinished"):
+        model.load(tmp_path / "run")
+
+
+# --- Checkpoints ----------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_comes_back_as_it_was_written_and_a_torn_one_is_refused(tmp_path):
-    assert runs.read_checkpoint(tmp_path) is None
+    assert run.read_checkpoint(tmp_path) is None
     arrays = [np.arange(6.0).reshape(2, 3), np.array(7)]
-    runs.write_checkpoint(tmp_path, {"updates": 3}, arrays)
-    state, again = runs.read_checkpoint(tmp_path)
-    assert state == {"updates": 3}
+    run.write_checkpoint(tmp_path, STATE, arrays)
+    state, again = run.read_checkpoint(tmp_path)
+    assert state == STATE
     for a, b in zip(arrays, again, strict=True):
         np.testing.assert_array_equal(a, b)
     whole = (tmp_path / "checkpoint.npz").read_bytes()
     for torn in (b"", whole[:10], whole[: len(whole) // 2], whole[:-1], b"\0" * len(whole)):
         (tmp_path / "checkpoint.npz").write_bytes(torn)
-        with pytest.raises(UserError, match="--resume: cannot read"):
-            runs.read_checkpoint(tmp_path)
+        with pytest.raises(UserError, match=r"cannot read .*: damaged; without that file"):
+            run.read_checkpoint(tmp_path)
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    (tmp_path / "file").write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.atomic_file(tmp_path / "file") as temporary:
-        temporary.write_text("ne")
-        raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert (tmp_path / "file").read_text() == "old"
-    with files.atomic_file(tmp_path / "file") as temporary:
-        temporary.write_text("new")
-    assert (tmp_path / "file").read_text() == "new"
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": np.array("{")},
+        {"state": np.array("[" * 100_000)},
+        {"state": np.array(json.dumps({"updates": 1}))},
+        {"state": np.array(json.dumps({**STATE, "updates": "1"}))},
+        {"state": np.array(json.dumps({**STATE, "history": [{"a": 1}, {"b": 1}]}))},
+        {"state": np.array(json.dumps({**STATE, "history": [{"a": "1"}]}))},
+        {"array0": np.array(["text"])},
+        {"array0": np.array([{}], dtype=object)},
+        {"array7": np.zeros(3)},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_that_train_did_not_write_is_refused(tmp_path, change):
+    content = {"state": np.array(json.dumps(STATE)), "array0": np.zeros(3), **change}
+    np.savez(tmp_path / "checkpoint.npz", **content)
+    with pytest.raises(UserError, match=r"cannot read .*checkpoint\.npz: damaged") as caught:
+        run.read_checkpoint(tmp_path)
+    assert one_line(caught)
+
+
+def test_a_checkpoint_that_is_no_file_or_unpacks_to_more_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.npz"
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+        make(path)
+        with pytest.raises(UserError, match=r"cannot read .*npz: not a regular file"):
+            run.read_checkpoint(tmp_path)
+        os.rmdir(path) if path.is_dir() else path.unlink()
+    np.savez_compressed(path, state=np.array(json.dumps(STATE)), array0=np.zeros(10**7))
+    with pytest.raises(UserError, match=r"cannot read .*npz: damaged"):
+        run.read_checkpoint(tmp_path)
+    with zipfile.ZipFile(path, "w") as archive:  # claims an array that nobody could hold
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }"
+        header += b" " * (117 - len(header)) + b"\n"
+        start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+        archive.writestr("array0.npy", start)
+        archive.writestr("state.npy", start)
+    with pytest.raises(UserError, match=r"cannot read .*npz: damaged"):
+        run.read_checkpoint(tmp_path)
+
+
+def test_arrays_of_another_network_are_refused():
+    arrays = [np.zeros((2, 3)), np.array(7)]
+    run.check_arrays(arrays, [(2, 3), ()])
+    for shapes in ([(2, 3)], [(3, 2), ()], [(2, 3), (1,)], [(2, 3), (), ()]):
+        with pytest.raises(UserError, match=r"of the network that config\.json names"):
+            run.check_arrays(arrays, shapes)
+    with pytest.raises(UserError, match="expected finite numbers"):
+        run.check_arrays([np.array([1.0, np.nan])], [(2,)])
+
+
+# --- Other files ----------------------------------------------------------------------------------
+
+
+def test_photos_trained_on_are_known_and_damage_means_not_known(tmp_path):
+    hashes = np.arange(10, dtype=np.uint64)
+    assert run.trained_on(tmp_path, hashes) is None
+    (tmp_path / "a").mkdir()
+    run.write_trained_on(tmp_path / "a", hashes[:3])
+    run.write_trained_on(tmp_path, hashes[5:6], init=tmp_path / "a")
+    assert run.trained_on(tmp_path, hashes).tolist() == [*[True] * 3, 0, 0, True, *[False] * 4]
+    path = tmp_path / "trained_on.npy"
+    for content in (b"", b"no array", path.read_bytes()[:-3]):
+        path.write_bytes(content)
+        assert run.trained_on(tmp_path, hashes) is None
+    np.save(path, np.array(["text"]))
+    assert run.trained_on(tmp_path, hashes) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert run.trained_on(tmp_path, hashes) is None
+
+
+def test_history_comes_back_and_what_is_none_is_empty(tmp_path):
+    assert run.read_history(tmp_path) == []
+    run.write_history(tmp_path, [{"epoch": 1, "loss": 0.5}])
+    assert run.read_history(tmp_path) == [{"epoch": "1", "loss": "0.5"}]
+    (tmp_path / "history.csv").write_bytes(b"\xff\xfe")
+    assert run.read_history(tmp_path) == []
 
 
 def test_a_full_disk_leaves_every_file_of_a_run_as_it_was(tmp_path):
-    runs.create(tmp_path / "run", CONFIG)
-    run, network = tmp_path / "run", model.build("classic", 2, 32)
+    run.create(tmp_path / "run", CONFIG)
+    folder, network = tmp_path / "run", model.build("classic", 2, 32)
     row = {"epoch": 1, "loss": 0.5}
     writers = {
-        "checkpoint.npz": lambda: runs.write_checkpoint(run, {"n": 1}, [np.zeros(10_000)]),
-        "model.keras": lambda: runs.save_network(run, network),
-        "config.json": lambda: runs.write_json(run / "config.json", {**CONFIG, "x": "y" * 5000}),
-        "history.csv": lambda: runs.write_history(run, [row] * 5000),
+        "checkpoint.npz": lambda: run.write_checkpoint(folder, STATE, [np.zeros(10_000)]),
+        "model.keras": lambda: run.save_network(folder, network),
+        "config.json": lambda: run.update_config(folder, x="y" * 5000),
+        "history.csv": lambda: run.write_history(folder, [row] * 5000),
     }
     for write in writers.values():
         write()
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name, write in writers.items():
         for size in (0, 100, 4000):
             with disk_full_at(size), pytest.raises(UserError, match=f"cannot write .*{name}: "):
                 write()
-        assert {path.name: path.read_bytes() for path in run.iterdir()} == before, name
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, name
 
 
-def test_a_folder_that_may_no_longer_be_written_to_or_is_gone_ends_in_one_line(
-    tmp_path, monkeypatch
-):
-    run = tmp_path / "run"
-    runs.create(run, CONFIG)
-    runs.write_checkpoint(run, {"n": 1}, [np.zeros(3)])
+def test_a_folder_that_is_read_only_or_gone_ends_in_one_line(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run.create(folder, CONFIG)
+    run.write_checkpoint(folder, STATE, [np.zeros(3)])
 
     def refuse(*arguments):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -115,55 +267,18 @@ def test_a_folder_that_may_no_longer_be_written_to_or_is_gone_ends_in_one_line(
     with monkeypatch.context() as denied:
         denied.setattr(os, "replace", refuse)
         with pytest.raises(UserError, match=r"cannot write .*checkpoint\.npz: Permission denied"):
-            runs.write_checkpoint(run, {"n": 2}, [np.zeros(3)])
-    assert runs.read_checkpoint(run)[0] == {"n": 1}
-    assert len(list(run.iterdir())) == 2
-    shutil.rmtree(run)
+            run.write_checkpoint(folder, {**STATE, "updates": 9}, [np.zeros(3)])
+    assert run.read_checkpoint(folder)[0] == STATE
+    assert len(list(folder.iterdir())) == 2
+    shutil.rmtree(folder)
     with pytest.raises(UserError, match=r"cannot write .*checkpoint\.npz: No such file"):
-        runs.write_checkpoint(run, {"n": 3}, [np.zeros(3)])
-    assert not run.exists()  # a checkpoint without its config.json would be of no use
+        run.write_checkpoint(folder, STATE, [np.zeros(3)])
+    assert not folder.exists()  # a checkpoint without its config.json would be of no use
 
 
-def test_a_report_that_cannot_be_written_is_not_there_at_all(tmp_path):
-    with (
-        disk_full_at(1000),
-        pytest.raises(UserError, match=r"--output: .*report: "),
-        files.atomic_folder(tmp_path / "report") as folder,
-    ):
-        (folder / "small").write_text("x")
-        (folder / "large").write_text("x" * 2000)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_paths_of_a_run_are_relative_to_where_it_was_started(tmp_path, monkeypatch):
-    started, run = tmp_path / "project", tmp_path / "elsewhere" / "run"
-    (started / "photos").mkdir(parents=True)
-    run.mkdir(parents=True)
-    monkeypatch.chdir(started)
-    config = {"data_dir": "photos", "cache_dir": "/cache", "started_in": runs.started_in(run)}
-    assert config["started_in"] == "../../project"
-    assert runs.from_here(run, config, "data_dir") == "photos"
-    monkeypatch.chdir(tmp_path)
-    assert runs.from_here(run, config, "data_dir") == str(started / "photos")
-    assert runs.from_here(run, config, "cache_dir") == "/cache"
-    moved = run.rename(tmp_path / "run")  # then they are taken from the current folder
-    monkeypatch.chdir(started)
-    assert runs.from_here(moved, config, "data_dir") == "photos"
-    assert runs.from_here(moved, {"data_dir": "photos"}, "data_dir") == "photos"
-
-
-def test_an_output_among_the_photos_is_refused(tmp_path):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "link").symlink_to("photos")
-    for path in ("photos/report", "photos/deep/report", "link/report", "photos"):
-        with pytest.raises(UserError, match="--output: expected a folder outside the photos"):
-            files.check_outside(tmp_path / path, tmp_path / "photos")
-    files.check_outside(tmp_path / "photos-report", tmp_path / "photos")
-
-
-def test_an_output_that_exists_or_lies_below_a_file_is_refused_before_any_work(tmp_path):
-    files.check_new(tmp_path / "new" / "deep")
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match="--output: expected"):
-            files.check_new(path)
+def test_a_finished_run_keeps_no_checkpoint_and_no_leftovers(tmp_path):
+    run.write_checkpoint(tmp_path, STATE, [])
+    assert not run.is_finished(tmp_path)
+    run.finish(tmp_path, {"test": {}})
+    assert run.is_finished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]

@@ -1,0 +1,202 @@
+"""A trained network that classifies photos: `from catdog import Classifier`.
+
+Neither TensorFlow nor Keras is loaded here, unless Keras is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from catdog import files
+from catdog.backend import keras, layers, quiet
+from catdog.errors import UserError
+from catdog.files import printable
+from catdog.photos import photo
+from catdog.runs import calibration, run, safe_load
+
+if TYPE_CHECKING:
+    from data import Dataset
+
+logger = logging.getLogger(__name__)
+CLIP = 0.005  # of a run that is not calibrated
+
+Outputs = dict[str, np.ndarray]
+
+
+class Classifier:
+    """A trained network that computes probabilities.
+
+        classifier = Classifier("weights")
+        print(classifier.predict("photo.jpg"))        {'cat': 0.98, 'dog': 0.02}
+
+    Args:
+        folder: the run directory.
+        load_network: returns the `keras.Model` of a run: `model.load`. It is needed for Keras only.
+        runtime: "litert" runs `model.tflite`. If that file or the package ai-edge-litert is
+            missing, Keras is used. "keras" runs `model.keras`, and takes seconds to start.
+        mirror: average over each photo and its mirror image, as when the run was calibrated.
+    Attributes:
+        classes: the names.
+        image_size: height and width in pixels of the photos that it takes.
+        runtime: "LiteRT" or "Keras".
+        config: the content of `config.json`.
+        temperature, clip: of the calibration.
+    Raises:
+        UserError: no run directory, or one that is unfinished or damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        load_network: Callable[[Path], keras.Model] | None = None,
+        runtime: str = "litert",
+        mirror: bool = True,
+    ):
+        self.run = Path(folder)
+        self.config = run.read_config(folder)
+        self.classes: list[str] = self.config["classes"]
+        self.image_size: int = self.config["score_size"]
+        self.temperature: float = self.config.get("temperature", 1.0)
+        self.clip: float = self.config.get("clip", CLIP)
+        self.mirror = mirror
+        run.check_trained(self.run)
+        self.runtime, self._compute = "LiteRT", None
+        if runtime == "litert":
+            try:
+                self._compute = litert(
+                    self.run / "model.tflite", self.config, self.config.get("litert_sha256")
+                )
+            except (FileNotFoundError, ImportError) as error:
+                if load_network is None:
+                    raise UserError(f"cannot load {printable(self.run)}: {error}") from None
+                logger.warning(f"{error}: using Keras, which takes seconds to start")
+        if self._compute is None:
+            if load_network is None:
+                raise ValueError("expected load_network, with which Keras loads the run, got None")
+            network = for_prediction(load_network(self.run), self.image_size)
+            self.runtime = "Keras"
+            self._compute = lambda photos: {
+                name: np.asarray(value) for name, value in network.predict_on_batch(photos).items()
+            }
+
+    def outputs(self, images: np.ndarray) -> Outputs:
+        """Return what the network computes, the mean of photo and mirror image.
+
+        Args:
+            images: uint8 `(n, image_size, image_size, 3)`, RGB.
+        Returns:
+            logits: float32 `(n, 1)`, of class 1 of two classes, or `(n, classes)`. evidence:
+            `(n, height, width, 1 or classes)`, the logits of every region, whose mean they are;
+            only if the network ends in global average pooling and one fully connected layer.
+        """
+        images = np.asarray(images, np.float32)
+        outputs = self._compute(images)
+        if not self.mirror:
+            return outputs
+        mirrored = self._compute(images[:, :, ::-1])
+        if "evidence" in mirrored:
+            mirrored["evidence"] = mirrored["evidence"][:, :, ::-1]
+        return {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits of `outputs`."""
+        return self.outputs(images)["logits"]
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities `(n, classes)`, float64; the rows sum to 1."""
+        return calibration.probabilities_from_logits(logits, self.temperature)
+
+    def predict(self, path: Path | str) -> dict[str, float]:
+        """Return the probability of each class for one photo; PhotoError if it cannot be read."""
+        image = photo.load_photo(path, self.image_size)
+        (probabilities,) = self.probabilities(self.logits(image[None]))
+        return dict(zip(self.classes, probabilities.tolist(), strict=True))
+
+    def logits_of(
+        self,
+        dataset: Dataset,
+        members: np.ndarray,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> np.ndarray:
+        """Return the logits of photos of a dataset, in order.
+
+        Args:
+            members: `(m,)` indices.
+            on_progress: called with the number of photos that are done and of all.
+        """
+        logits, done = [], 0
+        for batch in dataset.batches(members):
+            logits.append(self.logits(batch))
+            done += len(batch)
+            on_progress(done, len(members))
+        return np.concatenate(logits)
+
+    def calibrate(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Fit temperature and clip and write them into the run.
+
+        Args:
+            logits: as `logits` returns them, of photos that the network was not trained on.
+            labels: `(n,)` int, indices into `classes`.
+        """
+        self.temperature = calibration.fit_temperature(logits, labels)
+        changes = {"temperature": self.temperature}
+        if len(self.classes) == 2:
+            self.clip = calibration.fit_clip(self.probabilities(logits)[:, 1], labels)
+            changes["clip"] = self.clip
+        self.config |= changes
+        run.update_config(self.run, **changes)
+
+
+def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.ndarray], Outputs]:
+    """Return a function that runs a `.tflite` file on float32 photos, on all cores.
+
+    Args:
+        config: of the run.
+        sha256: of the file, or None if it is not known.
+    Raises:
+        FileNotFoundError: no such file. ImportError: the package ai-edge-litert is missing.
+        UserError: not a file that goes with `config`.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{printable(path)} is not there")
+    with quiet():  # it prints a line for every delegate that it makes
+        from ai_edge_litert.interpreter import Interpreter
+
+        with safe_load.refusing(path):
+            safe_load.check_litert_file(path)
+            if sha256 and files.sha256(path) != sha256:
+                raise ValueError("its sha256 is not the one in config.json; model.py exports anew")
+            interpreter = Interpreter(os.fspath(path), num_threads=os.cpu_count())
+            safe_load.check_litert_network(
+                interpreter, path.stat().st_size, config["score_size"], len(config["classes"])
+            )
+            interpreter.allocate_tensors()
+            runner = interpreter.get_signature_runner()
+
+    def compute(photos):
+        with safe_load.refusing(path):
+            return runner(photos=photos)
+
+    return compute
+
+
+def for_prediction(network: keras.Model, image_size: int) -> keras.Model:
+    """Return a trained network as prediction runs it: at one image size, with named outputs.
+
+    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict: `logits`, those of
+    `network`, and `evidence`, (batch, height, width, outputs): the logits of every position of the
+    last feature map. Their mean is `logits`: pooling and the output layer are linear, so that their
+    order may be reversed. Without these two layers at the end there is no `evidence`.
+    """
+    photos = keras.Input((image_size, image_size, 3), name="photos")
+    *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))
+    if isinstance(pooling, layers.GlobalAveragePooling2D) and isinstance(dense, layers.Dense):
+        evidence = dense(keras.Model(network.inputs, pooling.input)(photos))
+        return keras.Model(photos, {"logits": pooling(evidence), "evidence": evidence})
+    return keras.Model(photos, {"logits": network(photos)})

@@ -1,0 +1,97 @@
+"""A trained network as a classifier: both runtimes, calibration, use from other programs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import model
+from catdog import Classifier
+from catdog.errors import UserError
+from catdog.photos import photo
+from catdog.runs import run
+from conftest import ROOT, draw_photos
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = draw_photos(tmp_path_factory.mktemp("drawn"), 3)
+    return sorted(folder.iterdir())
+
+
+def test_a_photo_is_named_from_python_in_three_lines(trained, drawn):
+    classifier = Classifier(trained[0])
+    probabilities = classifier.predict(drawn[0])
+    assert max(probabilities, key=probabilities.get) in ("cat", "dog")
+    assert sum(probabilities.values()) == pytest.approx(1)
+    with pytest.raises(photo.PhotoError):
+        classifier.predict(trained[0] / "config.json")
+
+
+def test_both_runtimes_compute_about_the_same(trained, drawn):
+    quick = Classifier(trained[0])
+    slow = Classifier(trained[0], model.load, runtime="keras")
+    assert (quick.runtime, slow.runtime) == ("LiteRT", "Keras")
+    images = np.stack([photo.load_photo(path, quick.image_size) for path in drawn])
+    expected = slow.outputs(images)
+    for name, values in quick.outputs(images).items():
+        np.testing.assert_allclose(values, expected[name], atol=0.2)
+    np.testing.assert_allclose(expected["evidence"].mean((1, 2)), expected["logits"], atol=1e-4)
+    one = slow.probabilities(slow.logits(images[:1]))  # whatever batch a photo is in
+    np.testing.assert_allclose(one, slow.probabilities(expected["logits"])[:1], atol=1e-5)
+
+
+def test_a_photo_and_its_mirror_image_get_one_answer_unless_told_otherwise(trained, drawn):
+    image = photo.load_photo(drawn[0], 64)[None]
+    for mirror in (True, False):
+        classifier = Classifier(trained[0], model.load, runtime="keras", mirror=mirror)
+        a, b = classifier.logits(image), classifier.logits(image[:, :, ::-1])
+        assert np.allclose(a, b, atol=1e-5) == mirror
+
+
+def test_without_the_litert_file_keras_is_used_or_it_is_an_error(trained, tmp_path, caplog):
+    folder = shutil.copytree(
+        trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite")
+    )
+    with pytest.raises(UserError, match=r"cannot load .*model\.tflite is not there"):
+        Classifier(folder)
+    assert Classifier(folder, model.load).runtime == "Keras"
+    assert "model.tflite is not there: using Keras" in caplog.text
+
+
+def test_calibration_is_kept_in_the_run(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    classifier = Classifier(folder)
+    logits, labels = np.array([[3.0], [2.0], [-1.0], [-2.0]]), np.array([1, 0, 0, 0])
+    classifier.calibrate(logits, labels)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["temperature"] == classifier.temperature != 1
+    assert config["clip"] == classifier.clip and 0 < classifier.clip <= 0.2
+    assert Classifier(folder).temperature == classifier.temperature
+
+
+def test_the_projects_network_still_knows_its_photos(tmp_path):
+    classifier = Classifier(run.WEIGHTS)
+    assert classifier.classes == ["cat", "dog"]
+    Image.new("RGB", (300, 200), "grey").save(tmp_path / "grey.png")
+    assert set(classifier.predict(tmp_path / "grey.png")) == {"cat", "dog"}
+
+
+def test_importing_the_package_loads_nothing_slow():
+    code = """if True:
+        import sys, catdog
+        assert "numpy" not in sys.modules
+        from catdog import Classifier
+        slow = {"keras", "tensorflow", "scipy", "sklearn", "matplotlib", "tqdm", "h5py"}
+        assert not slow & set(sys.modules), slow & set(sys.modules)
+        try:
+            catdog.nothing
+        except AttributeError as error:
+            print(error)
+    """
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout == "module 'catdog' has no attribute 'nothing'\n", process.stderr
