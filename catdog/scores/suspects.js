@@ -71,8 +71,6 @@ function moveTo(card) {
   current.tabIndex = 0;
   current.focus({ preventScroll: true });
   current.scrollIntoView({ block: "nearest" });
-  const select = current.querySelector("select");
-  if (select) fill(select);
 }
 
 function columns() {
@@ -119,10 +117,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-element("photos").addEventListener("pointerdown", (event) => {
-  const card = event.target.closest("li");
-  if (card && event.target.tagName === "SELECT") fill(event.target);
-});
+for (const kind of ["pointerdown", "focusin"]) {
+  element("photos").addEventListener(kind, (event) => {
+    if (event.target.tagName === "SELECT") fill(event.target);
+  });
+}
 element("photos").addEventListener("click", (event) => {
   const card = event.target.closest("li");
   if (!card || event.target.tagName === "SELECT") return;
@@ -212,4 +211,6 @@ window.addEventListener("beforeunload", (event) => {
 });
 
 show();
-moveTo(current);
+if (current) current.tabIndex = 0; // without a scroll past the text above the photos
+current?.setAttribute("aria-current", "true");
+current?.focus({ preventScroll: true });
