@@ -40,5 +40,5 @@ def render(template: str, **values) -> str:
 def jpeg(image: Image.Image, quality: int = 82) -> bytes:
     """Return the content of a JPEG file of an image."""
     data = io.BytesIO()
-    image.save(data, "JPEG", quality=quality)
+    image.save(data, "JPEG", quality=quality, optimize=True)
     return data.getvalue()
