@@ -22,7 +22,7 @@ from catdog import cli
 from catdog.backend import tf
 from catdog.errors import UserError
 from catdog.files import printable, some_names
-from catdog.photos import cache, index
+from catdog.photos import alike, cache, index
 from catdog.photos.index import SPLITS
 from catdog.training.recipe import RECIPES, Settings
 
@@ -197,6 +197,14 @@ def _check_classes(found: index.Found, errors: dict[int, str]) -> None:
             f"{printable(found.classes[label])} in {printable(found.root)}; "
             f"{printable(found.paths[first])}: {errors[first]}"
         )
+
+
+def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
+    """Return (m, 2) uint64, hashes of the names and of the looks of the photos `members`."""
+    looks = [alike.look_hashes(batch) for batch in dataset.batches(members)]
+    return np.stack(
+        [name_hashes([dataset.names[i] for i in members]), np.concatenate(looks)], axis=1
+    )
 
 
 # --- Stream ---------------------------------------------------------------------------------------
@@ -438,7 +446,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with cli.blame("--suspects"):
             check_classes(classifier, dataset)
             members = inspect.held_out(dataset)
-            seen = run.trained_on(args.suspects, name_hashes([dataset.names[i] for i in members]))
+            seen = run.trained_on(args.suspects, identities(dataset, members))
             show = cli.progress("scoring", " photos")
             members, probabilities = inspect.suspects(classifier, dataset, members, seen, show)
         rows = inspect.suspect_rows(dataset, members, probabilities)

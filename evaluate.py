@@ -126,8 +126,7 @@ def score(classifier: Classifier, args: argparse.Namespace, exclude: list[str]) 
     rate = len(members) / (time.perf_counter() - started)
     probabilities = classifier.probabilities(logits)
     uncalibrated = calibration.probabilities_from_logits(logits)
-    hashes = data.name_hashes([dataset.names[i] for i in members])
-    trained_on = run.trained_on(classifier.run, hashes)
+    trained_on = run.trained_on(classifier.run, data.identities(dataset, members))
     found = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": str(classifier.run),

@@ -554,7 +554,7 @@ def describe(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
 def say_if_seen(dataset: data.Dataset, init: str) -> None:
     """Print how many of the photos to be scored the run `init` was trained on, if any."""
     held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-    seen = run.trained_on(init, data.name_hashes([dataset.names[i] for i in held_out]))
+    seen = run.trained_on(init, data.identities(dataset, held_out))
     if seen is not None and seen.any():
         say(
             f"Careful: {printable(init)} was trained on {seen.sum():,} of the validation and test "
@@ -567,8 +567,7 @@ def finish(folder, config, settings: Settings, dataset: data.Dataset, network, r
     seconds = sum(row["seconds"] for row in rows)
     plots.plot_history(rows, folder / "curves.png")
     run.save_network(folder, network)
-    trained_on = [dataset.names[i] for i in dataset.splits["train"]]
-    run.write_trained_on(folder, data.name_hashes(trained_on), settings.init)
+    run.write_trained_on(folder, data.identities(dataset, dataset.splits["train"]), settings.init)
     labels = {split: dataset.labels[dataset.splits[split]] for split in ("validation", "test")}
     try:
         export.export(

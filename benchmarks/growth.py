@@ -1,127 +1,117 @@
-"""Measures time and memory as the photos grow from 1,000 to 100,000, and the index at 1,000,000.
+"""Measure time and memory as the photos grow from 1,000 to 1,000,000.
 
-The photos are the same files under many names; every row is a process of its own. Memory is
-anonymous memory, the most at any time, above what the imports alone take.
+The photos are the same files under many names; each row is measured in a process of its own.
+Memory is the peak of anonymous memory, above what the imports alone take.
 """
 
 import argparse
-import hashlib
-import os
+import dataclasses
 import tempfile
 import threading
 import time
 from pathlib import Path
 
+import data
 from benchmarks import measuring
-from catdog import cli as terminal
-from catdog.cli import whole_number
-from catdog.scores import metrics as report
+from catdog import cli
+from catdog.backend import keras, tf
+from catdog.files import to_json
+from catdog.training.recipe import RECIPES
 
-SIZE = 48  # px; small, so that 100,000 photos need 0.7 GB of disk
+SIZE = 16  # px in the cache: small, so that 1,000,000 photos need less than a gigabyte
+STREAMED_SIZE = 48  # px
+COUNTS = (1000, 10_000, 100_000, 1_000_000)
 
 
 class Peak:
-    """Watches the anonymous memory of this process: `peak.above()` is the most, in MB."""
+    """Watches the anonymous memory of this process.
+
+    Attributes:
+        start: MB before; None if the system does not say.
+    """
 
     def __init__(self):
         self.start = self.most = measuring.anonymous_memory()
         if self.start is not None:
-            threading.Thread(target=self.watch, daemon=True).start()
+            threading.Thread(target=self._watch, daemon=True).start()
 
-    def watch(self):
+    def _watch(self):
         while True:
             self.most = max(self.most, measuring.anonymous_memory())
             time.sleep(0.02)
 
-    def above(self):
+    def above(self) -> float | None:
+        """Return the MB by which memory has grown at most."""
         return None if self.start is None else self.most - self.start
 
 
-def measure(folder, photos):
-    """Decodes the photos under a folder, loads them again, and streams an epoch: a dict."""
-    import dataclasses
-
-    import data
-    from catdog.training.recipe import RECIPES
-
-    epochs = max(1, 10_000 // photos)
-    settings = dataclasses.replace(RECIPES["fast"], epochs=epochs, image_size=SIZE)
+def measure(folder: Path) -> dict:
+    """Decode the photos under a folder, load them again, stream an epoch; return the seconds."""
+    keras.config.backend()  # loaded, so that its memory does not count
+    tf.constant(0)
     peak = Peak()
-    first, _ = measuring.timed(lambda: data.load(folder, SIZE, folder / "cache"))
-    again, dataset = measuring.timed(lambda: data.load(folder, SIZE, folder / "cache"))
 
-    batches = iter(data.training_batches(dataset, settings))
+    def load():
+        return data.load(str(folder), SIZE, str(folder / "cache"))
+
+    first, _ = measuring.timed(load)
+    again, dataset = measuring.timed(load)
+    settings = dataclasses.replace(RECIPES["fast"], epochs=1, image_size=STREAMED_SIZE, stages=(1,))
+    batches = iter(data.training_batches(measuring.repeated(dataset, 10_000), settings, 0))
     next(batches)  # what follows is without the time to compile
     seconds, streamed = measuring.timed(lambda: sum(len(targets) for _, targets in batches))
-    return {"photos": photos, "first": first, "again": again, "stream": seconds,
-            "streamed": streamed, "frameworks_own": peak.start, "memory": peak.above()}
-
-
-def measure_index(folder, photos):
-    """The index alone: no photo is decoded, each has one grey pixel and a digest of its name."""
-    import data
-    from catdog.photos import cache
-
-    cache._decode = lambda path, size: (
-        b"\x80\x80\x80", hashlib.blake2b(os.fsencode(path), digest_size=16).digest(), None)
-    peak = Peak()
-    first, _ = measuring.timed(lambda: data.load(folder, 1, folder / "cache"))
-    again = [measuring.timed(lambda: data.load(folder, 1, folder / "cache"))[0] for _ in range(3)]
-    return {"photos": photos, "first": first, "again": measuring.spread(again)["median"],
-            "frameworks_own": peak.start, "memory": peak.above()}
+    return {
+        "photos": len(dataset.paths),
+        "first": first,
+        "again": again,
+        "stream": seconds / streamed * len(dataset.paths),
+        "frameworks_own": peak.start,
+        "memory": peak.above(),
+    }
 
 
 def main(argv=None):
-    parser = measuring.parser(__doc__.splitlines()[0], "growth")
-    parser.add_argument("--index", type=whole_number(1000), metavar="N",
-                        help="photos in the index (default: 1,000,000; --quick: 100,000)")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser = measuring.parser(__doc__.splitlines()[0], "growth", seconds=1200)
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.measure:
-        kind, folder, photos = args.measure
-        way = {"photos": measure, "index": measure_index}[kind]
-        print(report.to_json(way(Path(folder), int(photos))))
+        print(to_json(measure(args.measure)))
         return 0
 
+    budget = measuring.Budget(args)
     _, found, words = measuring.find_photos(args.data_dir)
-    counts = [1000, 10_000] if args.quick else [1000, 10_000, 100_000]
-    index = args.index or (100_000 if args.quick else 1_000_000)
-    rows = []
-    for count, kind in [*((count, "photos") for count in counts), (index, "index")]:
-        with tempfile.TemporaryDirectory() as folder:
-            measuring.copies(found, count, Path(folder) / "photos")
-            rows.append(measuring.in_a_process(
-                "growth", "--measure", kind, Path(folder) / "photos", count))
-            terminal.say(rows[-1])
-    *loaded, alone = rows
+    rows, next_seconds = [], 0.0
+    for count in COUNTS[:2] if args.quick else COUNTS:
+        if next_seconds > budget.left():
+            cli.say(f"{count:,} photos: left out, as no time is left")
+            break
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as temporary:
+            measuring.copies(found, count, Path(temporary, "photos"))
+            rows.append(measuring.in_a_process("growth", "--measure", f"{temporary}/photos"))
+        cli.say(rows[-1])
+        work = sum(rows[-1][key] for key in ("first", "again", "stream"))  # the rest is the start
+        next_seconds = time.perf_counter() - started + 9 * work
+    columns = {"first": "decode", "again": "load again", "stream": "stream to training"}
+    counts = [row["photos"] for row in rows]
+    series = {key: [row[key] / row["photos"] * 1e6 for row in rows] for key in columns}
     text = [
-        f"From {words}; each of a thousand photos takes",
+        f"From {words}; `data.load` at {SIZE} px; TensorFlow's own memory, "
+        f"{measuring.shown(rows[0]['frameworks_own'])} MB, does not count.",
         measuring.table(
-            ["photos", "ms to decode and load", "ms to load again", "ms to stream to training",
-             "MB of memory in all", "beside the framework's own MB"],
-            [[row["photos"], row["first"] / row["photos"] * 1e6,
-              row["again"] / row["photos"] * 1e6, row["stream"] / row["streamed"] * 1e6,
-              row["memory"], row["frameworks_own"]] for row in loaded]),
-        measuring.table(
-            ["photos", "the index for the first time", "again", "again, per 100,000 photos",
-             "MB of memory"],
-            [[alone["photos"], f"{alone['first']:.1f} s", f"{alone['again']:.2f} s",
-              f"{alone['again'] / alone['photos'] * 1e5:.2f} s", alone["memory"]]]),
+            ["photos", *(f"ms per 1,000 photos to {name}" for name in columns.values()), "MB"],
+            zip(counts, *series.values(), [row["memory"] for row in rows], strict=True),
+        ),
     ]
 
     def draw(axis):
-        for key, label in (("first", "decode and load"), ("again", "load again"),
-                           ("stream", "stream to training")):
-            photos = [row["streamed" if key == "stream" else "photos"] for row in loaded]
-            values = [row[key] / count * 1e6 for row, count in zip(loaded, photos, strict=True)]
-            axis.plot(counts, values, "o-", label=label)
-        axis.legend(frameon=False, loc="center right")
+        for key, name in columns.items():
+            axis.plot(counts, series[key], "o-", label=name)
 
-    save = measuring.plot("Growth", "photos", "ms a thousand photos", draw, logarithmic="xy")
-    result = {"photos": words, "loaded": loaded, "index": alone}
-    measuring.write("growth", args, text, result, save)
+    save = measuring.plot("Growth", "photos", "ms per 1,000 photos", draw, logarithmic="xy")
+    measuring.write("growth", args, text, {"photos": words, "rows": rows}, save)
     return 0
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    cli.run(main)

@@ -1,12 +1,12 @@
-"""What the benchmarks share: photos, turns, medians, and how figures are written down.
+"""What the benchmarks share: arguments, photos, measuring in turns, and writing results.
 
-Every benchmark measures in turns, so that whatever else the machine does meets all sides, tells
-medians, and divides within a turn. It prints a Markdown table on stdout and writes NAME.json and
-NAME.png, into tmp/benchmarks or, with --docs, into docs/benchmarks, and then also puts the table
-into docs/BENCHMARKS.md.
+Programs that are compared alternate, so that background load affects all of them alike. Medians
+are reported; a ratio is the median of the ratios within each turn. A benchmark prints Markdown
+tables on stdout and writes NAME.json, with every measurement, and NAME.png.
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -17,74 +17,114 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+import data
 import train
-from catdog import cli as terminal
-from catdog import files
+from catdog import backend, cli, files
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable
-from catdog.photos import index as layouts
-from catdog.runs import run as runs
+from catdog.photos import index
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+QUICK = 60  # seconds of a benchmark with --quick
 
 
-def parser(description, name):
-    """An argument parser with the flags that all benchmarks have."""
+def parser(description: str, name: str, seconds: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all benchmarks have.
+
+    Args:
+        seconds: the default of --seconds, for benchmarks that have this argument.
+    """
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     add = made.add_argument
     add("--data-dir", metavar="DIR", help="labelled photos (default: tmp, or drawings if none)")
     add("--quick", action="store_true", help="fewer photos and turns, to see that it works")
+    if seconds:
+        add(
+            "--seconds",
+            type=cli.whole_number(1),
+            metavar="N",
+            help="about how long to measure; what no time is left for is left out "
+            f"(default: {seconds}; with --quick: {QUICK})",
+        )
+        made.set_defaults(default_seconds=seconds)
     add("--docs", action="store_true", help="write into docs/ instead of tmp/benchmarks")
-    add("--name", default=name, help=f"of the files to write (default: {name})")
+    add("--name", default=name, help=f"name of the files to write (default: {name})")
     return made
+
+
+class Budget:
+    """The time of a benchmark, from now on.
+
+    Attributes:
+        seconds: all of it.
+        turns: the most turns to measure.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.seconds = args.seconds or (QUICK if args.quick else args.default_seconds)
+        self.turns = 3 if args.quick else 10
+        self._end = time.perf_counter() + self.seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left, 0 if it is over."""
+        return max(0.0, self._end - time.perf_counter())
 
 
 # --- Photos ---------------------------------------------------------------------------------------
 
 
-def find_photos(data_dir):
-    """The photos of `data_dir`, of tmp/, or drawings where there are none.
+def find_photos(data_dir: str | None) -> tuple[Path, index.Found, str]:
+    """Find the photos of `data_dir`, of tmp/ by default, or draw some if there are none in tmp/.
 
     Returns:
-        The folder for --data-dir, a `layouts.Found`, and words that say what they are.
+        The folder, the photos, and text that says what they are.
+    Raises:
+        UserError: no labelled photos in `data_dir`.
     """
     folder = Path(data_dir or ROOT / "tmp")
-    found = layouts.find(folder, ROOT / "tmp" / "cache")
-    if found is None and data_dir:
-        raise UserError(f"--data-dir: expected labelled photos, got none in {printable(data_dir)}")
+    if not data_dir:
+        folder.mkdir(exist_ok=True)
+    with cli.blame("--data-dir"):
+        found = index.find(folder, ROOT / "tmp" / "cache")
+        if found is None and data_dir:
+            raise UserError(f"expected labelled photos, got none in {printable(data_dir)}")
     if found is None:
         folder = ROOT / "tmp" / "demo"
-        train.draw_demo(folder)
-        found = layouts.find(folder)
+        train.draw_demo(str(folder))
+        found = index.find(folder)
         return folder, found, f"{len(found.paths):,} drawings of --demo"
     return folder, found, f"{len(found.paths):,} photos"
 
 
-def take(found, count):
-    """Up to `count` of the photos, evenly from all of them: a list of numbers."""
+def take(found: index.Found, count: int) -> list[int]:
+    """Return the indices of up to `count` photos, evenly spread over all of them."""
     count = min(count, len(found.paths))
     return [number * len(found.paths) // count for number in range(count)]
 
 
-def link(root, paths, classes, labels, folder):
-    """Makes `folder` with a folder a class, and in it a link to each of the photos."""
+def link(
+    root: Path, paths: Iterable[str], classes: Sequence[str], labels: Sequence[int], folder: Path
+) -> None:
+    """Make `folder` with one folder per class, of links to the photos."""
     for name in classes:
         (folder / name).mkdir(parents=True)
     for number, (path, label) in enumerate(zip(paths, labels, strict=True)):
         target = (root / path).resolve()
         os.symlink(target, folder / classes[label] / f"{number}{target.suffix}")
-    return folder
 
 
-def copies(found, count, folder, sources=10_000):
-    """Makes `folder` with a folder a class, and in them `count` photos.
+def copies(found: index.Found, count: int, folder: Path, sources: int = 10_000) -> None:
+    """Make `folder` with one folder per class, of `count` photos in all.
 
-    `sources` of them are copied; all others are further names (hard links) of these copies, so
-    that 1,000,000 need no more room.
+    `sources` of them are copied; the others are hard links to these copies, so that 1,000,000 need
+    no more room.
     """
     for name in found.classes:
         (folder / name).mkdir(parents=True)
@@ -98,45 +138,71 @@ def copies(found, count, folder, sources=10_000):
         os.link(parent / f"{source}{suffix}", parent / f"{place}{suffix}")
 
 
+def repeated(dataset: data.Dataset, count: int) -> data.Dataset:
+    """Return a data set whose training photos are repeated, to `count` or more in an epoch."""
+    members = dataset.splits["train"]
+    members = np.tile(members, -(-count // len(members)))
+    return dataclasses.replace(dataset, splits={**dataset.splits, "train": members})
+
+
 # --- Time and memory ------------------------------------------------------------------------------
 
 
-def timed(function):
-    """(seconds, what the function returned)."""
+def timed(function: Callable) -> tuple[float, object]:
+    """Return the seconds that `function()` took, and what it returned."""
     started = time.perf_counter()
     value = function()
     return time.perf_counter() - started, value
 
 
-def in_turns(ways, turns):
-    """Calls each of the functions {name: function} in turn, `turns` times: {name: [results]}."""
-    results = {name: [] for name in ways}
+def in_turns(ways: dict[str, Callable], seconds: float, turns: int) -> dict[str, list]:
+    """Call functions in turn, after one call of each that is not counted.
+
+    That first call may load files and compile. Functions that no time is left for are left out, but
+    never the first two; nor is the first turn.
+
+    Args:
+        ways: functions by name.
+        seconds: no further turn begins that would not end within so many seconds; half of them are
+            for the first calls.
+        turns: the most turns.
+    Returns:
+        What each function returned in each turn, by name: lists of the same length.
+    """
+    started = time.perf_counter()
+    results = {}
+    for name, way in ways.items():
+        if len(results) >= 2 and time.perf_counter() - started > seconds / 2:
+            say(f"{name}: left out, as no time is left")
+            continue
+        say(f"{name}: once, not counted")
+        way()
+        results[name] = []
     for turn in range(turns):
-        for name, way in ways.items():
-            results[name].append(way())
-            say(f"turn {turn + 1} of {turns}: {name}: {shown(results[name][-1])}")
+        turn_started = time.perf_counter()
+        for name, values in results.items():
+            values.append(ways[name]())
+            say(f"turn {turn + 1}: {name}: {shown(values[-1])}")
+        now = time.perf_counter()
+        if 2 * now - turn_started > started + seconds:
+            break
     return results
 
 
-def spread(values):
-    """{median, lowest, highest} of some numbers."""
-    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-
-
-def medians(results):
-    """{name: median} of {name: numbers}, such as `in_turns` returns."""
+def medians(results: dict[str, list[float]]) -> dict[str, float]:
+    """Return the median of each list."""
     return {name: statistics.median(values) for name, values in results.items()}
 
 
-def ratio(above, below):
-    """The median of the ratios of two results of `in_turns`, each within its turn."""
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Return the median of the ratios of two results of `in_turns`, each within its turn."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def anonymous_memory():
-    """MB of memory that this process keeps for itself, or None where the system does not tell.
+def anonymous_memory() -> float | None:
+    """Return the MB of memory that this process keeps for itself, None if the system has no /proc.
 
-    Without the pages of memory-mapped files, which the system may drop whenever it needs room.
+    Pages of memory-mapped files do not count: the system drops them when it needs room.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -145,16 +211,25 @@ def anonymous_memory():
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:"))
 
 
-def environment(**more):
-    """That of this program for another one, which hides by itself what TensorFlow prints."""
+# --- Other processes ------------------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment for another program, which hides by itself what TensorFlow prints."""
     inherited = {**os.environ, **more}
-    if terminal.QUIET:
-        del inherited["TF_CPP_MIN_LOG_LEVEL"]
+    if not backend.ASKED_FOR:
+        inherited.pop(backend.LOG_LEVEL, None)
     return inherited
 
 
-def in_a_process(module, *arguments, **more):
-    """What `python -m benchmarks.MODULE ARGUMENTS` prints as JSON; `more` of the environment."""
+def in_a_process(module: str, *arguments: object, **more: str) -> dict:
+    """Run `python -m benchmarks.MODULE ARGUMENTS`; return the JSON that it prints.
+
+    Args:
+        more: environment variables.
+    Raises:
+        UserError: the process failed.
+    """
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     process = subprocess.run(command, cwd=ROOT, env=environment(**more), stdout=subprocess.PIPE)
     if process.returncode != 0:
@@ -162,29 +237,31 @@ def in_a_process(module, *arguments, **more):
     return json.loads(process.stdout)
 
 
-# --- Writing down ---------------------------------------------------------------------------------
+# --- Results --------------------------------------------------------------------------------------
 
 
-def machine():
-    """What a figure depends on: processor, cores, versions, date."""
-    with terminal.quiet():
-        import keras  # noqa: F401  its version is asked for below
+def machine() -> dict:
+    """Return what a figure depends on: processor, cores, versions, date."""
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":")[1].strip() for line in lines
-                         if line.startswith("model name"))
+        processor = next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
         flags = next(line.split() for line in lines if line.startswith("flags"))
         special = [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in flags]
         processor += f" ({', '.join(special)})" if special else ""
     except (OSError, StopIteration):
         pass
-    return {"processor": processor, "cores": os.cpu_count(), "system": platform.system(),
-            "date": f"{datetime.date.today()}", "versions": train.versions()}
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "date": f"{datetime.date.today()}",
+        "versions": train.versions(),
+    }
 
 
-def shown(value):
-    """A number with three digits that count, or text as it is."""
+def shown(value: object) -> str:
+    """Return a number with three significant digits, or text as it is."""
     if value is None:
         return ""
     if isinstance(value, list | tuple):
@@ -196,84 +273,93 @@ def shown(value):
     return f"{value:.3g}"
 
 
-def table(head, rows):
-    """A Markdown table; `rows` are lists of numbers and text."""
+def table(head: list[str], rows: Iterable[Sequence]) -> str:
+    """Return a Markdown table of rows of numbers and text."""
     lines = [head, ["---"] * len(head), *([shown(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def plot(title, x_label, y_label, draw, logarithmic=""):
-    """A function of a path that writes a picture; `draw(axis)` draws what is in it."""
-    from matplotlib.figure import Figure
+def plot(
+    title: str, x_label: str, y_label: str, draw: Callable, logarithmic: str = ""
+) -> Callable[[Path], None]:
+    """Return a function of a path that writes a PNG; `draw(axis)` draws what is in it.
 
+    Args:
+        logarithmic: "x", "y" or "xy".
+    """
     from catdog.scores import plots
 
     def save(path):
-        figure = Figure(figsize=(8, 4.5), dpi=120, facecolor="white", layout="constrained")
-        axis = figure.subplots()
-        axis.set_title(title, loc="left", fontsize=13, fontweight="bold", color=plots.TITLE)
-        axis.set_xlabel(x_label, color=plots.TEXT)
-        axis.set_ylabel(y_label, color=plots.TEXT)
-        plots.style(axis)
-        axis.set_prop_cycle(color=plots.COLORS)
-        draw(axis)
-        if "x" in logarithmic:
-            axis.set_xscale("log")
-            axis.xaxis.set_major_formatter("{x:,g}")
-        if "y" in logarithmic:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:,g}")
-        if axis.get_legend_handles_labels()[1] and not axis.get_legend():
-            axis.legend(frameon=False)
-        plots.save(figure, path)
+        with plots.picture(path, figsize=(8, 4.5), dpi=120) as figure:
+            axis = figure.subplots()
+            axis.set(title=title, xlabel=x_label, ylabel=y_label)
+            draw(axis)
+            for letter in logarithmic:
+                axis.set(**{f"{letter}scale": "log"})
+                getattr(axis, f"{letter}axis").set_major_formatter("{x:,g}")
+            if axis.get_legend_handles_labels()[1]:
+                axis.legend()
 
     return save
 
 
-def bars(axis, values, limit=None):
-    """Draws {name: number} as bars, the first on top; `limit` as a dashed line."""
-    names = list(values)[::-1]
-    drawn = axis.barh(names, [values[name] for name in names], color="#1f5fa8")
-    axis.bar_label(drawn, [shown(values[name]) for name in names], padding=3)
-    axis.margins(x=0.12)
-    if limit:
-        axis.axvline(limit, linestyle="--", color="#52606d")
+def bars(
+    title: str, label: str, values: dict[str, float], limit: float | None = None
+) -> Callable[[Path], None]:
+    """Return a function as `plot` does, of horizontal bars, and of `limit` as a dashed line."""
+
+    def draw(axis):
+        drawn = axis.barh(list(values), list(values.values()))
+        axis.bar_label(drawn, map(shown, values.values()), padding=3)
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        if limit:
+            axis.axvline(limit, linestyle="--", color="#52606d")
+
+    return plot(title, label, "", draw, logarithmic="" if limit else "x")
 
 
-def write(benchmark, args, paragraphs, result, save_plot):
-    """Prints the tables and writes them down, with the figures as JSON and the picture.
+def write(
+    benchmark: str,
+    args: argparse.Namespace,
+    paragraphs: Sequence[str],
+    result: dict,
+    save_plot: Callable[[Path], None],
+) -> None:
+    """Print tables and write them down, with the figures as JSON and a picture.
 
     Args:
         benchmark: its name as a module.
-        args: --docs for a place in docs/ rather than tmp/benchmarks, and the --name of the files.
-        paragraphs: Markdown, tables and what there is to say about them.
+        args: --docs puts the files into docs/ and the tables into docs/BENCHMARKS.md; --name.
+        paragraphs: Markdown.
         result: what JSON can hold.
-        save_plot: a function of the path to write the PNG to.
+        save_plot: a function of the path of the PNG.
     """
     about = machine()
     versions = about["versions"]
     command = shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]])
-    origin = (f"`{command}`, {about['date']}, {about['cores']} cores of {about['processor']}, "
-              f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, "
-              f"backend {versions['backend']}")
+    origin = (
+        f"`{command}`, {about['date']}, {about['cores']} cores of {about['processor']}, "
+        f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}, "
+        f"backend {versions['backend']}"
+    )
     text = "\n\n".join([origin, *paragraphs])
     print(text, flush=True)
     folder = DOCS / "benchmarks" if args.docs else ROOT / "tmp" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / f"{args.name}.json", {"command": command, **about, **result})
+    files.write_json(folder / f"{args.name}.json", {"command": command, **about, **result})
     save_plot(folder / f"{args.name}.png")
     if args.docs:
         put(DOCS / "BENCHMARKS.md", args.name, text)
     say(f"written to {printable(folder)}")
 
 
-def put(path, name, text):
-    """Replaces what stands between the marks of benchmark `name` in a Markdown file."""
+def put(path: Path, name: str, text: str) -> None:
+    """Replace what is between the marks of benchmark `name` in a Markdown file."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, _, rest = path.read_text(encoding="utf-8").partition(start)
     _, found, after = rest.partition(end)
     if not found:
-        raise UserError(f"{printable(path)}: expected the marks {start} and {end}")
+        raise UserError(f"expected the marks {start} and {end} in {printable(path)}", "--name")
     with files.atomic_file(path) as temporary:
         temporary.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
-

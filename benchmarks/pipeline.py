@@ -1,214 +1,161 @@
-"""Measures the input pipeline alone: the first pass over the photos, and every later one.
+"""Measure the input pipeline alone: the first pass over the photos, and every later one.
 
 The first pass decodes, shrinks and writes the cache; its limit is decoding alone, on all cores. A
-later pass reads, crops and augments; it must be faster than training. Beside it,
-`image_dataset_from_directory` with the augmentation of the Keras example, which decodes in
-every pass.
+later pass reads, crops and augments; it must be faster than training. The comparison is
+`image_dataset_from_directory` with the augmentation of the Keras example, which decodes in every
+pass.
 """
 
 import concurrent.futures
 import dataclasses
 import functools
 import io
-import itertools
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks import measuring
-from catdog import cli as terminal
-from catdog.photos import index as layouts
+import data
+from benchmarks import measuring, step
+from catdog import cli
+from catdog.photos import cache, index
+from catdog.training.recipe import RECIPES, Settings
 
 USED = ("fast", "full")  # recipes
+PASS_SECONDS = 1  # of a measurement of a later pass
 
 
-# --- The limit ------------------------------------------------------------------------------------
+def decode(path: Path) -> None:
+    """Decode a photo with Pillow, and nothing else."""
+    np.asarray(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"))
 
 
-def on_all_cores(function, items):
-    """Calls the function for every item in threads, as the cache does: Pillow frees the lock."""
-    def some(start):
-        for item in items[start : start + 64]:
-            function(item)
-
+def decode_all(paths: list[Path]) -> None:
+    """Decode photos on all cores: Pillow releases Python's lock."""
+    chunks = [paths[i : i + 64] for i in range(0, len(paths), 64)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(some, range(0, len(items), 64)))
+        list(pool.map(lambda chunk: [decode(path) for path in chunk], chunks))
 
 
-def pillow(path):
-    """Decodes a photo, and nothing else."""
-    np.asarray(Image.open(io.BytesIO(Path(path).read_bytes())).convert("RGB"))
-
-
-def pillow_small(path, size):
-    """The least that Pillow has to do for a square photo: decode just large enough, shrink."""
-    image = Image.open(io.BytesIO(Path(path).read_bytes()))
-    image.draft("RGB", (size, size))
-    np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-
-
-def tensorflow(paths):
-    """Decodes photos with TensorFlow, and nothing else; PNG and other formats too."""
-    import tensorflow as tf
-
-    def decode(path):
-        return tf.io.decode_image(tf.io.read_file(path), 3, expand_animations=False)
-
-    dataset = tf.data.Dataset.from_tensor_slices(paths)
-    dataset = dataset.map(decode, num_parallel_calls=os.cpu_count())
-    for _ in dataset:
-        pass
-
-
-# --- Passes ---------------------------------------------------------------------------------------
-
-
-def first_pass(found, size):
-    """Decodes, shrinks and writes the cache into a new folder, as `data.load` does."""
-    from catdog.photos import cache
-
+def first_pass(found: index.Found, size: int) -> None:
+    """Decode, shrink and write the cache into a new folder, as `data.load` does."""
     with tempfile.TemporaryDirectory() as folder:
         cache.images(found, size, Path(folder))
 
 
-def rate(batches, seconds):
-    """Photos a second of an iterable of (images, targets) after its first batch."""
+def first_passes(found: index.Found, seconds: float, turns: int) -> dict[str, list[float]]:
+    """Return the photos/s of decoding alone, and of the passes that fill a cache."""
+    paths = [found.root / path for path in found.paths]
+
+    def rate(function: Callable, *arguments) -> Callable[[], float]:
+        return lambda: len(paths) / measuring.timed(lambda: function(*arguments))[0]
+
+    sizes = [RECIPES[name].score_size for name in USED]
+    passes = {f"first pass, {size} px": rate(first_pass, found, size) for size in sizes}
+    ways = {"Pillow, decoding alone": rate(decode_all, paths), **passes}
+    return measuring.in_turns(ways, seconds, turns)
+
+
+def photos_per_second(batches: Iterable[tuple]) -> float:
+    """Return the rate of an iterable of (images, targets) after its first batch."""
     batches = iter(batches)
     next(batches)
     started = time.perf_counter()
     photos = 0
-    for images, _ in batches:
+    for images, *_ in batches:
         photos += len(images)
-        if time.perf_counter() - started > seconds:
+        if time.perf_counter() - started > PASS_SECONDS:
             break
     return photos / (time.perf_counter() - started)
 
 
-def later_pass(dataset, recipe, size, seconds):
-    """Photos a second of the stream that training reads, at one of its sizes."""
-    import data
-
-    settings = dataclasses.replace(recipe, epochs=1000, image_size=size, stages=(1,))
-    settings = dataclasses.replace(settings, batch_size=min(128, len(dataset.splits["train"])))
-    return rate(data.training_batches(dataset, settings), seconds)
+def later_pass(dataset: data.Dataset, recipe: Settings, size: int) -> float:
+    """Return the photos/s of the stream that training reads, at one of its image sizes."""
+    settings = dataclasses.replace(recipe, epochs=1, image_size=size, stages=(1,))
+    return photos_per_second(data.training_batches(dataset, settings, 0))
 
 
-def crops_alone(recipe, size, seconds):
-    """Photos a second of nothing but the random crops of a later pass, which limit it."""
-    import tensorflow as tf
-
-    images = tf.random.uniform((128, recipe.score_size, recipe.score_size, 3), maxval=255)
-    boxes = tf.constant([[0.1, 0.1, 0.9, 0.9]] * 128)
-    crop = tf.function(lambda: tf.image.crop_and_resize(images, boxes, range(128), [size, size]))
-    return rate(((crop(), None) for _ in itertools.count()), seconds)
-
-
-def peer_pass(folder, augmented, seconds):
-    """Photos a second of the Keras example's stream."""
-    from benchmarks import peers
+def peer_pass(folder: Path, augmented: bool) -> float:
+    """Return the photos/s of the Keras example's stream."""
+    from benchmarks import peers  # which loads Keras
 
     _, size, batch_size, augmentation = peers.PEERS["keras"]
     batches = peers.photos_of(folder, size, batch_size, augmentation if augmented else None)
-    return rate(itertools.chain.from_iterable(itertools.repeat(batches)), seconds)
+    return photos_per_second(batches.repeat())
 
 
-def training_rate(size, steps):
-    """Photos a second of training steps without any pipeline."""
-    from benchmarks import step
-
-    return step.BATCH / step.with_threads(size, steps)
-
-
-def first_passes(found, recipes, turns):
-    """{name: [photos a second]} of decoding alone, and of the passes that fill a cache."""
-    paths = [str(found.root / path) for path in found.paths]
-    for path in paths:
-        Path(path).read_bytes()  # from here on, the files are in the system's memory
-
-    def per_second(function, *arguments):
-        return lambda: len(paths) / measuring.timed(lambda: function(*arguments))[0]
-
-    sizes = [recipe.score_size for recipe in recipes]
-    return measuring.in_turns({
-        "Pillow, decoding alone": per_second(on_all_cores, pillow, paths),
-        "tf.io, decoding alone": per_second(tensorflow, paths),
-        **{f"Pillow, decoding and shrinking to {size} px": per_second(
-            on_all_cores, functools.partial(pillow_small, size=size), paths) for size in sizes},
-        **{f"first pass, {size} px": per_second(first_pass, found, size) for size in sizes},
-    }, turns)
-
-
-def later_passes(found, recipes, turns, seconds):
-    """{name: [photos a second]} of the Keras example's stream and of ours, at every size."""
-    import data
-
-    ways = {
-        "image_dataset_from_directory, 180 px, augmented": functools.partial(
-            peer_pass, found.root, True, seconds),
-        "image_dataset_from_directory, 180 px, as they are": functools.partial(
-            peer_pass, found.root, False, seconds),
-    }
-    with tempfile.TemporaryDirectory() as cache:
-        for recipe in recipes:
-            dataset = data.load(found.root, recipe.score_size, Path(cache))
+def later_passes(found: index.Found, seconds: float, turns: int) -> dict[str, list[float]]:
+    """Return the photos/s of the Keras example's stream, and of ours at every image size."""
+    name = "image_dataset_from_directory, 180 px"
+    ways = {f"{name}, augmented": functools.partial(peer_pass, found.root, True)}
+    with tempfile.TemporaryDirectory() as folder:
+        for recipe in (RECIPES[name] for name in USED):
+            dataset = data.load(str(found.root), recipe.score_size, folder)
+            dataset = measuring.repeated(dataset, 50_000)  # more than a pass has time for
             for size in dict.fromkeys(recipe.image_sizes()):
-                ways[f"later pass of {recipe.recipe}, {size} px"] = functools.partial(
-                    later_pass, dataset, recipe, size, seconds)
-            ways[f"crops alone, {recipe.image_size} px"] = functools.partial(
-                crops_alone, recipe, recipe.image_size, seconds)
-        return measuring.in_turns(ways, turns)
+                way = functools.partial(later_pass, dataset, recipe, size)
+                ways[f"later pass of {recipe.recipe}, {size} px"] = way
+        ways[f"{name}, not augmented"] = functools.partial(peer_pass, found.root, False)
+        return measuring.in_turns(ways, seconds, turns)
 
 
-def paragraphs(photos, first, later, training):
-    """The figures in words and tables."""
+def training_rates(seconds: float, turns: int) -> dict[int, float]:
+    """Return the photos/s of training steps without any pipeline, by image size in pixels."""
+    sizes = sorted({size for name in USED for size in RECIPES[name].image_sizes()})
+    ways = {size: step.seconds_of(functools.partial(step.make_step, size)) for size in sizes}
+    times = measuring.in_turns(ways, seconds, turns)
+    return {size: step.BATCH / statistics.median(values) for size, values in times.items()}
+
+
+def paragraphs(photos: str, first: dict, later: dict, training: dict) -> list[str]:
+    """Return the figures as tables."""
     limit, *_ = first.values()
     peer, *_ = later.values()
-    first_rows = [[name, statistics.median(values), f"{measuring.ratio(values, limit):.0%}"]
-                  for name, values in first.items()]
-    later_rows = []
+    rows = []
     for name, values in later.items():
-        median, times = statistics.median(values), f"{measuring.ratio(values, peer):.1f}"
+        rate, times = statistics.median(values), f"{measuring.ratio(values, peer):.1f}"
         trained = training.get(int(name.split()[-2])) if name.startswith("later") else None
-        later_rows.append([name, median, times, trained,
-                           f"{median / trained:.1f}" if trained else ""])
+        rows.append([name, rate, times, f"{rate / trained:.1f}" if trained else ""])
     return [
         photos,
-        measuring.table(["first pass", "photos/s", "share of Pillow's decoding alone"], first_rows),
-        measuring.table(["later passes", "photos/s", "times the Keras example's",
-                         "training alone, photos/s", "times as fast as training"], later_rows),
+        measuring.table(
+            ["first pass", "photos/s", "compared with decoding alone"],
+            [
+                [name, statistics.median(values), f"{measuring.ratio(values, limit):.0%}"]
+                for name, values in first.items()
+            ],
+        ),
+        measuring.table(
+            ["later passes", "photos/s", "times the Keras example", "times training alone"], rows
+        ),
     ]
 
 
 def main(argv=None):
-    parser = measuring.parser(__doc__.splitlines()[0], "pipeline")
+    parser = measuring.parser(__doc__.splitlines()[0], "pipeline", seconds=300)
     args = parser.parse_args(argv)
-    photos, turns, seconds, steps = (600, 1, 1, 2) if args.quick else (3000, 5, 1, 6)
-
-    from catdog.training.recipe import RECIPES
-
-    recipes = [RECIPES[name] for name in USED]
+    budget = measuring.Budget(args)
+    photos = 600 if args.quick else 3000
     _, found, words = measuring.find_photos(args.data_dir)
-    words = f"{photos:,} files, copied from {words}, {turns} turns"
+    words = f"{photos:,} files, copied from {words}"
     with tempfile.TemporaryDirectory() as folder:
         measuring.copies(found, photos, Path(folder))
-        found = layouts.find(folder)
-        first = first_passes(found, recipes, turns)
-        later = later_passes(found, recipes, turns, seconds)
-    sizes = sorted({size for recipe in recipes for size in recipe.image_sizes()})
-    training = {size: training_rate(size, steps) for size in sizes}
+        found = index.find(folder)
+        first = first_passes(found, budget.seconds / 4, budget.turns)
+        later = later_passes(found, budget.left() / 2, budget.turns)
+    training = training_rates(0.8 * budget.left(), budget.turns)
 
     result = {"photos": words, "first": first, "later": later, "training": training}
     medians = measuring.medians({**first, **later})
-    save = measuring.plot("Input pipeline", "photos a second", "",
-                          lambda axis: measuring.bars(axis, medians), logarithmic="x")
+    save = measuring.bars("Input pipeline", "photos/s", medians)
     measuring.write("pipeline", args, paragraphs(words, first, later, training), result, save)
     return 0
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    cli.run(main)

@@ -1,24 +1,36 @@
-"""Measures predict.py beside Keras: from a cold start with one photo, and with many photos.
+"""Measure predict.py beside Keras: one photo from a cold start, and many photos.
 
-Every row of the first table is a whole process. Runs of both kinds take turns, so that whatever
-else the machine does meets both; the ratio is the median of the pairs'.
+    python -m benchmarks.predict                    programs and runtimes, with one network
+    python -m benchmarks.predict --other RUN        two model.tflite files on the same photos
+
+A cold start is a whole process, with the files in the system's cache.
 """
 
 import itertools
 import os
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
+import model
 from benchmarks import measuring
-from catdog import cli as terminal
-from catdog.cli import say, whole_number
+from catdog import cli
 from catdog.errors import UserError
-from catdog.photos import decode as stream
-from catdog.photos import photo as photos
-from catdog.runs import run as runs
+from catdog.files import printable
+from catdog.photos import decode
+from catdog.photos.photo import PhotoError
+from catdog.runs import run
+from catdog.runs.classifier import Classifier
+
+SCORED_BATCH = 64  # photos; that of evaluate.py
+KEPT = 256  # photos that are decoded for measuring the network alone
+PASS_SECONDS = 2  # of a measurement of the network alone
+COMPARED = 2500  # photos, at most, for which two files are compared
 
 # What a tutorial does.
 KERAS_ONE = """
@@ -48,130 +60,204 @@ print(*logits[:, 0], sep="\n")
 """
 
 
-def measure(command, lines=None, exit_codes=(0,)):
-    """Runs a process to its end; returns its seconds and its peak memory in MB."""
+def run_process(command: Sequence, paths: Sequence[str] = ()) -> tuple[float, float]:
+    """Run a process with paths on stdin; return its seconds and its peak memory in MB.
+
+    Raises:
+        UserError: it failed. (Exit code 1 of predict.py means that some photos are broken.)
+    """
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=measuring.ROOT, stdin=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    process.stdin.write(os.fsencode("\n".join(lines or [])))
+    process = subprocess.Popen(
+        command,
+        cwd=measuring.ROOT,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    process.stdin.write(os.fsencode("\n".join(paths)))
     process.stdin.close()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in exit_codes:
-        raise UserError(f"exit code {process.returncode} of {command[:4]}")
+    if process.returncode not in (0, 1):
+        raise UserError(f"exit code {process.returncode} of {' '.join(map(str, command[:4]))}")
     return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def cold_start(run, size, photo, pairs):
-    """Both ways from process start to process end with one photo, in turns."""
-    ways = {
-        "predict.py": [sys.executable, "predict.py", "--model", str(run), photo],
-        "Keras script": [sys.executable, "-c", KERAS_ONE, str(run / "model.keras"), str(size),
-                         photo],
+def decoded(paths: Sequence[str], size: int) -> Iterator[np.ndarray]:
+    """Yield the photos that can be read, uint8 (size, size, 3)."""
+    for batch in decode.Stream(((path, None) for path in paths), size).batches():
+        yield from (image for _, image in batch if not isinstance(image, PhotoError))
+
+
+def network_rate(classifier: Classifier, images: np.ndarray, size: int) -> Callable[[], float]:
+    """Return a function that measures the photos/s of a network, in batches of `size` photos."""
+
+    def rate():
+        count, started = 0, time.perf_counter()
+        for start in itertools.cycle(range(0, len(images), size)):
+            count += len(classifier.logits(images[start : start + size]))
+            seconds = time.perf_counter() - started
+            if seconds > PASS_SECONDS:
+                return count / seconds
+
+    return rate
+
+
+def cold_start(folder: Path, size: int, path: str, seconds: float, pairs: int) -> dict:
+    """Measure both programs from process start to process end with one photo, in turns."""
+    keras = [sys.executable, "-c", KERAS_ONE, str(folder / "model.keras"), str(size), path]
+    ours = [sys.executable, "predict.py", "--model", str(folder), path]
+    ways = {"predict.py": lambda: run_process(ours), "Keras script": lambda: run_process(keras)}
+    measured = measuring.in_turns(ways, seconds, pairs)
+    times = {name: [each for each, _ in values] for name, values in measured.items()}
+    return {
+        "seconds": times,
+        "memory_mb": {name: max(memory for _, memory in v) for name, v in measured.items()},
+        "ratio": measuring.ratio(times["Keras script"], times["predict.py"]),
     }
-    for command in ways.values():
-        measure(command)  # from here on, the files are in the system's cache for both
-    measured = measuring.in_turns(
-        {name: lambda command=command: measure(command) for name, command in ways.items()}, pairs)
-    seconds = {name: [each for each, _ in values] for name, values in measured.items()}
-    rows = {name: {**measuring.spread(seconds[name]),
-                   "memory_mb": max(memory for _, memory in values)}
-            for name, values in measured.items()}
-    ratio = measuring.ratio(seconds["Keras script"], seconds["predict.py"])
-    return {"pairs": pairs, "rows": rows, "ratio": ratio}
 
 
-def bulk(run, paths):
-    """Photos a second of predict.py, of its two limits, and of Keras, on the same files."""
-    result = {}
+def bulk(folder: Path, paths: list[str], budget: measuring.Budget) -> tuple[int, dict]:
+    """Measure predict.py, its two limits, and Keras on the same photos.
 
-    def add(name, seconds, count, memory=None):
-        result[name] = {"photos_per_second": count / seconds, "seconds": seconds,
-                        "memory_mb": memory}
-        say(f"{name}: {count / seconds:.1f} photos/s")
-
-    classifier = runs.Classifier(run, litert=True)
+    Returns:
+        The number of photos that the programs are given; {name: {photos_per_second, memory_mb}}.
+    """
+    classifier = Classifier(folder, model.load)
     size = classifier.image_size
-    started = time.perf_counter()
-    images = []
-    for batch in stream.Stream(((path, None) for path in paths), size).batches():
-        # Few are kept: memory is measured too.
-        images += [image for _, image in batch if not isinstance(image, photos.PhotoError)][
-            : max(0, 256 - len(images))]
-    add("decoding alone", time.perf_counter() - started, len(paths))
+    images = np.stack(list(decoded(paths[:KEPT], size)))
+    once = Classifier(folder, model.load, mirror=False)
+    ways = {
+        "decoding alone": lambda: (
+            len(paths[:KEPT]) / measuring.timed(lambda: list(decoded(paths[:KEPT], size)))[0]
+        ),
+        "network alone": network_rate(classifier, images, decode.BATCH),
+        "network alone, no mirror image": network_rate(once, images, decode.BATCH),
+    }
+    rates = measuring.medians(measuring.in_turns(ways, budget.left() / 5, budget.turns))
+    result = {name: {"photos_per_second": rate, "memory_mb": None} for name, rate in rates.items()}
 
-    images = np.stack(images)
-    for mirror, name in ((True, "network alone"), (False, "network alone, no mirror image")):
-        classifier.mirror = mirror
-        count = 0
-        started = time.perf_counter()
-        for start in itertools.cycle(range(0, len(images), stream.BATCH)):
-            batch = images[start : start + stream.BATCH]
-            classifier.logits(batch)
-            count += len(batch)
-            if count >= len(paths) or time.perf_counter() - started > 60:
-                break
-        add(name, time.perf_counter() - started, count)
+    # predict.py takes a fifth of the time that is left, the others about half of that.
+    paths = paths[: max(64, int(rates["network alone"] * budget.left() / 5))]
+    command = [sys.executable, "predict.py", "--model", str(folder)]
+    programs = {
+        "predict.py": [*command, "-"],
+        "predict.py --no-tta": [*command, "--no-tta", "-"],
+        "Keras model.predict, no mirror image": [
+            sys.executable, "-c", KERAS_MANY, str(folder / "model.keras"), str(size)
+        ],
+    }  # fmt: skip
+    for name, program in programs.items():
+        seconds, memory = run_process(program, paths)
+        result[name] = {"photos_per_second": len(paths) / seconds, "memory_mb": memory}
+        cli.say(f"{name}: {len(paths) / seconds:.1f} photos/s")
 
-    command = [sys.executable, "predict.py", "--model", str(run)]
-    for name, flags in (("predict.py", ["-"]), ("predict.py --no-tta", ["--no-tta", "-"])):
-        seconds, memory = measure([*command, *flags], paths, exit_codes=(0, 1))  # 1: broken photos
-        add(name, seconds, len(paths), memory)
-    keras = [sys.executable, "-c", KERAS_MANY, str(run / "model.keras"), str(size)]
-    seconds, memory = measure(keras, paths)
-    add("Keras model.predict, no mirror image", seconds, len(paths), memory)
-
-    limit = min(result["decoding alone"]["photos_per_second"],
-                result["network alone"]["photos_per_second"])
-    return {"photos": len(paths), **result,
-            "share_of_slower_limit": result["predict.py"]["photos_per_second"] / limit}
+    # Last: the memory of this process, into which Keras is loaded here, would count as theirs.
+    keras = Classifier(folder, model.load, runtime="keras")
+    ways = {
+        f"evaluate.py, {each.runtime}": network_rate(each, images, SCORED_BATCH)
+        for each in (classifier, keras)
+    }
+    rates = measuring.medians(measuring.in_turns(ways, budget.left() / 2, budget.turns))
+    result |= {name: {"photos_per_second": rate, "memory_mb": None} for name, rate in rates.items()}
+    return len(paths), result
 
 
-def text_of(start, many):
-    """Both results as paragraphs of Markdown."""
-    rates = {name: row for name, row in many.items() if isinstance(row, dict)}
-    return [
+def measure(folder: Path, paths: list[str], args) -> tuple[list[str], dict, dict[str, float]]:
+    """Measure programs and runtimes; return Markdown, figures, and photos/s by name."""
+    budget = measuring.Budget(args)
+    size = run.read_config(folder)["score_size"]
+    start = cold_start(folder, size, paths[0], budget.seconds / 4, args.pairs or budget.turns)
+    photos, many = bulk(folder, paths, budget)
+    rates = {name: row["photos_per_second"] for name, row in many.items()}
+    share = rates["predict.py"] / min(rates["decoding alone"], rates["network alone"])
+    text = [
         measuring.table(
-            ["one photo, cold start", "seconds", "fastest", "slowest", "MB of memory"],
-            [[name, row["median"], row["lowest"], row["highest"], row["memory_mb"]]
-             for name, row in start["rows"].items()]),
-        f"{start['ratio']:.1f} times quicker, the median of {start['pairs']} pairs.",
+            ["one photo, cold start", "seconds", "MB of memory"],
+            [
+                [name, median, start["memory_mb"][name]]
+                for name, median in measuring.medians(start["seconds"]).items()
+            ],
+        ),
+        f"The Keras script takes {start['ratio']:.1f} times as long.",
         measuring.table(
-            [f"{many['photos']:,} photos", "photos/s", "MB of memory"],
-            [[name, row["photos_per_second"], row["memory_mb"]] for name, row in rates.items()]),
-        f"predict.py reaches {many['share_of_slower_limit']:.0%} of the slower limit.",
+            [f"many photos, {photos:,} for each program", "photos/s", "MB of memory"],
+            [[name, *row.values()] for name, row in many.items()],
+        ),
+        f"`predict.py` reaches {share:.0%} of the slower limit.",
     ]
+    return text, {"cold_start": start, "photos": photos, "bulk": many}, rates
+
+
+def compare(folder: Path, other: Path, paths: list[str], args) -> tuple[list[str], dict, dict]:
+    """Compare the `model.tflite` of two runs; return what `measure` does."""
+    budget = measuring.Budget(args)
+    with cli.blame("--model"):
+        first = Classifier(folder)
+    with cli.blame("--other"):
+        second = Classifier(other)
+        if (second.classes, second.image_size) != (first.classes, first.image_size):
+            raise UserError(
+                f"expected a run of the same classes and image size as {printable(folder)}, got "
+                f"others in {printable(other)}"
+            )
+    classifiers = (first, second)
+    seconds, logits = ([], []), ([], [])
+    images = np.stack(list(decoded(paths[:COMPARED], first.image_size)))
+    for classifier in classifiers:
+        classifier.logits(images[:SCORED_BATCH])  # the first call is slower
+    for start in range(0, len(images), SCORED_BATCH):
+        batch = images[start : start + SCORED_BATCH]
+        for side in (0, 1) if start % (2 * SCORED_BATCH) else (1, 0):  # they alternate
+            took, values = measuring.timed(lambda s=side, b=batch: classifiers[s].logits(b))
+            seconds[side].append(took / len(batch))
+            logits[side].append(values)
+        if not budget.left():
+            break
+    logits = [np.concatenate(values) for values in logits]
+    labels = [first.probabilities(values).argmax(1) for values in logits]
+    names = (f"A: {printable(folder)}", f"B: {printable(other)}")
+    rates = {name: 1 / statistics.median(s) for name, s in zip(names, seconds, strict=True)}
+    result = {
+        "photos": len(logits[0]),
+        "photos_per_second": rates,
+        "ratio": measuring.ratio(seconds[0], seconds[1]),
+        "largest_difference": float(np.abs(logits[0] - logits[1]).max()),
+        "labels_changed": int((labels[0] != labels[1]).sum()),
+    }
+    text = [
+        measuring.table(["model.tflite of", "photos/s"], rates.items()),
+        f"On the same {result['photos']:,} photos, B is {result['ratio']:.2f} times as fast as A. "
+        f"The largest difference of a logit is {result['largest_difference']:.2g}; "
+        f"{result['labels_changed']:,} labels differ.",
+    ]
+    return text, result, rates
 
 
 def main(argv=None):
-    parser = measuring.parser(__doc__.splitlines()[0], "predict")
+    parser = measuring.parser(__doc__.splitlines()[0], "predict", seconds=600)
     add = parser.add_argument
     add("--model", metavar="RUN", help="a run directory of two classes (default: weights)")
-    add("--pairs", type=whole_number(1), metavar="N",
-        help="cold starts of each kind (default: 10; --quick: 3)")
-    add("--limit", type=whole_number(1), metavar="N",
-        help="photos in bulk (default: all; --quick: 300)")
+    add("--other", metavar="RUN", help="compare the model.tflite of --model with that of RUN alone")
+    add("--pairs", type=cli.whole_number(1), metavar="N", help="cold starts of each, at most")
+    add("--limit", type=cli.whole_number(1), metavar="N", help="photos, at most (default: all)")
     args = parser.parse_args(argv)
-    run = runs.chosen(args.model).resolve()
-    size = runs.read_config(run)["score_size"]
+    with cli.blame("--model"):
+        folder = run.chosen(args.model)
+        size = run.read_config(folder)["score_size"]
     _, found, words = measuring.find_photos(args.data_dir)
     numbers = measuring.take(found, args.limit or (300 if args.quick else len(found.paths)))
     paths = [str((found.root / found.paths[number]).resolve()) for number in numbers]
-    start = cold_start(run, size, paths[0], args.pairs or (3 if args.quick else 10))
-    many = bulk(run, paths)
-
-    def draw(axis):
-        measuring.bars(axis, {name: row["photos_per_second"] for name, row in many.items()
-                              if isinstance(row, dict)})
-
-    save = measuring.plot(f"Prediction of {len(paths):,} photos at {size} px", "photos a second",
-                          "", draw, logarithmic="x")
-    text = [f"{len(paths):,} of {words}, at {size} px", *text_of(start, many)]
-    result = {"photos": words, "image_size": size, "cold_start": start, "bulk": many}
-    measuring.write("predict", args, text, result, save)
+    if args.other:
+        text, result, rates = compare(folder, Path(args.other), paths, args)
+    else:
+        text, result, rates = measure(folder.resolve(), paths, args)
+    save = measuring.bars(f"Prediction at {size} px", "photos/s", rates)
+    text = [f"{len(paths):,} of {words}, at {size} px", *text]
+    measuring.write("predict", args, text, {"image_size": size, **result}, save)
     return 0
 
 
 if __name__ == "__main__":
-    terminal.run(main)
+    cli.run(main)

@@ -36,8 +36,7 @@ def folder(tmp_path_factory):
         }
         runs.create(folder / name, config)
         runs.save_network(folder / name, model.build(arch, 2, size))
-        hashes = data.name_hashes([dataset.names[i] for i in dataset.splits["train"]])
-        runs.write_trained_on(folder / name, hashes)
+        runs.write_trained_on(folder / name, data.identities(dataset, dataset.splits["train"]))
     return folder
 
 

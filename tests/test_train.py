@@ -27,8 +27,8 @@ def new_run(path):
     return path
 
 
-def hashes(dataset, split):
-    return data.name_hashes([dataset.names[i] for i in dataset.splits[split]])
+def identities(dataset, split):
+    return data.identities(dataset, dataset.splits[split])
 
 
 def without_time(rows):
@@ -174,7 +174,7 @@ def donor(whole, dataset, tmp_path_factory):
     }
     run.create(folder, config)
     run.save_network(folder, whole[0])
-    run.write_trained_on(folder, hashes(dataset, "train"))
+    run.write_trained_on(folder, identities(dataset, "train"))
     return folder
 
 
@@ -201,9 +201,9 @@ def test_a_run_from_another_starts_where_that_ended_and_keeps_both_ones_photos(
     settings = dataclasses.replace(SETTINGS, init=str(donor), lr=1e-6, epochs=1)
     _, rows = train.fit(settings, dataset, new_run(tmp_path / "run"))
     assert rows[0]["val_loss"] == pytest.approx(whole[1][-1]["val_loss"], rel=0.02)
-    run.write_trained_on(tmp_path / "run", hashes(dataset, "test"), settings.init)
+    run.write_trained_on(tmp_path / "run", identities(dataset, "test"), settings.init)
     for split, seen in (("train", True), ("test", True), ("validation", False)):
-        known = run.trained_on(tmp_path / "run", hashes(dataset, split))
+        known = run.trained_on(tmp_path / "run", identities(dataset, split))
         assert (known == seen).all()
 
 

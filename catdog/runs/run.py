@@ -4,7 +4,7 @@
     history.csv     one row per epoch, which curves.png shows
     model.keras     the averaged weights after the last epoch, in float32
     model.tflite    the same network as LiteRT, with which predict.py starts at once; see export.py
-    trained_on.npy  which photos the network was trained on, as hashes of their names
+    trained_on.npy  which photos the network was trained on, as hashes of their names and looks
     metrics.json    the scores on validation and test; written last, it marks a finished run
     checkpoint.npz  while training: everything that a resumed run needs
 
@@ -28,6 +28,7 @@ import numpy as np
 from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.photos import alike
 
 if TYPE_CHECKING:
     import keras
@@ -329,22 +330,36 @@ def save_network(run: Path, network: "keras.Model") -> None:
         network.save(temporary)
 
 
-def write_trained_on(run: Path, hashes: np.ndarray, init: str | None = None) -> None:
+def write_trained_on(run: Path, identities: np.ndarray, init: str | None = None) -> None:
     """Write which photos the network was trained on, and those that `init` was trained on.
 
     Args:
-        hashes: (n,) uint64, of the names of the photos.
+        identities: (n, 2) uint64, hashes of the names and of the looks of the photos.
         init: the run that this one started from.
     """
     before = None if init is None else _read_trained_on(init)
+    known = identities if before is None else np.concatenate([identities, before])
     with files.atomic_file(Path(run) / "trained_on.npy") as temporary:
-        np.save(temporary, hashes if before is None else np.union1d(hashes, before))
+        np.save(temporary, np.unique(known, axis=0))
 
 
-def trained_on(run: Path | str, hashes: np.ndarray) -> np.ndarray | None:
-    """Return (n,) bool, whether the network was trained on each photo; None if not known."""
+def trained_on(run: Path | str, identities: np.ndarray) -> np.ndarray | None:
+    """Return (n,) bool, whether the network was trained on each photo; None if not known.
+
+    It was if it knows a photo of the same name that looks the same: other photos may have the same
+    names, such as cat.0, and the same photo may be encoded again.
+    """
     known = _read_trained_on(run)
-    return None if known is None else np.isin(hashes, known)
+    if known is None:
+        return None
+    names, looks = identities.T
+    first = np.searchsorted(known[:, 0], names, "left")
+    count = np.searchsorted(known[:, 0], names, "right") - first
+    found = np.zeros(len(names), bool)
+    for place in range(count.max(initial=0)):
+        rows = known[np.minimum(first + place, len(known) - 1)]
+        found |= (place < count) & alike.are_near(rows[:, 1], looks)
+    return found
 
 
 def _read_trained_on(run):
@@ -353,4 +368,4 @@ def _read_trained_on(run):
         hashes = np.load(path, allow_pickle=False) if path.is_file() else np.empty(0)
     except (OSError, ValueError, EOFError, MemoryError):
         return None
-    return hashes if hashes.dtype == np.uint64 and hashes.ndim == 1 else None
+    return hashes if hashes.dtype == np.uint64 and hashes.shape[1:] == (2,) else None

@@ -14,12 +14,12 @@ from PIL import Image
 
 from catdog import files
 from catdog.files import printable
+from catdog.photos import alike
 from catdog.photos import photo as photos
 from catdog.photos.index import SPLITS
 from catdog.scores import tables
 
 LINES = 12  # of a list that is shown; the CSV file has all
-NEAR_BITS = 6  # of 64 in which the hashes of near-identical photos may differ
 NEAR_LEVELS = 8.0  # of 255, the mean difference of their pixels, shrunk to 16x16
 LEFT_OUT = "left out"  # stands for the split of an excluded photo
 
@@ -31,18 +31,15 @@ def hashes_and_thumbnails(dataset) -> tuple[np.ndarray, np.ndarray]:
     """Return what tells whether photos look the same.
 
     Returns:
-        hashes: uint64 `(n,)`. Each bit says whether a pixel of the grey photo, shrunk to 9x8, is
-            lighter than its left neighbour (dHash, N. Krawetz 2013).
+        hashes: uint64 `(n,)`, see `alike.look_hashes`.
         thumbnails: uint8 `(n, 16, 16, 3)`.
     """
-    box = Image.Resampling.BOX  # the mean of each rectangle
     hashes, thumbnails = [], []
     for batch in dataset.batches(np.arange(len(dataset.labels)), 256):
+        hashes.append(alike.look_hashes(batch))
         for image in map(Image.fromarray, batch):
-            grey = np.asarray(image.convert("L").convert("F").resize((9, 8), box))
-            hashes.append(np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)[0])
-            thumbnails.append(np.asarray(image.resize((16, 16), box)))
-    return np.array(hashes, np.uint64), np.array(thumbnails)
+            thumbnails.append(np.asarray(image.resize((16, 16), Image.Resampling.BOX)))
+    return np.concatenate(hashes), np.array(thumbnails)
 
 
 def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
@@ -54,7 +51,7 @@ def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
     pairs = [np.zeros((0, 2), int)]
     for start in range(0, len(hashes), 256):
         block = hashes[start : start + 256, None]
-        first, second = np.nonzero(np.bitwise_count(block ^ hashes[start:]) <= NEAR_BITS)
+        first, second = np.nonzero(alike.are_near(block, hashes[start:]))
         later = second > first
         pairs.append(np.stack([first, second], 1)[later] + start)
     pairs = np.concatenate(pairs)

@@ -211,7 +211,7 @@ def test_arrays_of_another_network_are_refused():
 
 
 def test_photos_trained_on_are_known_and_damage_means_not_known(tmp_path):
-    hashes = np.arange(10, dtype=np.uint64)
+    hashes = np.arange(20, dtype=np.uint64).reshape(10, 2)
     assert run.trained_on(tmp_path, hashes) is None
     (tmp_path / "a").mkdir()
     run.write_trained_on(tmp_path / "a", hashes[:3])
@@ -226,6 +226,17 @@ def test_photos_trained_on_are_known_and_damage_means_not_known(tmp_path):
     path.unlink()
     os.mkfifo(path)
     assert run.trained_on(tmp_path, hashes) is None
+
+
+def test_photos_of_the_same_names_are_not_those_trained_on(tmp_path):
+    names, looks = np.arange(6, dtype=np.uint64), np.random.default_rng(0).integers(0, 2**63, 6)
+    run.write_trained_on(tmp_path, np.stack([names, looks.astype(np.uint64)], 1))
+    others = np.stack([names, (looks ^ 0x0F0F0F0F0F).astype(np.uint64)], 1)  # 20 bits differ
+    assert not run.trained_on(tmp_path, others).any()
+    encoded_again = np.stack([names, (looks ^ 0b101).astype(np.uint64)], 1)
+    assert run.trained_on(tmp_path, encoded_again).all()
+    renamed = np.stack([names + np.uint64(9), looks.astype(np.uint64)], 1)
+    assert not run.trained_on(tmp_path, renamed).any()
 
 
 def test_history_comes_back_and_what_is_none_is_empty(tmp_path):
