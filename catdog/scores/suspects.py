@@ -34,8 +34,8 @@ class Run:
     Attributes:
         classifier: a `Classifier`.
         dataset: a `data.Dataset`, with the split of this run.
-        trained_on: bool `(n,)`, which photos of the dataset the network was trained on, or None if
-            the split alone tells.
+        trained_on: bool `(k,)`, on which photos of `held_out(dataset)` the network was trained all
+            the same, or None if that is not known.
     """
 
     classifier: object
@@ -85,6 +85,11 @@ class Ranking:
 # --- Which labels ---------------------------------------------------------------------------------
 
 
+def held_out(dataset) -> np.ndarray:
+    """Return `(k,)` indices of the photos of the splits that training does not use."""
+    return np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
+
+
 def rank(
     runs: Sequence[Run], on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Ranking:
@@ -103,16 +108,15 @@ def rank(
     for run in runs:
         if (run.dataset.names, run.dataset.classes) != (dataset.names, dataset.classes):
             raise UserError("expected runs of the same photos and classes, got different ones")
-    held_out = np.zeros(len(dataset.labels), bool)
+    every_held_out = np.unique(np.concatenate([held_out(run.dataset) for run in runs]))
     run_of = np.full(len(dataset.labels), -1)
     for split in ("validation", "test"):
         for number, run in enumerate(runs):
             members = run.dataset.splits[split]
-            held_out[members] = True
             if run.trained_on is not None:
-                members = members[~run.trained_on[members]]
+                members = np.setdiff1d(members, held_out(run.dataset)[run.trained_on])
             run_of[members] = number
-    if count := (held_out & (run_of < 0)).sum():
+    if count := (run_of[every_held_out] < 0).sum():
         logger.warning(f"Left out {count:,} photos that the model was trained on.")
     members = np.flatnonzero(run_of >= 0)
     if not len(members):
