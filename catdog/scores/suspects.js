@@ -135,10 +135,10 @@ element("photos").addEventListener("change", (event) => mark(event.target.closes
 
 function contentOf(file) {
   const lines = [];
-  for (const { dataset } of cards) {
-    if (file === "exclude" && dataset.mark === "nothing") lines.push(dataset.name);
-    if (file === "relabel" && dataset.mark === "wrong") lines.push(`${dataset.name}\t${dataset.right}`);
-    if (file === "relabel" && dataset.mark === "fine") lines.push(`${dataset.name}\t${dataset.label}`);
+  for (const { dataset: { mark, name, label, right } } of cards) {
+    if (file === "exclude" && mark === "nothing") lines.push(name);
+    if (file === "relabel" && mark === "wrong") lines.push(`${name}\t${right}`);
+    if (file === "relabel" && mark === "fine") lines.push(`${name}\t${label}`);
   }
   for (const other of others[file]) lines.push(Array.isArray(other) ? other.join("\t") : other);
   return lines.map((line) => `${line}\n`).join("");
@@ -160,9 +160,8 @@ function loadLine(line) {
   const exclude = line.split(" #")[0].trim();
   let [name, label] = line.split("\t").map((part) => part.trim());
   const words = exclude.split(/\s+/);
-  if (label === undefined && !byName.has(exclude) && words.length === 2 && classes.includes(words[1])) {
-    [name, label] = words;
-  }
+  const isPair = words.length === 2 && classes.includes(words[1]) && !byName.has(exclude);
+  if (label === undefined && isPair) [name, label] = words;
   if (label === undefined) {
     const card = byName.get(exclude);
     if (card) mark(card, "nothing");
@@ -188,7 +187,8 @@ async function load(files) {
     }
     const lines = text.split("\n").filter((line) => line.trim() && !line.trim().startsWith("#"));
     const bad = lines.filter((line) => !loadLine(line));
-    said.push(`${file.name} has ${lines.length} lines` + (bad.length ? `, ${bad.length} not understood, such as: ${bad[0]}` : "."));
+    const problem = bad.length ? `, ${bad.length} not understood, such as: ${bad[0]}` : ".";
+    said.push(`${file.name} has ${lines.length} lines${problem}`);
   }
   show();
   say(said.join(" "));
@@ -207,7 +207,8 @@ document.addEventListener("drop", (event) => {
   load(event.dataTransfer.files);
 });
 window.addEventListener("beforeunload", (event) => {
-  if (["exclude", "relabel"].some((file) => contentOf(file) !== saved[file])) event.preventDefault();
+  const changed = ["exclude", "relabel"].some((file) => contentOf(file) !== saved[file]);
+  if (changed) event.preventDefault();
 });
 
 show();
