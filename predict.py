@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-import model
 from catdog import cli, files
 from catdog.cli import say
 from catdog.errors import UserError
@@ -49,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "photos",
         nargs="*",
         metavar="PHOTO",
-        help="image files (JPEG, PNG, GIF, BMP, WebP), folders, - for paths on stdin",
+        help="image files (JPEG, PNG, GIF, BMP, WebP, AVIF), folders, - for paths on stdin",
     )
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
     add(
@@ -165,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load_classifier(args: argparse.Namespace) -> Classifier:
     """Load the network of --model; describe it on stderr."""
     with cli.blame("--model"):
-        classifier = Classifier(run.chosen(args.model), model.load, mirror=args.tta)
+        classifier = Classifier(run.chosen(args.model), load_network, mirror=args.tta)
     say(
         f"model {printable(classifier.run)}: {some_names(classifier.classes)}; "
         f"{classifier.image_size} px; {classifier.runtime}"
@@ -173,6 +172,13 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     if classifier.config["settings"].get("recipe") == "demo":
         say("Careful: this network was trained on drawings (--demo) and knows drawings only.")
     return classifier
+
+
+def load_network(folder: Path):
+    """Return the `keras.Model` of a run; the default path does without model.py."""
+    import model
+
+    return model.load(folder)
 
 
 def predict(
@@ -272,7 +278,7 @@ def make_outputs(args: argparse.Namespace, classifier: Classifier) -> list:
             outputs.append(drawing(drawer, make_folder(args.explain, args.photos)))
     if args.layers:
         with cli.blame("--model"):
-            network = model.load(classifier.run)
+            network = load_network(classifier.run)
         with cli.blame("--layers"):
             drawer = explain.Layers(network, classifier.classes, classifier.image_size)
             outputs.append(drawing(drawer, make_folder(args.layers, args.photos)))

@@ -153,22 +153,14 @@ def test_what_fails_leaves_nothing(folder, tmp_path, monkeypatch):
 def test_the_default_is_litert_without_tensorflow_and_the_report_names_it(
     trained, photos_dir, tmp_path
 ):
+    for name in ("keras", "tensorflow", "jax"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError")
     process = run_script(
-        "evaluate.py",
-        "--model",
-        trained[0],
-        "--data-dir",
-        photos_dir,
-        "--cache-dir",
-        trained[0].parent / "cache",
-        "--output",
-        tmp_path / "report",
-        env={"PYTHONPROFILEIMPORTTIME": "1"},
-    )
+        "evaluate.py", "--model", trained[0], "--data-dir", photos_dir,
+        "--cache-dir", trained[0].parent / "cache", "--output", tmp_path / "report",
+        env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    imported = {line.split("|")[-1].strip().split(".")[0] for line in process.stderr.splitlines()}
-    assert "ai_edge_litert" in imported
-    assert not imported & {"tensorflow", "keras", "jax"}
     assert "per second with LiteRT" in process.stderr
     metrics = strict((tmp_path / "report" / "metrics.json").read_text())
     assert metrics["runtime"] == "LiteRT"

@@ -1,10 +1,14 @@
 """The networks: shapes, parameter counts, plain layers."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
 
 import model
+from catdog.errors import UserError
+from catdog.runs.classifier import Classifier
 from catdog.training import recipe
 
 
@@ -80,3 +84,33 @@ def test_output_is_float32_whatever_the_policy():
     finally:
         keras.config.set_dtype_policy("float32")
     assert keras.backend.standardize_dtype(network.output.dtype) == "float32"
+
+
+def test_the_script_prints_the_layers_of_each_network(capsys):
+    assert model.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "classes" in line] == [
+        "plain, 2 classes, photos of 128 px",
+        "classic, 2 classes, photos of 64 px",
+        "dnn, 2 classes, photos of 64 px",
+    ]
+    assert model.main(["--arch", "classic", "--classes", "3", "--image-size", "32"]) == 0
+    text = capsys.readouterr().out
+    first = next(line for line in text.splitlines() if line.startswith("Conv2D"))
+    assert first.split() == ["Conv2D", "3", "x", "3", "32", "x", "32", "x", "32", "896"]
+    expected = model.build("classic", 3, 32).count_params()
+    assert text.splitlines()[-2].split() == ["in", "all", f"{expected:,}"]
+
+
+def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys):
+    run = shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite"))
+    photos = ["--data-dir", str(photos_dir), "--cache-dir", str(trained[0].parent / "cache")]
+    assert model.main(["--export", "litert", "--model", str(run), *photos]) == 0
+    assert f"wrote {run / 'model.tflite'}: " in capsys.readouterr().err
+    assert Classifier(run).runtime == "LiteRT"
+    with pytest.raises(UserError, match="--data-dir: expected a folder"):
+        model.main(["--export", "litert", "--model", str(run), "--data-dir", str(run / "no")])
+    with pytest.raises(UserError, match="--model: expected a run directory"):
+        model.main(["--export", "litert", "--model", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        model.main(["--model", str(run)])

@@ -322,7 +322,7 @@ def test_colours_and_progress_bar_are_for_terminals(trained, drawn, photos_dir):
     code, output = on_a_terminal(trained, photos_dir, stdout=False)
     assert code == 1 and "predicting:" in output and "photos" in output
     lines = output.replace("\r", "\n").splitlines()
-    assert any(line.endswith("it begins with b'<html>not found<'") for line in lines)
+    assert any(line.endswith("got a web page; download the photo itself") for line in lines)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """Photos on their way to a network or a cache: found, decoded ahead on all cores, in order."""
 
-import functools
 import glob
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from catdog.errors import UserError
 from catdog.photos.photo import PhotoError, find_files, load_photo
@@ -102,34 +101,51 @@ class Stream:
         threads = os.cpu_count() or 1
         ahead = min(AHEAD, MAX_AHEAD_BYTES // (3 * size * size))
         self._in_order = queue.Queue(max(ahead, 2 * threads))
-        self._decode = functools.partial(decode, size=size)
-        self._pool = ThreadPoolExecutor(threads)
+        self._jobs = queue.SimpleQueue()
         self._stopped = threading.Event()
-        threading.Thread(target=self._feed, args=[paths], daemon=True).start()
+        # Not a ThreadPoolExecutor: at Ctrl-C, the end of the program would wait for all its jobs.
+        threading.Thread(target=self._feed, args=[paths, threads], daemon=True).start()
+        for _ in range(threads):
+            threading.Thread(target=self._work, args=[decode, size], daemon=True).start()
 
-    def _feed(self, paths):
+    def _feed(self, paths, threads):
         """Give the paths to the threads, at most `AHEAD` before they are handed on."""
         path = None
         try:
             for path, error in paths:
+                if self._stopped.is_set():
+                    break
                 self.found += 1
-                if error is None:
-                    future = self._pool.submit(self._decode, path)
-                else:
-                    future = Future()
-                    future.set_exception(error)
-                self._hand_on((path, future))
+                self._give(path, error)
         except Exception as error:  # `batches` raises it
-            future = Future()
-            future.set_exception(error)
-            self._hand_on((path, future))
+            self._give(path, error)
         self.complete = True
         self._hand_on(None)
+        for _ in range(threads):
+            self._jobs.put(None)
+
+    def _give(self, path, error):
+        future = Future()
+        if error is None:
+            self._jobs.put((path, future))
+        else:
+            future.set_exception(error)
+        self._hand_on((path, future))
+
+    def _work(self, decode, size):
+        while job := self._jobs.get():
+            path, future = job
+            if self._stopped.is_set():
+                continue
+            try:
+                future.set_result(decode(path, size))
+            except BaseException as error:
+                future.set_exception(error)
 
     def _hand_on(self, item):
         while not self._stopped.is_set():
             try:
-                return self._in_order.put(item, timeout=1)
+                return self._in_order.put(item, timeout=0.5)
             except queue.Full:
                 pass
 
@@ -143,7 +159,6 @@ class Stream:
             yield from self._batches()
         finally:  # all have been read, or Ctrl-C: then the photos that are left are not decoded
             self._stopped.set()
-            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _batches(self):
         batch = []

@@ -8,6 +8,7 @@ same distributions for cats and for dogs, so that colour does not tell the class
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 NAMES = ("cat", "dog")
-SETTINGS = "demo.json"  # written last: it marks the folder as a whole demo, and as ours
+SETTINGS = "demo.json"  # written last: it marks the folder as a complete demo, and as ours
 VERSION = 1  # to be raised when the drawings change, so that old ones are drawn anew
 SUPERSAMPLE = 3  # drawn so many times larger, then reduced: smooth edges
 
@@ -38,27 +39,28 @@ SMILE = np.exp(1j * np.linspace(0.2, np.pi - 0.2, 6))
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws on `image` in coordinates of its own: points are complex, x to the right, y downwards.
+    """A pen that draws on `image` in its own coordinates.
 
-    The point `z` lies at the pixel `origin + unit * z`, so `unit` scales and rotates at once. Paint
-    is a colour, or an image as large as `image` that shows through the shape.
+    Points are complex, x to the right, y downwards. The point `z` lies at the pixel
+    `origin + unit * z`, so `unit` scales and rotates at once. Paint is a colour, or an image as
+    large as `image` that shows through the shape.
     """
 
     image: Image.Image
     origin: complex
     unit: complex
 
-    def moved(self, z, turn=0.0):
-        """A pen whose origin is at `z`, turned clockwise by `turn` radians."""
+    def moved(self, z: complex, turn: float = 0.0) -> "Pen":
+        """Return a pen whose origin is at `z`, turned clockwise by `turn` radians."""
         return Pen(self.image, self.origin + self.unit * z, self.unit * np.exp(1j * turn))
 
     def line(self, points, colour, width=0.07):
-        """An open line through the points, `width` in units of the pen."""
+        """Draw an open line through the points, `width` in units of the pen."""
         pixels = max(1, round(width * abs(self.unit)))
         ImageDraw.Draw(self.image).line(self._pixels(points), colour, pixels)
 
     def shape(self, points, paint, outline=INK):
-        """A filled polygon with an outline (none if None)."""
+        """Draw a filled polygon with an outline (none if None)."""
         pixels = self._pixels(points)
         if isinstance(paint, Image.Image):
             mask = Image.new("L", self.image.size)
@@ -72,12 +74,12 @@ class Pen:
             self.line([*points, points[0], points[1]], outline)
 
     def egg(self, z, rx, ry, paint, outline=INK, turn=0.0, taper=0.0):
-        """An ellipse around `z`; with a positive `taper` it is wider at its lower end."""
+        """Draw an ellipse around `z`; with a positive `taper` it is wider at its lower end."""
         x, y = CIRCLE.real, CIRCLE.imag
         self.shape(z + np.exp(1j * turn) * (rx * x * (1 + taper * y) + 1j * ry * y), paint, outline)
 
     def limb(self, points, start, end, paint, outline=INK):
-        """A leg or a tail: a Bezier curve of three points, from width `start` to a round `end`."""
+        """Draw a leg or a tail: a Bezier curve of three points, from width `start` to `end`."""
         a, b, c = points
         t = np.linspace(0, 1, 10)
         middle = a * (1 - t) ** 2 + 2 * b * t * (1 - t) + c * t**2
@@ -103,10 +105,16 @@ class Look:
 
 
 def draw(label: int, rng: np.random.Generator, size: int = 64) -> Image.Image:
-    """Draw a cat (`label` 0) or a dog (1), different each time as `rng` goes on.
+    """Draw a cat or a dog, a different one with each call of the same `rng`.
 
-    Returns an RGB image of `size` x `size` pixels. Raises ValueError for another label or a size
-    below 8.
+    Args:
+        label: 0 for a cat, 1 for a dog.
+        rng: the source of everything random in the drawing.
+        size: side in pixels, at least 8.
+    Returns:
+        An RGB image of `size` x `size` pixels.
+    Raises:
+        ValueError: another label or a smaller size.
     """
     if label not in (0, 1) or size < 8:
         raise ValueError(f"expected label 0 or 1 and size >= 8, got label {label} and size {size}")
@@ -120,13 +128,28 @@ def draw(label: int, rng: np.random.Generator, size: int = 64) -> Image.Image:
     return image.reduce(SUPERSAMPLE)
 
 
-def make_demo(folder, photos: int = 4000, seed: int = 0, size: int = 64, progress=None) -> Path:
-    """Draw `photos` pictures, half of them cats, as folder/train/cat.0.jpg ... dog.N.jpg.
+def make_demo(
+    folder: str | os.PathLike,
+    photos: int = 4000,
+    seed: int = 0,
+    size: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw pictures, half of them cats, as `folder/train/cat.0.jpg` ... `dog.N.jpg`.
 
-    Each picture depends on the seed, its label and its number only. The folder appears when it is
-    whole; one of the same settings is reused, one of other settings is replaced. If given,
-    `progress(done, total)` is called now and then. Returns the folder. Raises ValueError for
-    impossible numbers, and where the folder holds anything that was not drawn here.
+    Each picture depends only on the seed, its label and its number. The folder is written
+    atomically. A demo of the same settings is reused, one of other settings is replaced.
+
+    Args:
+        folder: the folder of the demo.
+        photos: number of pictures, even.
+        seed: 0 or more.
+        size: side in pixels, at least 8.
+        progress: function of (done, total), called now and then.
+    Returns:
+        The folder.
+    Raises:
+        ValueError: impossible numbers, or the folder holds anything that was not drawn here.
     """
     if photos < 2 or photos % 2 or size < 8 or seed < 0:
         raise ValueError(
@@ -158,7 +181,11 @@ def make_demo(folder, photos: int = 4000, seed: int = 0, size: int = 64, progres
 
 
 def _is_whole(folder, settings):
-    """True for a demo of these settings, False where one may be put, ValueError for all else."""
+    """Return True for a demo of these settings, False if one may be put here.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
     if not folder.exists():
         return False
     try:
@@ -178,13 +205,13 @@ def _is_whole(folder, settings):
 
 
 def _colour(rng, palette):
-    """One of the colours, slightly changed."""
+    """Return one of the colours, slightly changed."""
     colour = np.add(palette[rng.integers(len(palette))], rng.integers(-18, 19, 3))
     return tuple(colour.clip(0, 255).tolist())
 
 
 def _background(side, rng):
-    """A gradient of two colours with stripes, spots, hills or nothing on it, and some ground."""
+    """Draw a gradient of two colours, with stripes, spots, hills or nothing on it, and ground."""
     colours = [_colour(rng, BRIGHT) for _ in range(3)]
     angle, across = rng.uniform(0, 2 * np.pi), np.linspace(-90, 90, side)
     ramp = 127.5 + np.cos(angle) * across + np.sin(angle) * across[:, None]
@@ -210,7 +237,7 @@ def _background(side, rng):
 
 
 def _look(side, rng):
-    """Fur with patches, stripes or nothing on it, and the colours that go with it."""
+    """Draw fur with patches, stripes or nothing on it, and the colours that go with it."""
     first, second = _colour(rng, FURS), _colour(rng, FURS)
     pattern, fur = rng.integers(3), first
     if pattern:
@@ -237,7 +264,7 @@ def _look(side, rng):
 
 
 def _animal(image, dog, rng):
-    """Sitting, standing (or lying, where the legs are short), or the head alone."""
+    """Draw an animal that sits, stands (or lies, if the legs are short), or its head alone."""
     side = image.width
     look = _look(side, rng)
     pose = rng.choice(["head", "sit", "stand"])
@@ -262,7 +289,7 @@ def _animal(image, dog, rng):
 
 
 def _tail(pen, z, side, dog, look, rng):
-    """A tail from `z` to the right (`side` 1) or left (-1): long on a cat, pointed on a dog."""
+    """Draw a tail from `z` to the right (`side` 1) or left (-1): a cat's is long."""
     up = 1j * rng.uniform(-1, 0.2)
     if dog:
         points = z, z + side * 0.6, z + side * rng.uniform(0.6, 1) + 0.9 * up
@@ -298,7 +325,7 @@ def _standing_body(pen, dog, look, rng):
 
 
 def _head(pen, dog, look, turn, rng):
-    """A head of radius 1 that looks left (`turn` -1) or right (1); one feature may be missing."""
+    """Draw a head of radius 1 that looks left (`turn` -1) or right (1), perhaps without a part."""
     missing = rng.choice(["ears", "mouth", "eyes", "", "", ""])
     # Some dogs have a cat's ears, but then they have a mouth: a person could still tell.
     pricked = not dog or (missing != "mouth" and rng.random() < 0.12)
@@ -401,7 +428,7 @@ def _hat(pen, look, rng):
 
 
 def _thing_in_front(image, rng):
-    """A ball, a flower or a leaf that may hide a part of the animal."""
+    """Draw a ball, a flower or a leaf that may hide a part of the animal."""
     side = image.width
     pen = Pen(image, side * complex(*rng.uniform(0.05, 0.95, 2)), side * rng.uniform(0.07, 0.13))
     colour, kind = _colour(rng, BRIGHT), rng.integers(3)

@@ -240,6 +240,7 @@ def test_a_cache_folder_that_goes_away_or_is_full_ends_in_one_line(folder, monke
     with pytest.raises(UserError, match=r"^cannot write .*: No such file"):
         load(folder)
     monkeypatch.undo()
+    time.sleep(0.5)  # threads may still be at it
     with disk_full_at(10_000), pytest.raises(UserError, match=r"^cannot write .* large"):
         load(folder)
     assert list((folder / "cache").iterdir()) == []

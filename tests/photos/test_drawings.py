@@ -1,4 +1,4 @@
-"""The drawn cats and dogs: told by shape, not by colour, and written whole or not at all."""
+"""The drawn cats and dogs: told by shape, not by colour, and written atomically."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from catdog.photos import drawings as demo
+from catdog.photos import drawings
 
 
 def files(folder):
@@ -19,10 +19,10 @@ def files(folder):
 
 
 @pytest.fixture(scope="module")
-def drawings():
+def drawn():
     """1,200 drawings, uint8 (n, 64, 64, 3), and their labels."""
     labels = np.arange(1200) % 2
-    pictures = [demo.draw(y, np.random.default_rng([5, i])) for i, y in enumerate(labels)]
+    pictures = [drawings.draw(y, np.random.default_rng([5, i])) for i, y in enumerate(labels)]
     return np.stack(pictures), labels
 
 
@@ -31,13 +31,13 @@ def held_out_accuracy(features, labels):
     return cross_val_score(model, features, labels, cv=5).mean()
 
 
-def test_mean_colours_do_not_tell_the_class(drawings):
-    pictures, labels = drawings
+def test_mean_colours_do_not_tell_the_class(drawn):
+    pictures, labels = drawn
     assert held_out_accuracy(pictures.mean(axis=(1, 2)), labels) < 0.6
 
 
-def test_thumbnail_histograms_do_not_tell_the_class(drawings):
-    pictures, labels = drawings
+def test_thumbnail_histograms_do_not_tell_the_class(drawn):
+    pictures, labels = drawn
     thumbnails = pictures.reshape(-1, 8, 8, 8, 8, 3).mean(axis=(2, 4))  # (n, 8, 8, 3)
     bins = (thumbnails // 32).astype(int)
     histograms = (bins[..., None] == np.arange(8)).sum(axis=(1, 2))  # (n, 3, 8)
@@ -47,25 +47,25 @@ def test_thumbnail_histograms_do_not_tell_the_class(drawings):
 @pytest.mark.parametrize("size", [8, 48, 65])
 @pytest.mark.parametrize("label", [0, 1])
 def test_draw_size_and_mode(label, size):
-    picture = demo.draw(label, np.random.default_rng(0), size)
+    picture = drawings.draw(label, np.random.default_rng(0), size)
     assert picture.size == (size, size)
     assert picture.mode == "RGB"
 
 
 def test_draw_is_determined_by_the_generator():
-    one, same, other = (demo.draw(0, np.random.default_rng(s)).tobytes() for s in (1, 1, 2))
+    one, same, other = (drawings.draw(0, np.random.default_rng(s)).tobytes() for s in (1, 1, 2))
     assert one == same != other
 
 
 @pytest.mark.parametrize("label, size", [(2, 64), (-1, 64), (0, 7)])
 def test_draw_refuses(label, size):
     with pytest.raises(ValueError, match=f"got label {label} and size {size}"):
-        demo.draw(label, np.random.default_rng(0), size)
+        drawings.draw(label, np.random.default_rng(0), size)
 
 
 def test_names_classes_and_sizes(tmp_path):
     calls = []
-    folder = demo.make_demo(
+    folder = drawings.make_demo(
         tmp_path / "new" / "demo", photos=6, size=48, progress=lambda *call: calls.append(call)
     )
     assert folder == tmp_path / "new" / "demo"
@@ -79,37 +79,37 @@ def test_names_classes_and_sizes(tmp_path):
 
 
 def test_each_picture_depends_on_seed_label_and_number_only(tmp_path):
-    few = files(demo.make_demo(tmp_path / "few", photos=4) / "train")
-    many = files(demo.make_demo(tmp_path / "many", photos=10) / "train")
-    other = files(demo.make_demo(tmp_path / "other", photos=4, seed=1) / "train")
+    few = files(drawings.make_demo(tmp_path / "few", photos=4) / "train")
+    many = files(drawings.make_demo(tmp_path / "many", photos=10) / "train")
+    other = files(drawings.make_demo(tmp_path / "other", photos=4, seed=1) / "train")
     assert few.items() <= many.items()
     assert not set(few.values()) & set(other.values())
     assert len(set(many.values())) == 10
 
 
 def test_second_call_reuses(tmp_path, monkeypatch):
-    folder = demo.make_demo(tmp_path / "demo", photos=4)
+    folder = drawings.make_demo(tmp_path / "demo", photos=4)
     (folder / ".DS_Store").write_text("left by a file manager")
     before = files(folder)
-    monkeypatch.setattr(demo, "draw", None)
-    assert demo.make_demo(folder, photos=4) == folder
+    monkeypatch.setattr(drawings, "draw", None)
+    assert drawings.make_demo(folder, photos=4) == folder
     assert files(folder) == before
 
 
 def test_other_settings_and_missing_pictures_are_drawn_anew(tmp_path):
-    folder = demo.make_demo(tmp_path / "demo", photos=4)
-    demo.make_demo(folder, photos=6)
+    folder = drawings.make_demo(tmp_path / "demo", photos=4)
+    drawings.make_demo(folder, photos=6)
     whole = files(folder)
     assert len(whole) == 7
     (folder / "train" / "dog.1.jpg").unlink()
-    demo.make_demo(folder, photos=6)
+    drawings.make_demo(folder, photos=6)
     assert files(folder) == whole
     assert [p.name for p in tmp_path.iterdir()] == ["demo"]
 
 
 def test_empty_folder_is_filled(tmp_path):
     (tmp_path / "demo").mkdir()
-    assert len(files(demo.make_demo(tmp_path / "demo", photos=2))) == 3
+    assert len(files(drawings.make_demo(tmp_path / "demo", photos=2))) == 3
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "train/cat.0.jpg", "demo.json"])
@@ -118,23 +118,23 @@ def test_foreign_folder_is_refused(tmp_path, name):
     path.parent.mkdir(parents=True)
     path.write_text("[]")
     with pytest.raises(ValueError, match="demo holds files that were not drawn here"):
-        demo.make_demo(tmp_path / "demo", photos=4)
+        drawings.make_demo(tmp_path / "demo", photos=4)
     assert files(tmp_path) == {f"demo/{name}": b"[]"}
 
 
 def test_added_files_are_never_deleted(tmp_path):
-    folder = demo.make_demo(tmp_path / "demo", photos=4)
+    folder = drawings.make_demo(tmp_path / "demo", photos=4)
     (folder / "train" / "mine.jpg").write_text("mine")
     before = files(folder)
     with pytest.raises(ValueError, match="not drawn here"):
-        demo.make_demo(folder, photos=6)
+        drawings.make_demo(folder, photos=6)
     assert files(folder) == before
 
 
 def test_file_of_that_name_is_refused(tmp_path):
     (tmp_path / "demo").write_text("mine")
     with pytest.raises(ValueError, match="not drawn here"):
-        demo.make_demo(tmp_path / "demo", photos=4)
+        drawings.make_demo(tmp_path / "demo", photos=4)
     assert (tmp_path / "demo").read_text() == "mine"
 
 
@@ -143,12 +143,12 @@ def test_interrupted_drawing_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        demo.make_demo(tmp_path / "demo", photos=200, progress=interrupt)
+        drawings.make_demo(tmp_path / "demo", photos=200, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", [{"photos": 0}, {"photos": 3}, {"size": 7}, {"seed": -1}])
 def test_impossible_numbers_are_refused(tmp_path, wrong):
     with pytest.raises(ValueError, match="expected an even number of photos"):
-        demo.make_demo(tmp_path / "demo", **wrong)
+        drawings.make_demo(tmp_path / "demo", **wrong)
     assert list(tmp_path.iterdir()) == []
