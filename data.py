@@ -23,6 +23,7 @@ from catdog.backend import tf
 from catdog.errors import UserError
 from catdog.files import printable, some_names
 from catdog.photos import alike, cache, index
+from catdog.photos import labels as label_files
 from catdog.photos.index import SPLITS
 from catdog.training.recipe import RECIPES, Settings
 
@@ -128,7 +129,12 @@ class Dataset:
 
 
 def load(
-    data_dir: str, image_size: int, cache_dir: str, exclude: Sequence[str] = (), fold: int = 0
+    data_dir: str,
+    image_size: int,
+    cache_dir: str,
+    exclude: Sequence[str] = (),
+    fold: int = 0,
+    relabel: dict[str, str] | None = None,
 ) -> Dataset:
     """Find, decode (once, into a cache on disk) and split the photos under `data_dir`.
 
@@ -138,6 +144,7 @@ def load(
         cache_dir: folder for the cache; it is made if it is missing.
         exclude: names of photos to leave out, as `index.read_names` returns them.
         fold: 0 to 9, see `split`.
+        relabel: new labels of photos by name, as `labels.read_relabels` returns them.
     Raises:
         UserError: unusable folder, no photo, a single class, a class without a readable photo, too
             few photos to fill every split.
@@ -149,6 +156,8 @@ def load(
                 "expected labelled photos (train/cat.0.jpg, PetImages/Cat/0.jpg or one folder per "
                 f"class), found none under {printable(data_dir)}"
             )
+    with cli.blame("--relabel"):
+        found = label_files.apply_relabels(found, data_dir, relabel or {})
     with cli.blame("--cache-dir"):
         images, digests, errors = cache.images(
             found, image_size, Path(cache_dir), cli.progress("decoding", " photos")
@@ -416,48 +425,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--suspects",
+        nargs="+",
         metavar="RUN",
         help="rank the photos of validation and test by how strongly this network disputes their "
-        "label",
+        "label; the runs of all folds together rank all photos",
     )
     parser.add_argument(
         "--output",
         metavar="DIR",
         type=Path,
-        help="new folder for the whole list (CSV) and a contact sheet of the suspects (PNG)",
+        help="new folder for the whole list (CSV) and, of suspects, a contact sheet (PNG) and a "
+        "page on which they are marked (HTML)",
     )
     args = parser.parse_args(argv)
 
-    from catdog.runs import run
-    from catdog.runs.classifier import Classifier
-    from catdog.scores import inspect
+    from catdog.scores import inspect, suspects
 
     cli.check_output(args.output, args.data_dir)
     with cli.blame("--exclude"):
         exclude = index.read_names(args.exclude)
+    with cli.blame("--relabel"):
+        relabel = label_files.read_relabels(args.relabel)
     if args.suspects is None:
-        dataset = load(args.data_dir, RECIPES["full"].score_size, args.cache_dir, exclude)
+        size = RECIPES["full"].score_size
+        dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel)
         text, rows = inspect.overview(dataset)
-        name, sheet = "photos.csv", None
+        name = "photos.csv"
     else:
-        with cli.blame("--suspects"):
-            classifier = Classifier(args.suspects)
-        dataset = load(args.data_dir, classifier.image_size, args.cache_dir, exclude)
-        with cli.blame("--suspects"):
-            check_classes(classifier, dataset)
-            members = inspect.held_out(dataset)
-            seen = run.trained_on(args.suspects, identities(dataset, members))
-            show = cli.progress("scoring", " photos")
-            members, probabilities = inspect.suspects(classifier, dataset, members, seen, show)
-        rows = inspect.suspect_rows(dataset, members, probabilities)
-        text, name = inspect.format_suspects(rows), "suspects.csv"
-        sheet = inspect.contact_sheet(dataset, rows, members) if args.output else None
+        ranking = rank_suspects(args, exclude, relabel)
+        text, name = suspects.format_ranking(ranking), "suspects.html"
     print(text)
     if args.output:
         with cli.blame("--output"):
-            inspect.write(args.output, name, rows, sheet)
+            if args.suspects is None:
+                inspect.write(args.output, rows)
+            else:
+                suspects.write(args.output, ranking, cli.progress("drawing", " photos"))
         cli.say(f"All of them:  {printable(args.output / name)}")
     return 0
+
+
+def rank_suspects(args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]):
+    """Return the `suspects.Ranking` of the photos by the runs of `--suspects`."""
+    from catdog.runs import run
+    from catdog.runs.classifier import Classifier
+    from catdog.scores import suspects
+
+    with cli.blame("--suspects"):
+        classifiers = [Classifier(folder) for folder in args.suspects]
+    runs = []
+    for classifier in classifiers:
+        fold = classifier.config.get("settings", {}).get("fold", 0)
+        size = classifier.image_size
+        dataset = load(args.data_dir, size, args.cache_dir, exclude, fold, relabel)
+        with cli.blame("--suspects"):
+            check_classes(classifier, dataset)
+            seen = run.trained_on(classifier.run, identities(dataset, suspects.held_out(dataset)))
+        runs.append(suspects.Run(classifier, dataset, seen))
+    with cli.blame("--suspects"):
+        return suspects.rank(runs, cli.progress("scoring", " photos"))
 
 
 def check_classes(classifier, dataset: Dataset) -> None:

@@ -25,6 +25,7 @@ from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, some_names, to_json
 from catdog.photos import index
+from catdog.photos import labels as label_files
 from catdog.runs import calibration, run
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, tables
@@ -93,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         classifiers = [Classifier(folder, model.load, args.runtime) for folder in folders]
     with cli.blame("--exclude"):
         exclude = index.read_names(args.exclude)
-    scored = [score(classifier, args, exclude) for classifier in classifiers]
+    with cli.blame("--relabel"):
+        relabel = label_files.read_relabels(args.relabel)
+    scored = [score(classifier, args, exclude, relabel) for classifier in classifiers]
     if len(scored) > 1:
         compare(scored, args)
         return 0
@@ -106,12 +109,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score(classifier: Classifier, args: argparse.Namespace, exclude: list[str]) -> Scored:
+def score(
+    classifier: Classifier, args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]
+) -> Scored:
     """Score one run, at the image size that it takes; print what it was scored on."""
     with cli.blame("--model"):
         settings = Settings.from_dict(classifier.config["settings"])
     dataset = data.load(
-        args.data_dir, classifier.image_size, args.cache_dir, exclude, settings.fold
+        args.data_dir, classifier.image_size, args.cache_dir, exclude, settings.fold, relabel
     )
     if dataset.classes != classifier.classes:
         raise UserError(

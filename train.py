@@ -28,6 +28,7 @@ from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, some_names
 from catdog.photos import download, drawings, index
+from catdog.photos import labels as label_files
 from catdog.runs import export, run
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, plots, tables
@@ -193,17 +194,22 @@ def start(args: argparse.Namespace, settings: Settings, started: float) -> int:
             run.read_config(settings.init)
     with cli.blame("--exclude"):
         exclude = index.read_names(args.exclude)
-    dataset = load_photos(data_dir, cache_dir, settings, exclude)
+    with cli.blame("--relabel"):
+        relabel = label_files.read_relabels(args.relabel)
+    dataset = load_photos(data_dir, cache_dir, settings, exclude, relabel)
     with cli.blame("--batch-size"):
         settings = complete(settings, dataset, args.batch_size)
     if args.minutes:
         settings = within_minutes(args.minutes, settings, dataset, started)
-        dataset = load_photos(data_dir, cache_dir, settings, exclude)  # at the size of that choice
+        dataset = load_photos(
+            data_dir, cache_dir, settings, exclude, relabel
+        )  # at the size of that choice
     config = {
         "settings": dataclasses.asdict(settings),
         "data_dir": run.relative_to_run(folder, data_dir),
         "cache_dir": run.relative_to_run(folder, cache_dir),
         "exclude": exclude,
+        "relabel": relabel,
         "classes": dataset.classes,
         "score_size": settings.score_size,
         "splits": dataset.split_sizes(),
@@ -230,7 +236,8 @@ def resume(folder: Path) -> int:
             run.clean(copy)
             say(f"{printable(folder)} is finished. Next:  {evaluate(folder, data_dir)}")
             return 0
-        dataset = load_photos(data_dir, cache_dir, settings, config.get("exclude", []))
+        named = config.get("exclude", []), config.get("relabel", {})
+        dataset = load_photos(data_dir, cache_dir, settings, *named)
         if dataset.digest() != config.get("digest"):
             raise UserError(
                 f"expected the photos that the run began with, got others in {printable(data_dir)}",
@@ -239,13 +246,15 @@ def resume(folder: Path) -> int:
         return train(copy, config, settings, dataset)
 
 
-def load_photos(data_dir: str, cache_dir: str, settings: Settings, exclude: list) -> data.Dataset:
+def load_photos(
+    data_dir: str, cache_dir: str, settings: Settings, exclude: list, relabel: dict
+) -> data.Dataset:
     """Load the photos; draw those of --demo, download the public copy if tmp/ holds none."""
     if settings.recipe == "demo":
         draw_demo(data_dir)
     elif data_dir == "tmp":
         download_if_empty(data_dir, cache_dir)
-    dataset = data.load(data_dir, settings.score_size, cache_dir, exclude, settings.fold)
+    dataset = data.load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
     for path, reason in dataset.skipped[:10]:
         say(f"skipped {printable(path)}: {reason}")
     if len(dataset.skipped) > 10:

@@ -90,6 +90,11 @@ def data_arguments(default: str | None = "tmp") -> argparse.ArgumentParser:
         help="file of photos to leave out, one per line: cat.4085, or a path below the data "
         "folder; # begins a comment",
     )
+    parser.add_argument(
+        "--relabel",
+        metavar="FILE",
+        help="file of right labels, one photo per line: a name as for --exclude, a tab, a class",
+    )
     return parser
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from catdog.errors import UserError
 from catdog.files import printable, some_names
+from catdog.photos import labels as label_files
 from catdog.photos.photo import find_files
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Found:
 def find(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> Found | None:
     """Find the labelled photos under `data_dir`. The first layout that matches is used.
 
+    0. A file `labels.csv` that names photos and their labels, see `labels.read_csv_layout`.
     1. Kaggle's `train/cat.0.jpg`, also one folder further down.
     2. Microsoft's `PetImages/Cat/0.jpg`, also one folder further down.
     3. One folder per class in `train/`, such as `train/cats/...`. If `validation/` or `test/`
@@ -88,6 +90,8 @@ def _find(root, cache_dir):
     def class_folders(parent):
         return [path for path in folders(parent) if path.name.lower() not in NOT_CLASSES]
 
+    if listed := label_files.read_csv_layout(root):
+        return _found(root, *listed)
     beside = [*class_folders(root), *folders(root / "PetImages"), *folders(root / "train")]
     for folder, rivals in ((root / "train", folders(root / "train")), (root, beside)):
         if flat := _find_flat(folder):
@@ -299,15 +303,13 @@ def read_names(path: str | os.PathLike | None) -> list[str]:
 def matching(found: Found, data_dir: str | os.PathLike, names: list[str]) -> list[int]:
     """Return the numbers of the photos that `names` name; warn of names that match none.
 
-    A photo may be named by what identifies it (`cat.4085`), by its path below the folder of the
-    classes (`Cat/4085.jpg`, as in predictions.csv), or by its path below `data_dir`.
+    A photo may be named in any of the ways of `labels.names_of`.
     """
-    below = found.root.relative_to(data_dir).as_posix()
     wanted, numbers, known = set(names), [], set()
-    for number, (name, path) in enumerate(zip(found.names, found.paths, strict=True)):
-        if ways := wanted & {name, path, f"{below}/{path}"}:
+    for number, ways in enumerate(label_files.names_of(found, data_dir)):
+        if matching := wanted & ways:
             numbers.append(number)
-            known |= ways
+            known |= matching
     if missing := sorted(wanted - known):
         logger.warning(
             f"{len(missing)} of {len(wanted)} names match no photo: {some_names(missing, 3)}"

@@ -1,4 +1,4 @@
-"""What is among the photos: counts, sizes, formats, copies, and labels that may be wrong.
+"""What is among the photos: counts, sizes, formats and copies.
 
 Nothing here changes or deletes a photo. A dataset is a `data.Dataset`; groups are arrays of indices
 of its photos.
@@ -6,25 +6,21 @@ of its photos.
 
 import collections
 import contextlib
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from catdog import files
-from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import alike
 from catdog.photos import photo as photos
 from catdog.photos.index import SPLITS
-from catdog.scores import explain, tables
+from catdog.scores import tables
 
-logger = logging.getLogger(__name__)
 LINES = 12  # of a list that is shown; the CSV file has all
 NEAR_LEVELS = 8.0  # of 255, the mean difference of their pixels, shrunk to 16x16
-SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE, SHEET_TEXT = 10, 10, 150, 36  # photos, photos, px, px
 LEFT_OUT = "left out"  # stands for the split of an excluded photo
 
 
@@ -190,85 +186,7 @@ def _some(lines: Iterable[str]) -> list[str]:
     return lines[:LINES] + more
 
 
-# --- Labels that may be wrong ---------------------------------------------------------------------
-
-
-def held_out(dataset) -> np.ndarray:
-    """Return the indices of the photos of the splits that training does not use."""
-    return np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-
-
-def suspects(
-    classifier,
-    dataset,
-    members: np.ndarray,
-    trained_on: np.ndarray | None = None,
-    on_progress: Callable = lambda done, total: None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank photos by how strongly a network that was not trained on them disputes their label.
-
-    Args:
-        classifier: a `Classifier`.
-        members: `(k,)` indices, as `held_out` gives them.
-        trained_on: bool `(k,)`, which of them the network was trained on. They are left out.
-        on_progress: called with (done, total).
-    Returns:
-        members: `(m,)` indices, the most disputed label first.
-        probabilities: `(m, n_classes)`.
-    Raises:
-        UserError: the network was trained on all of them.
-    """
-    if trained_on is not None and trained_on.any():
-        logger.warning(f"Left out {trained_on.sum():,} photos that the model was trained on.")
-        members = members[~trained_on]
-    if not len(members):
-        raise UserError("expected photos that the model was not trained on, got none")
-    probabilities = classifier.probabilities(classifier.logits_of(dataset, members, on_progress))
-    of_label = probabilities[np.arange(len(members)), dataset.labels[members]]
-    order = np.argsort(of_label, kind="stable")
-    return members[order], probabilities[order]
-
-
-def suspect_rows(dataset, members: np.ndarray, probabilities: np.ndarray) -> list[list]:
-    """Return a row per photo for `suspects.csv`; its path is what a file of exclusions takes."""
-    splits = split_names(dataset)
-    rows = [["rank", "path", "split", "label", "predicted", "probability_of_label"]]
-    for rank, (i, row) in enumerate(zip(members, probabilities, strict=True), 1):
-        label, predicted = (dataset.classes[j] for j in (dataset.labels[i], row.argmax()))
-        of_label = f"{row[dataset.labels[i]]:.6g}"
-        rows.append([rank, dataset.paths[i], splits[i], label, predicted, of_label])
-    return rows
-
-
-def format_suspects(rows: Sequence[Sequence]) -> str:
-    """Return the first rows of `suspect_rows` as text for the terminal."""
-    shown = [[printable(str(cell)) for cell in row] for row in rows[: 1 + 2 * LINES]]
-    return "\n".join(tables.table(shown, left=5))
-
-
-def contact_sheet(dataset, rows: Sequence[Sequence], members: np.ndarray) -> Image.Image:
-    """Draw the photos of the first rows of `suspect_rows` side by side, each with its name."""
-    members = members[: SHEET_COLUMNS * SHEET_ROWS]
-    columns, tile = min(len(members), SHEET_COLUMNS), SHEET_TILE
-    height = -(-len(members) // columns) * (tile + SHEET_TEXT)
-    sheet = Image.new("RGB", (columns * tile, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, (i, row) in enumerate(zip(members, rows[1:], strict=False)):
-        left, top = place % columns * tile, place // columns * (tile + SHEET_TEXT)
-        photo = explain.fit(explain.open_or_cached(dataset, i, tile), tile - 4)
-        sheet.paste(ImageOps.pad(photo, (tile - 4, tile - 4), color="#d9e0e7"), (left + 2, top + 2))
-        rank, path, _, label, predicted, probability = row
-        name = printable(path)
-        text = f"{rank}. {name if len(name) < 20 else '…' + name[-18:]}\n"
-        text += f"{printable(label)[:10]} {float(probability):.1%}"
-        text += f", {printable(predicted)[:10]}?" if predicted != label else ""
-        draw.text((left + 4, top + tile), text, fill=explain.INK, font=font, spacing=2)
-    return sheet
-
-
-def write(folder: Path, name: str, rows: list[list], sheet: Image.Image | None = None) -> None:
-    """Write a new folder with `rows` as the CSV file `name` and `sheet` as `suspects.png`."""
+def write(folder: Path, rows: Sequence[Sequence]) -> None:
+    """Write a new folder with the rows of `overview` as `photos.csv`."""
     with files.atomic_folder(folder) as temporary:
-        tables.write_csv(temporary / name, rows)
-        if sheet:
-            sheet.save(temporary / "suspects.png")
+        tables.write_csv(temporary / "photos.csv", rows)

@@ -175,6 +175,35 @@ def mcnemar(labels: ArrayLike, predicted: ArrayLike, others: ArrayLike) -> dict:
     return {"only_first_right": first, "only_second_right": second, "p_value": p_value}
 
 
+def confident_joint(labels: ArrayLike, probabilities: ArrayLike) -> np.ndarray:
+    """Count photos by their label and by the class that the probabilities are sure of.
+
+    A photo counts as sure of a class if its probability reaches the mean probability of that class
+    over the photos that are labelled so; of several such classes, the most probable. The counts off
+    the diagonal are an estimate of how many labels are wrong. Method: confident learning, Northcutt
+    et al., 2021.
+
+    Args:
+        probabilities: of a network that was not trained on these photos.
+    Returns:
+        int `(n_classes, n_classes)`: rows are labels, columns the classes. Photos that reach no
+        mean count nowhere.
+    Raises:
+        ValueError: as `score` does.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    n_classes = probabilities.shape[1]
+    counts = np.bincount(labels, minlength=n_classes)
+    sums = np.bincount(labels, probabilities[np.arange(len(labels)), labels], n_classes)
+    mean = np.where(counts > 0, sums / counts.clip(1), np.inf)
+    # Rounding must not keep photos that are all alike from reaching their own mean.
+    reached = np.where(probabilities >= mean - 1e-6, probabilities, 0)
+    sure = reached.max(1) > 0
+    joint = np.zeros((n_classes, n_classes), int)
+    np.add.at(joint, (labels[sure], reached[sure].argmax(1)), 1)
+    return joint
+
+
 def _checked(labels, probabilities, n_classes=None):
     """Return labels `(n,)` as int and probabilities `(n, n_classes)` as float64, summing to 1."""
     labels = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""What is found among photos: copies, counts, labels that may be wrong."""
+"""What is found among photos: copies and counts."""
 
 import csv
 import shutil
@@ -10,7 +10,6 @@ import pytest
 from PIL import Image, ImageEnhance
 
 import data
-from catdog.errors import UserError
 from catdog.scores import inspect
 from conftest import draw_photos
 
@@ -88,7 +87,7 @@ def test_the_overview_shows_what_is_there(folder, dataset):
     assert copies in text
     assert "near-identical: 1 groups of 2 photos" in text
     assert "dog.5.png (" in text and "dog.900.jpg (" in text
-    inspect.write(folder / "out", "photos.csv", rows)
+    inspect.write(folder / "out", rows)
     with open(folder / "out" / "photos.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 63
@@ -102,60 +101,3 @@ def test_excluded_photos_have_a_column_of_their_own(folder):
     text, rows = inspect.overview(fewer)
     assert "left out" in text
     assert {row[0] for row in rows if row[2] == "left out"} == {"cat.7.png"}
-
-
-class Oracle:
-    """A classifier that is sure of every label of a data set but those of some photos."""
-
-    def __init__(self, dataset, disputed):
-        self.dataset, self.disputed = dataset, disputed
-
-    def logits_of(self, dataset, members, on_progress):
-        return np.array([[4.0 - 8 * (i in self.disputed)] for i in members]) * (
-            2 * dataset.labels[members, None] - 1
-        )
-
-    def probabilities(self, logits):
-        p = 1 / (1 + np.exp(-logits))
-        return np.concatenate([1 - p, p], 1)
-
-
-def test_suspects_are_the_held_out_photos_whose_label_is_disputed(dataset, tmp_path, caplog):
-    held_out = inspect.held_out(dataset)
-    disputed = {int(held_out[1]), int(held_out[-1]), int(dataset.splits["train"][0])}
-    oracle = Oracle(dataset, disputed)
-    members, probabilities = inspect.suspects(oracle, dataset, held_out)
-    assert sorted(members) == sorted(held_out)
-    assert set(members[:2]) == disputed - {int(dataset.splits["train"][0])}
-
-    # A photo that the run was trained on is no evidence against its own label.
-    others, _ = inspect.suspects(oracle, dataset, held_out, held_out == members[0])
-    assert members[0] not in others and len(others) == len(members) - 1
-    assert "Left out 1 photos that the model was trained on" in caplog.text
-    with pytest.raises(UserError, match="expected photos that the model was not trained on"):
-        inspect.suspects(oracle, dataset, held_out, np.ones(len(held_out), bool))
-
-    rows = inspect.suspect_rows(dataset, members, probabilities)
-    assert rows[1][1] in inspect.format_suspects(rows)
-    sheet = inspect.contact_sheet(dataset, rows, members)
-    inspect.write(tmp_path / "out", "suspects.csv", rows, sheet)
-    with open(tmp_path / "out" / "suspects.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == [dataset.paths[i] for i in members]
-    assert float(rows[0]["probability_of_label"]) == pytest.approx(1 / (1 + np.exp(4)), rel=1e-4)
-    assert rows[0]["predicted"] != rows[0]["label"]
-    with Image.open(tmp_path / "out" / "suspects.png") as sheet:
-        assert sheet.width == min(10, len(members)) * inspect.SHEET_TILE
-
-
-def test_a_contact_sheet_shows_photos_of_every_shape(tmp_path):
-    Image.new("RGB", (1300, 1)).save(tmp_path / "wide.png")
-    images = np.zeros((2, 32, 32, 3), np.uint8)
-    dataset = types.SimpleNamespace(root=tmp_path, paths=["wide.png", "gone.png"], images=images)
-    rows = [
-        [],
-        [1, "wide.png", "test", "cat", "dog", "0.1"],
-        [2, "gone.png", "test", "a", "a", "1"],
-    ]
-    sheet = inspect.contact_sheet(dataset, rows, np.arange(2))
-    assert sheet.size == (2 * inspect.SHEET_TILE, inspect.SHEET_TILE + inspect.SHEET_TEXT)

@@ -221,3 +221,25 @@ assert "matplotlib.pyplot" not in sys.modules
     root = Path(metrics.__file__).parents[2]
     command = [sys.executable, "-c", program, tmp_path / "curves.png"]
     subprocess.run(command, check=True, cwd=root)
+
+
+def test_confident_joint_counts_labels_by_the_class_that_is_sure():
+    labels = [0, 0, 0, 0, 1, 1, 1]
+    of_one = np.array([0.1, 0.2, 0.9, 0.45, 0.9, 0.8, 0.1])
+    probabilities = np.stack([1 - of_one, of_one], 1)
+    # Mean probability of class 0 over its photos 0.5875, of class 1 0.6: the fourth is unsure.
+    assert metrics.confident_joint(labels, probabilities).tolist() == [[2, 1], [1, 2]]
+
+
+def test_confident_joint_finds_about_the_number_of_wrong_labels():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 10, 5000)
+    logits = rng.normal(0, 1, (5000, 10))
+    logits[np.arange(5000), true] += 5
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = true.copy()
+    labels[:250] = (labels[:250] + rng.integers(1, 10, 250)) % 10
+    joint = metrics.confident_joint(labels, probabilities)
+    assert joint.sum() - joint.trace() == 195  # the same as num_label_issues of cleanlab 2.9.0
+    alike = np.tile([0.7, 0.3], (9, 1))
+    assert metrics.confident_joint([0] * 9, alike).tolist() == [[9, 0], [0, 0]]

@@ -1,0 +1,290 @@
+"""Labels that may be wrong: photos ranked by how strongly networks dispute their label.
+
+A network that was trained on a photo has learned its label and is no evidence against it. One run
+scores the photos of its validation and test split, a fifth; the runs of all folds score all photos.
+"""
+
+import base64
+import collections
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from catdog import files
+from catdog.errors import UserError
+from catdog.files import printable
+from catdog.scores import explain, metrics, pages, tables
+
+logger = logging.getLogger(__name__)
+LINES = 24  # of the list that are shown; the CSV file has all
+SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE, SHEET_TEXT = 10, 10, 150, 36  # photos, photos, px, px
+PAGE_PHOTOS, PAGE_SIDE, PAGE_QUALITY = 500, 208, 65  # photos, px, of JPEG: below 10 MB
+BATCH = 32  # photos
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained network and the photos in its split.
+
+    Attributes:
+        classifier: a `Classifier`.
+        dataset: a `data.Dataset`, with the split of this run.
+        trained_on: bool `(k,)`, on which photos of `held_out(dataset)` the network was trained all
+            the same, or None if that is not known.
+    """
+
+    classifier: object
+    dataset: object
+    trained_on: np.ndarray | None = None
+
+
+@dataclasses.dataclass
+class Ranking:
+    """Photos, the most disputed label first.
+
+    Attributes:
+        runs: the runs that scored them.
+        members: `(m,)` indices of photos in the dataset.
+        run_of: `(m,)` index into `runs` of the run that scored each photo.
+        probabilities: `(m, n_classes)`.
+    """
+
+    runs: Sequence[Run]
+    members: np.ndarray
+    run_of: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def dataset(self):
+        """The dataset of the first run; in those of the others, only the split differs."""
+        return self.runs[0].dataset
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of the photos, `(m,)`."""
+        return self.dataset.labels[self.members]
+
+    @property
+    def proposed(self) -> np.ndarray:
+        """The most probable class of each photo apart from its label, `(m,)`."""
+        others = self.probabilities.copy()
+        others[np.arange(len(others)), self.labels] = -1
+        return others.argmax(1)
+
+    def wrong(self) -> int:
+        """Return how many of the labels are wrong, as confident learning estimates it."""
+        joint = metrics.confident_joint(self.labels, self.probabilities)
+        return int(joint.sum() - joint.trace())
+
+
+# --- Which labels ---------------------------------------------------------------------------------
+
+
+def held_out(dataset) -> np.ndarray:
+    """Return `(k,)` indices of the photos of the splits that training does not use."""
+    return np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
+
+
+def rank(
+    runs: Sequence[Run], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Ranking:
+    """Rank photos by how strongly a network that was not trained on them disputes their label.
+
+    Each photo is scored once: by a run that has it in its test split, else by one that has it in
+    its validation split.
+
+    Args:
+        runs: one, or those of several folds of the same photos.
+        on_progress: called with the number of photos that are done and of all.
+    Raises:
+        UserError: runs of different photos; the networks were trained on all photos.
+    """
+    dataset = runs[0].dataset
+    for run in runs:
+        if (run.dataset.names, run.dataset.classes) != (dataset.names, dataset.classes):
+            raise UserError("expected runs of the same photos and classes, got different ones")
+    every_held_out = np.unique(np.concatenate([held_out(run.dataset) for run in runs]))
+    run_of = np.full(len(dataset.labels), -1)
+    for split in ("validation", "test"):
+        for number, run in enumerate(runs):
+            members = run.dataset.splits[split]
+            if run.trained_on is not None:
+                members = np.setdiff1d(members, held_out(run.dataset)[run.trained_on])
+            run_of[members] = number
+    if count := (run_of[every_held_out] < 0).sum():
+        logger.warning(f"Left out {count:,} photos that the model was trained on.")
+    members = np.flatnonzero(run_of >= 0)
+    if not len(members):
+        raise UserError("expected photos that the model was not trained on, got none")
+    run_of, probabilities = run_of[members], np.zeros((len(members), len(dataset.classes)))
+    done = 0
+    for number, run in enumerate(runs):
+        places = np.flatnonzero(run_of == number)
+        if not len(places):
+            continue
+
+        def show(n, _, before=done):
+            on_progress(before + n, len(members))
+
+        logits = run.classifier.logits_of(run.dataset, members[places], show)
+        probabilities[places] = run.classifier.probabilities(logits)
+        done += len(places)
+    of_label = probabilities[np.arange(len(members)), dataset.labels[members]]
+    order = np.argsort(of_label, kind="stable")
+    return Ranking(runs, members[order], run_of[order], probabilities[order])
+
+
+# --- For the terminal and for other programs ------------------------------------------------------
+
+
+def rows(ranking: Ranking) -> list[list]:
+    """Return a row per photo for `suspects.csv`; its path is what a file of exclusions takes."""
+    dataset = ranking.dataset
+    found = [["rank", "path", "split", "label", "predicted", "probability_of_label"]]
+    in_test = [np.isin(ranking.members, run.dataset.splits["test"]) for run in ranking.runs]
+    for place, (i, row) in enumerate(zip(ranking.members, ranking.probabilities, strict=True)):
+        split = "test" if in_test[ranking.run_of[place]][place] else "validation"
+        label, predicted = (dataset.classes[j] for j in (dataset.labels[i], row.argmax()))
+        of_label = f"{row[dataset.labels[i]]:.6g}"
+        found.append([place + 1, dataset.paths[i], split, label, predicted, of_label])
+    return found
+
+
+def format_ranking(ranking: Ranking) -> str:
+    """Return the first photos and the estimate of wrong labels as text for the terminal."""
+    first = dataclasses.replace(
+        ranking,
+        members=ranking.members[:LINES],
+        run_of=ranking.run_of[:LINES],
+        probabilities=ranking.probabilities[:LINES],
+    )
+    shown = [[printable(str(cell)) for cell in row] for row in rows(first)]
+    return "\n".join([*tables.table(shown, left=5), "", estimate(ranking)])
+
+
+def estimate(ranking: Ranking) -> str:
+    """Return a sentence with the estimate of wrong labels."""
+    return (
+        f"Estimate: {ranking.wrong():,} of {len(ranking.members):,} labels are wrong "
+        "(confident learning)."
+    )
+
+
+def contact_sheet(ranking: Ranking) -> Image.Image:
+    """Draw the photos of the first ranks side by side, each with its name."""
+    dataset, tile = ranking.dataset, SHEET_TILE
+    members = ranking.members[: SHEET_COLUMNS * SHEET_ROWS]
+    columns = min(len(members), SHEET_COLUMNS)
+    height = -(-len(members) // columns) * (tile + SHEET_TEXT)
+    sheet = Image.new("RGB", (columns * tile, height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for place, (i, row) in enumerate(zip(members, ranking.probabilities, strict=False)):
+        left, top = place % columns * tile, place // columns * (tile + SHEET_TEXT)
+        photo = explain.fit(explain.open_or_cached(dataset, i, tile), tile - 4)
+        sheet.paste(ImageOps.pad(photo, (tile - 4, tile - 4), color="#d9e0e7"), (left + 2, top + 2))
+        name, label, predicted = printable(dataset.paths[i]), dataset.labels[i], row.argmax()
+        text = f"{place + 1}. {name if len(name) < 20 else '…' + name[-18:]}\n"
+        text += f"{printable(dataset.classes[label])[:10]} {row[label]:.1%}"
+        text += f", {printable(dataset.classes[predicted])[:10]}?" if predicted != label else ""
+        draw.text((left + 4, top + tile), text, fill=explain.INK, font=font, spacing=2)
+    return sheet
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Photo:
+    """A photo of the page: text, probabilities in [0, 1], and JPEG files (`map` may be None)."""
+
+    name: str
+    path: str
+    label: str
+    proposed: str
+    of_label: float
+    of_proposed: float
+    image: bytes
+    map: bytes | None
+
+
+def page(
+    ranking: Ranking, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> str:
+    """Return the HTML page on which a person marks the photos of the first ranks.
+
+    Args:
+        on_progress: called with the number of photos that are done and of all.
+    """
+    script = Path(__file__).with_name("suspects.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return pages.render(
+        "suspects.html",
+        classes=[printable(name) for name in ranking.dataset.classes],
+        estimate=estimate(ranking),
+        photos=_photos(ranking, on_progress),
+        script=script,
+        script_sha256=digest,
+    )
+
+
+def _photos(ranking, on_progress):
+    """Return the photos of the page."""
+    dataset, proposed = ranking.dataset, ranking.proposed
+    total = min(PAGE_PHOTOS, len(ranking.members))
+    count, found = collections.Counter(dataset.names), [None] * total
+    done = 0
+    for number, run in enumerate(ranking.runs):
+        of_run = np.flatnonzero(ranking.run_of[:total] == number)
+        for places in np.split(of_run, range(BATCH, len(of_run), BATCH)):
+            if not len(places):
+                continue
+            outputs = run.classifier.outputs(run.dataset.images[ranking.members[places]])
+            evidence = outputs.get("evidence", [None] * len(places))
+            for place, its_evidence in zip(places, evidence, strict=True):
+                found[place] = _photo(ranking, place, proposed[place], its_evidence, count)
+            done += len(places)
+            on_progress(done, total)
+    return found
+
+
+def _photo(ranking, place, proposed, evidence, count):
+    dataset, i, row = ranking.dataset, ranking.members[place], ranking.probabilities[place]
+    image = explain.fit(explain.open_or_cached(dataset, i, PAGE_SIDE), PAGE_SIDE)
+    drawn = None
+    if evidence is not None:
+        of_class = explain.class_evidence(np.asarray(evidence), proposed)
+        drawn = explain.explanation(image, of_class, printable(dataset.classes[proposed]))
+    name = dataset.names[i]
+    return Photo(
+        # Several photos may have one name, such as cat.7.jpg and cat.7.png.
+        name=name if count[name] == 1 else dataset.paths[i],
+        path=dataset.paths[i],
+        label=dataset.classes[dataset.labels[i]],
+        proposed=dataset.classes[proposed],
+        of_label=row[dataset.labels[i]],
+        of_proposed=row[proposed],
+        image=pages.jpeg(image, PAGE_QUALITY),
+        map=pages.jpeg(drawn, PAGE_QUALITY) if drawn else None,
+    )
+
+
+def write(
+    folder: Path,
+    ranking: Ranking,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write a new folder with `suspects.csv`, the page `suspects.html` and `suspects.png`.
+
+    Args:
+        on_progress: called with the number of photos of the page that are done and of all.
+    """
+    with files.atomic_folder(folder) as temporary:
+        tables.write_csv(temporary / "suspects.csv", rows(ranking))
+        contact_sheet(ranking).save(temporary / "suspects.png")
+        text = page(ranking, on_progress)
+        (temporary / "suspects.html").write_text(text, encoding="utf-8")

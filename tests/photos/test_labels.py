@@ -1,0 +1,173 @@
+"""New labels from a file, and a folder whose labels are in a CSV file."""
+
+import re
+
+import numpy as np
+import pytest
+
+from catdog.errors import UserError
+from catdog.photos import labels
+from catdog.photos.index import Found
+from drawn import save
+
+
+def relabels_of(folder, text):
+    (folder / "new.txt").write_text(text, encoding="utf-8")
+    return labels.read_relabels(folder / "new.txt")
+
+
+def refused(call, words):
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+# --- New labels -----------------------------------------------------------------------------------
+
+
+def test_lines_of_new_labels_have_tabs_or_two_words(tmp_path):
+    text = "\ufeff# checked\n\ncat.4085 dog\ncat.7\tdog # really\na b #1.jpg\tgreat dane\r\n"
+    expected = {"cat.4085": "dog", "cat.7": "dog", "a b #1.jpg": "great dane"}
+    assert relabels_of(tmp_path, text) == expected
+    assert labels.read_relabels(None) == {}
+
+
+@pytest.mark.parametrize(
+    "line", ["cat.4085", "my photo.jpg great dane", "\tdog", "cat.7\t", "cat.7\tdog\tfox"]
+)
+def test_lines_of_other_forms_are_refused_with_their_number(tmp_path, line):
+    refused(
+        lambda: relabels_of(tmp_path, f"cat.1 dog\n{line}\n"),
+        "new.txt, line 2: expected a name, a tab and a class",
+    )
+
+
+def test_name_of_two_new_classes_is_refused(tmp_path):
+    assert relabels_of(tmp_path, "cat.1 dog\ncat.1\tdog\n") == {"cat.1": "dog"}
+    words = "line 2: expected one class for cat.1, got both dog and fox"
+    refused(lambda: relabels_of(tmp_path, "cat.1 dog\ncat.1 fox"), words)
+
+
+def test_missing_file_of_new_labels_is_refused(tmp_path):
+    refused(lambda: labels.read_relabels(tmp_path / "none"), "cannot read")
+
+
+@pytest.fixture
+def found(tmp_path):
+    return Found(
+        root=tmp_path / "PetImages",
+        classes=["cat", "dog"],
+        paths=["Cat/1.jpg", "Cat/2.jpg", "Dog/a b.jpg", "Dog/x\ny.jpg"],
+        labels=np.array([0, 0, 1, 1], np.int32),
+        names=["cat.1", "cat.2", "dog/a b.jpg", "dog/x\ny.jpg"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("cat.2", 1),
+        ("Cat/2.jpg", 1),
+        ("PetImages/Cat/2.jpg", 1),
+        ("dog/a b.jpg", 2),
+        (r"Dog/x\ny.jpg", 3),
+    ],
+)
+def test_new_label_goes_to_the_photo_that_is_named(found, tmp_path, name, place, caplog):
+    before = found.labels.copy()
+    new = labels.apply_relabels(found, tmp_path, {name: "cat" if place > 1 else "dog"})
+    assert np.flatnonzero(new.labels != before).tolist() == [place]
+    assert new.labels.dtype == np.int32 and (found.labels == before).all()
+    assert new.names is found.names and new.paths is found.paths
+    assert not caplog.text
+
+
+def test_new_label_that_matches_no_photo_is_told(found, tmp_path, caplog):
+    new = labels.apply_relabels(found, tmp_path, {"cat.2": "dog", "cat.3": "dog"})
+    assert new.labels.tolist() == [0, 1, 1, 1]
+    assert "1 of 2 names match no photo: cat.3" in caplog.text
+
+
+def test_unknown_and_contrary_new_classes_are_refused(found, tmp_path):
+    words = "expected one of the classes cat, dog for cat.1, got fox"
+    refused(lambda: labels.apply_relabels(found, tmp_path, {"cat.1": "fox"}), words)
+    both = {"cat.1": "dog", "Cat/1.jpg": "cat"}
+    words = "expected one class for Cat/1.jpg, got cat and dog"
+    refused(lambda: labels.apply_relabels(found, tmp_path, both), words)
+
+
+# --- labels.csv -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def breeds(tmp_path):
+    """Photos as in Kaggle's Dog Breed Identification."""
+    for name in ("train/0a.jpg", "train/0b.jpg", "train/sub/0c.png", "test/0d.jpg"):
+        save(tmp_path / name)
+    return tmp_path
+
+
+def layout(folder, text):
+    (folder / "labels.csv").write_text(text, encoding="utf-8")
+    return labels.read_csv_layout(folder)
+
+
+PATHS = ["train/0a.jpg", "train/0b.jpg", "train/sub/0c.png"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,breed\n0b,whippet\n0a,great dane\nsub/0c,whippet\n",
+        "\ufefflabel,image\r\nwhippet,0b.jpg\r\ngreat dane,./0a.jpg\r\nwhippet,sub/0c.png\r\n",
+        "Filename;Class\ntrain/0b.jpg;whippet\ntrain/0a.jpg;great dane\ntrain\\sub/0c;whippet\n",
+        'id,width,label\n"0b",3,whippet\n0a,4,"great dane"\n\nsub/0c,5,whippet\n0a,4,great dane',
+    ],
+)
+def test_photos_have_the_labels_of_the_csv_file(breeds, text, caplog):
+    expected = (PATHS, ["great dane", "whippet", "whippet"], PATHS)
+    assert layout(breeds, text) == expected
+    assert not caplog.text
+
+
+def test_photos_may_lie_beside_the_csv_file(tmp_path, caplog):
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        save(tmp_path / name)
+    paths, classes, names = layout(tmp_path, "id,breed\na,ant\nb,bee\n")
+    assert (paths, classes, names) == (["a.jpg", "b.jpg"], ["ant", "bee"], ["a.jpg", "b.jpg"])
+    assert "1 photos have no label" in caplog.text and "c.jpg" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("../0a,ant", "../0a, which leads out of it"),
+        ("train/../../0a,ant", "which leads out of it"),
+        ("/etc/passwd,ant", "which leads out of it"),
+        ("C:\\0a.jpg,ant", "which leads out of it"),
+        ("0z,ant", "got 0z, not found"),
+        ("twin,ant", "which may be train/twin.jpg or train/twin.png"),
+        ("0a,bee", "expected one label for 0a, got both ant and bee"),
+        ("train/0a.jpg,bee", "expected one label for train/0a.jpg, got both ant and bee"),
+        ("0b,Ant", "expected one spelling of a label, got both ant and Ant"),
+        ("0b,", "expected a photo and a label, got '0b,'"),
+        ("0b", "expected a photo and a label, got '0b'"),
+        (",ant", "expected a photo and a label"),
+    ],
+)
+def test_rows_that_are_not_clear_are_refused_with_their_line(breeds, row, words):
+    save(breeds / "train" / "twin.jpg")
+    save(breeds / "train" / "twin.png")
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        layout(breeds, f"id,breed\n0a,ant\n{row}\n")
+    assert "labels.csv, line 3: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "0a,ant\n", "width,height,size\n1,2,3\n", "id\n0a\n"])
+def test_csv_files_of_other_content_are_passed_over(breeds, text, caplog):
+    assert layout(breeds, text) is None
+    assert "labels.csv is not taken for labels" in caplog.text
+
+
+def test_folder_without_a_csv_file_is_another_layout(breeds):
+    assert labels.read_csv_layout(breeds) is None

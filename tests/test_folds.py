@@ -1,0 +1,71 @@
+"""Wrong labels that are planted among drawings, and found by the runs of five folds (slow)."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import data
+from catdog.runs import run
+from catdog.runs.classifier import Classifier
+from catdog.scores import suspects
+from conftest import ROOT, users_environment
+
+PHOTOS, WRONG, FOUND, FIRST, SIZE = 1000, 40, 36, 60, 32
+
+
+def draw(folder):
+    """Draw 500 discs and 500 triangles of any colour and place, 40 of them in the other folder.
+
+    Returns:
+        The names of the 40.
+    """
+    rng, wrong = np.random.default_rng(0), set()
+    planted = set(rng.choice(PHOTOS, WRONG, replace=False).tolist())
+    for number in range(PHOTOS):
+        shape = ("disc", "triangle")[number % 2]
+        ground, colour = rng.integers(0, 110, 3), rng.integers(145, 256, 3)
+        if rng.random() < 0.5:
+            ground, colour = colour, ground
+        image = Image.new("RGB", (SIZE, SIZE), tuple(ground.tolist()))
+        x, y, radius = *rng.uniform(12, 20, 2), rng.uniform(7, 11)
+        pen, colour = ImageDraw.Draw(image), tuple(colour.tolist())
+        if shape == "disc":
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        else:
+            pen.polygon(
+                [(x - radius, y + radius), (x + radius, y + radius), (x, y - radius)], colour
+            )
+        label = ("disc", "triangle")[(number + (number in planted)) % 2]
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        image.save(folder / label / f"{number}.png")
+        if number in planted:
+            wrong.add(f"{label}/{number}.png")
+    return wrong
+
+
+@pytest.mark.slow
+def test_planted_wrong_labels_are_ranked_first(tmp_path):
+    wrong = draw(tmp_path / "photos")
+    places = ("--data-dir", tmp_path / "photos", "--cache-dir", tmp_path / "cache")
+    small = ("--arch", "classic", "--image-size", SIZE, "--epochs", 5, "--batch-size", 32)
+    command = [sys.executable, ROOT / "train.py", "--folds", 5, "--output", tmp_path / "runs"]
+    command = [str(argument) for argument in (*command, *places, *small)]
+    subprocess.run(command, env=users_environment(), check=True, timeout=600)
+    runs = []
+    for folder in sorted((tmp_path / "runs").glob("fold-*")):
+        classifier = Classifier(folder)
+        fold = classifier.config["settings"]["fold"]
+        dataset = data.load(
+            tmp_path / "photos", classifier.image_size, tmp_path / "cache", fold=fold
+        )
+        seen = run.trained_on(folder, data.identities(dataset, suspects.held_out(dataset)))
+        runs.append(suspects.Run(classifier, dataset, seen))
+    assert len(runs) == 5
+    ranking = suspects.rank(runs)
+    assert len(ranking.members) == PHOTOS
+    first = {ranking.dataset.names[i] for i in ranking.members[:FIRST]}
+    assert len(first & wrong) >= FOUND
+    assert abs(ranking.wrong() - WRONG) <= 15
