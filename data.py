@@ -452,7 +452,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text, rows = inspect.overview(dataset)
         name = "photos.csv"
     else:
-        ranking = rank_suspects(args, exclude, relabel)
+        with cli.blame("--suspects"):
+            ranking = rank_held_out(args.suspects, args, exclude, relabel)
         text, name = suspects.format_ranking(ranking), "suspects.html"
     print(text)
     if args.output:
@@ -465,25 +466,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def rank_suspects(args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]):
-    """Return the `suspects.Ranking` of the photos by the runs of `--suspects`."""
+def rank_held_out(
+    folders: Sequence[str], args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]
+) -> suspects.Ranking:
+    """Score the photos under `args.data_dir`, each by a run that was not trained on it.
+
+    Args:
+        folders: one run directory, or those of the folds of the same photos.
+    Returns:
+        The photos, those with the least probable labels first.
+    """
     from catdog.runs import run
     from catdog.runs.classifier import Classifier
     from catdog.scores import suspects
 
-    with cli.blame("--suspects"):
-        classifiers = [Classifier(folder) for folder in args.suspects]
     runs = []
-    for classifier in classifiers:
-        fold = classifier.config.get("settings", {}).get("fold", 0)
+    for classifier in [Classifier(folder) for folder in folders]:
+        fold = classifier.config["settings"].get("fold", 0)
         size = classifier.image_size
         dataset = load(args.data_dir, size, args.cache_dir, exclude, fold, relabel)
-        with cli.blame("--suspects"):
-            check_classes(classifier, dataset)
-            seen = run.trained_on(classifier.run, identities(dataset, suspects.held_out(dataset)))
+        check_classes(classifier, dataset)
+        seen = run.trained_on(classifier.run, identities(dataset, suspects.held_out(dataset)))
         runs.append(suspects.Run(classifier, dataset, seen))
-    with cli.blame("--suspects"):
-        return suspects.rank(runs, cli.progress("scoring", " photos"))
+    return suspects.rank(runs, cli.progress("scoring", " photos"))
 
 
 def check_classes(classifier, dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
     python evaluate.py                                the network in weights/
     python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
     python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
+    python evaluate.py --model folds/fold-*           all photos, each by a run that did not see it
 
 The figure is that of predict.py: both run the network with LiteRT.
 """
@@ -96,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         exclude = index.read_names(args.exclude)
     with cli.blame("--relabel"):
         relabel = label_files.read_relabels(args.relabel)
+    folds = {classifier.config["settings"].get("fold", 0) for classifier in classifiers}
+    if len(folds) == len(classifiers) > 1:
+        pool(folders, args, exclude, relabel)
+        return 0
     scored = [score(classifier, args, exclude, relabel) for classifier in classifiers]
     if len(scored) > 1:
         compare(scored, args)
@@ -184,6 +189,21 @@ def compare(scored: list[Scored], args: argparse.Namespace) -> None:
         print(to_json({**about, "runs": scores, "pairs": pairs}))
     else:
         print(tables.format_comparison(scores, pairs))
+
+
+def pool(
+    folders: list[Path], args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]
+) -> None:
+    """Print the score of the runs of several folds: each photo by a run that did not see it."""
+    with cli.blame("--model"):
+        ranking = data.rank_held_out([str(folder) for folder in folders], args, exclude, relabel)
+    found = metrics.score(ranking.labels, ranking.probabilities, ranking.dataset.classes)
+    found = {"models": [str(folder) for folder in folders], "split": "held out", **found}
+    say(
+        f"{len(folders)} folds of {printable(args.data_dir)}: {len(ranking.members):,} photos, each "
+        "scored by a network that did not see it"
+    )
+    print(to_json(found) if args.json else tables.format_score(found))
 
 
 def write(scored: Scored, folder: Path) -> None:
