@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from catdog.photos import alike, cache, index
 from catdog.photos import labels as label_files
 from catdog.photos.index import SPLITS
 from catdog.training.recipe import RECIPES, Settings
+
+if TYPE_CHECKING:
+    from catdog.scores import suspects
 
 SHARES = (0.8, 0.1, 0.1)
 

@@ -25,9 +25,10 @@ from catdog import cli, files
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, some_names, to_json
-from catdog.photos import index
+from catdog.photos import decode, index
 from catdog.photos import labels as label_files
-from catdog.runs import calibration, run
+from catdog.photos.photo import PhotoError
+from catdog.runs import calibration, novelty, run
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, tables
 from catdog.training.recipe import Settings
@@ -57,6 +58,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="litert",
         help="what computes: litert, as in predict.py (default), or keras",
     )
+    add(
+        "--unknown",
+        metavar="DIR",
+        help="folder of pictures of no class: how many of them are called unknown",
+    )
     add("--output", metavar="DIR", help="new folder for report, metrics, predictions and plots")
     add("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args(argv)
@@ -69,7 +75,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 class Scored:
     """A run with its answers to the photos `members` of `dataset`, and their `metrics`.
 
-    probabilities: (m, n_classes); uncalibrated: the same, before temperature scaling.
+    probabilities: (m, n_classes); uncalibrated: the same, before temperature scaling; novelty:
+    (m,), or None for a run without a reference; outsiders: novelty of the pictures of --unknown.
     """
 
     classifier: Classifier
@@ -78,6 +85,8 @@ class Scored:
     probabilities: np.ndarray
     uncalibrated: np.ndarray
     metrics: dict
+    novelty: np.ndarray | None = None
+    outsiders: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -132,7 +141,8 @@ def score(
     members = dataset.members_of(args.split)
     labels = dataset.labels[members]
     started = time.perf_counter()
-    logits = classifier.logits_of(dataset, members, cli.progress("scoring", " photos"))
+    outputs = classifier.outputs_of(dataset, members, cli.progress("scoring", " photos"))
+    logits = outputs["logits"]
     rate = len(members) / (time.perf_counter() - started)
     probabilities = classifier.probabilities(logits)
     uncalibrated = calibration.probabilities_from_logits(logits)
@@ -152,6 +162,18 @@ def score(
         "images_per_second": round(rate, 1),
         "trained_on": None if trained_on is None else int(trained_on.sum()),
     }
+    novel, outsiders = classifier.novelty(outputs), None
+    if novel is not None:
+        found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novel)
+    if args.unknown:
+        with cli.blame("--model"):
+            if novel is None:
+                raise UserError(
+                    f"expected a run with {novelty.FILE}, got {printable(classifier.run)}"
+                )
+        with cli.blame("--unknown"):
+            outsiders = novelty_of_folder(classifier, args.unknown)
+        found["outsiders"] = novelty.outsider_score(novel, outsiders)
     say(
         f"{printable(classifier.run)} on the {args.split} split of {printable(args.data_dir)}: "
         f"{len(members):,} photos at {rate:.0f} per second with {classifier.runtime}, "
@@ -159,7 +181,28 @@ def score(
     )
     if found["trained_on"]:
         say(f"Careful: the model was trained on {found['trained_on']:,} of these photos.")
-    return Scored(classifier, dataset, members, probabilities, uncalibrated, found)
+    return Scored(
+        classifier, dataset, members, probabilities, uncalibrated, found, novel, outsiders
+    )
+
+
+def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
+    """Return the novelty of the pictures in a folder and below it, (n,).
+
+    Raises:
+        UserError: there is no picture that can be read.
+    """
+    found = []
+    for batch in decode.Stream(decode.find([folder]), classifier.image_size).batches():
+        images = [image for _, image in batch if not isinstance(image, PhotoError)]
+        for path, image in batch:
+            if isinstance(image, PhotoError):
+                say(f"{printable(path)}: {image}")
+        if images:
+            found.append(classifier.novelty(classifier.outputs(np.stack(images))))
+    if not found:
+        raise UserError(f"expected a folder with pictures, got {printable(folder)}")
+    return np.concatenate(found)
 
 
 def compare(scored: list[Scored], args: argparse.Namespace) -> None:
@@ -218,6 +261,8 @@ def write(scored: Scored, folder: Path) -> None:
         drawn = plots.plot_evaluation(
             labels, scored.probabilities, scored.uncalibrated, dataset.classes, history, temporary
         )
+        if scored.novelty is not None:
+            drawn.append(plots.plot_novelty(scored.novelty, scored.outsiders, temporary))
         photos = report.photo_groups(classifier, dataset, scored.members, scored.probabilities)
         thresholds = metrics.accuracy_by_threshold(labels, scored.probabilities)
         config = {"runtime": classifier.runtime, **classifier.config}

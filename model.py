@@ -204,6 +204,7 @@ def export_litert(args: argparse.Namespace) -> int:
     import data
     from catdog.photos import index
     from catdog.runs import export
+    from catdog.runs.classifier import Classifier
 
     with cli.blame("--model"):
         folder = run.chosen(args.model)
@@ -222,6 +223,9 @@ def export_litert(args: argparse.Namespace) -> int:
     members = dataset.splits["validation"]
     with cli.blame("--export"):
         export.export(folder, network, dataset.images[members], dataset.labels[members])
+    classifier = Classifier(folder, load)
+    features = classifier.outputs_of(dataset, members).get("features")
+    classifier.fit_novelty(dataset, features)
     path = folder / "model.tflite"
     weights = run.read_config(folder)["litert_weights"]
     cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")

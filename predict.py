@@ -4,6 +4,7 @@
     find ~ -name '*.jpg' | python predict.py -    paths on stdin
     python predict.py folder/ --sort sorted/      copies of the photos, in one folder per label
 
+A photo that is unlike nearly all photos of the classes is called unknown; see docs/unknown.md.
 It starts at once: Keras and TensorFlow are only loaded if they are needed.
 """
 
@@ -24,7 +25,7 @@ from catdog.errors import UserError
 from catdog.files import printable, some_names, to_json
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError, read_bytes
-from catdog.runs import run
+from catdog.runs import novelty, run
 from catdog.runs.classifier import Classifier
 
 MANY = 50  # photos; a progress bar for fewer would only flicker
@@ -73,9 +74,18 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--top", type=cli.whole_number(1), metavar="K", help="list the K most probable labels")
     add(
+        "--unknown-at",
+        type=cli.number(0, 1),
+        default=novelty.DEFAULT_LIMIT,
+        metavar="P",
+        help="call a photo unknown that is more unlike the training photos than a share P of the "
+        "validation photos (default: 0.99); 1 never does",
+    )
+    add(
         "--sort",
         metavar="DIR",
-        help="copy each photo into a folder of its label in a new folder, or into unsure/",
+        help="copy each photo into a folder of its label in a new folder, or into unknown/ or "
+        "unsure/",
     )
     add(
         "--explain",
@@ -144,17 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     failed = 0
     paths = decode.find(args.photos, b"\0" if args.null else os.linesep.encode())
-    for path, answer, evidence in predict(classifier, paths):
+    for path, answer, evidence, novel in predict(classifier, paths):
         if args.json:
-            print(json_line(path, answer, classifier.classes, args))
+            print(json_line(path, answer, novel, classifier.classes, args))
         if isinstance(answer, PhotoError):
             failed += 1
             continue
         if not args.json:
-            print(text_line(path, answer, classifier.classes, args, colour))
+            print(text_line(path, answer, novel, classifier.classes, args, colour))
         try:
             for write in outputs:
-                write(path, answer, evidence)
+                write(path, answer, evidence, is_unknown(novel, args))
         except PhotoError as error:  # it was there a moment ago
             say(f"{printable(path)}: {error}")
             failed += 1
@@ -183,13 +193,14 @@ def load_network(folder: Path):
 
 def predict(
     classifier: Classifier, paths: Iterable[tuple[str, PhotoError | None]]
-) -> Iterator[tuple[str, np.ndarray | PhotoError, np.ndarray | None]]:
+) -> Iterator[tuple[str, np.ndarray | PhotoError, np.ndarray | None, float | None]]:
     """Yield the results for `paths`, in their order, as soon as they are known.
 
     Args:
         paths: as `decode.find` yields them.
     Yields:
-        path; probabilities (classes,) or PhotoError; evidence (height, width, outputs) or None.
+        path; probabilities (classes,) or PhotoError; evidence (height, width, outputs) or None;
+        novelty from 0 to 1, or None for a run that has no reference for it.
     """
     photos = decode.Stream(paths, classifier.image_size)
     # If results scroll by on a terminal, they are the progress.
@@ -203,12 +214,14 @@ def predict(
             outputs = classifier.outputs(np.stack(images))
             probabilities = iter(classifier.probabilities(outputs["logits"]))
             evidence = iter(outputs.get("evidence", [None] * len(images)))
+            novel = classifier.novelty(outputs)
+            novel = iter([None] * len(images) if novel is None else novel.tolist())
         for path, image in batch:
             if isinstance(image, PhotoError):
                 say(f"{printable(path)}: {image}")
-                yield path, image, None
+                yield path, image, None, None
             else:
-                yield path, next(probabilities), next(evidence)
+                yield path, next(probabilities), next(evidence), next(novel)
         sys.stdout.flush()
         done += len(batch)
         if show:
@@ -218,8 +231,17 @@ def predict(
         show(done, done)
 
 
+def is_unknown(novel: float | None, args: argparse.Namespace) -> bool:
+    """Return whether a photo of this novelty is called unknown."""
+    return novel is not None and bool(novelty.is_unknown(novel, args.unknown_at))
+
+
 def json_line(
-    path: str, answer: np.ndarray | PhotoError, classes: list[str], args: argparse.Namespace
+    path: str,
+    answer: np.ndarray | PhotoError,
+    novel: float | None,
+    classes: list[str],
+    args: argparse.Namespace,
 ) -> str:
     """Return the line of --json for a photo, of its probabilities (classes,) or its error."""
     path = os.fsdecode(path)
@@ -228,23 +250,37 @@ def json_line(
     if isinstance(answer, PhotoError):
         return to_json({"path": path, "error": str(answer)})
     best = answer.argmax()
+    unknown = is_unknown(novel, args)
     unsure = args.threshold is not None and answer[best] < args.threshold
     line = {
         "path": path,
-        "label": None if unsure else classes[best],
+        "label": None if unknown or unsure else classes[best],
         "probability": answer[best],
         "probabilities": dict(zip(classes, answer, strict=True)),
     }
+    if novel is not None:
+        line |= {"unknown": unknown, "novelty": novel}
     if args.threshold is not None or args.top:
-        line["labels"] = [classes[i] for i in listed(answer, args)]
+        line["labels"] = [] if unknown else [classes[i] for i in listed(answer, args)]
     return to_json(line)
 
 
 def text_line(
-    path: str, probabilities: np.ndarray, classes: list[str], args: argparse.Namespace, colour: bool
+    path: str,
+    probabilities: np.ndarray,
+    novel: float | None,
+    classes: list[str],
+    args: argparse.Namespace,
+    colour: bool,
 ) -> str:
-    """Return the line of a photo, cells with tabs between: path, label, probability, label ..."""
+    """Return the line of a photo, cells with tabs between: path, label, probability, label ...
+
+    Of an unknown one: path, "unknown", novelty.
+    """
     cells = [printable(path)]
+    if is_unknown(novel, args):
+        word = "\x1b[2munknown\x1b[0m" if colour else "unknown"
+        return "\t".join([*cells, word, f"{novel:.4f}"])
     for place, i in enumerate(listed(probabilities, args)):
         mark = "*" if args.threshold is not None and place == 0 else ""
         label = printable(classes[i])
@@ -268,7 +304,7 @@ def listed(probabilities: np.ndarray, args: argparse.Namespace) -> np.ndarray:
 
 
 def make_outputs(args: argparse.Namespace, classifier: Classifier) -> list:
-    """Return functions of (path, probabilities, evidence) that write what --sort and others ask."""
+    """Return functions of (path, probabilities, evidence, unknown) that write files."""
     outputs = []
     if args.explain or args.layers:
         from catdog.scores import explain
@@ -297,12 +333,13 @@ def drawing(drawer, folder: Path):
 
 
 def sorting(folder: Path, classes: list[str], args: argparse.Namespace):
-    """Return a function that copies each photo into `folder`/label or `folder`/unsure."""
+    """Return a function that copies each photo into `folder`/label, /unknown or /unsure."""
 
-    def write(path, probabilities, evidence):
+    def write(path, probabilities, evidence, unknown):
         labels = listed(probabilities, args)
+        label = "unknown" if unknown else classes[labels[0]] if len(labels) else "unsure"
         with cli.blame("--sort"):
-            copy(path, folder, classes[labels[0]] if len(labels) else "unsure")
+            copy(path, folder, label)
 
     return write
 
@@ -372,7 +409,7 @@ def submit(args: argparse.Namespace) -> int:
     answers = predict(classifier, ((path, None) for path in found.values()))
     dogs = {
         identity: None if isinstance(answer, PhotoError) else answer[dog]
-        for identity, (_, answer, _) in zip(found, answers, strict=True)
+        for identity, (_, answer, *_) in zip(found, answers, strict=True)
     }
     with cli.blame("--kaggle"):
         kaggle.write(args.kaggle, dogs, metric, classifier.clip)

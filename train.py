@@ -589,8 +589,12 @@ def finish(folder, config, settings: Settings, dataset: data.Dataset, network, r
         say(f"No model.tflite, so that predict.py will start slowly: {error}")
     classifier = Classifier(folder, model.load)
     show = cli.progress("scoring", " photos")
-    logits = {split: classifier.logits_of(dataset, dataset.splits[split], show) for split in labels}
+    outputs = {
+        split: classifier.outputs_of(dataset, dataset.splits[split], show) for split in labels
+    }
+    logits = {split: outputs[split]["logits"] for split in labels}
     classifier.calibrate(logits["validation"], labels["validation"])
+    classifier.fit_novelty(dataset, outputs["validation"].get("features"), show)
     scores = {
         split: metrics.score(
             labels[split], classifier.probabilities(logits[split]), dataset.classes

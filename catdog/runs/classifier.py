@@ -5,6 +5,7 @@ Neither TensorFlow nor Keras is loaded here, unless Keras is asked for.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from catdog.backend import keras, layers, quiet
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import photo
-from catdog.runs import calibration, run, safe_load
+from catdog.runs import calibration, novelty, run, safe_load
 
 if TYPE_CHECKING:
     from data import Dataset
@@ -94,6 +95,7 @@ class Classifier:
             logits: float32 `(n, 1)`, of class 1 of two classes, or `(n, classes)`. evidence:
             `(n, height, width, 1 or classes)`, the logits of every region, whose mean they are;
             only if the network ends in global average pooling and one fully connected layer.
+            features: `(n, 2 * channels)`, what novelty is computed from; the same condition.
         """
         images = np.asarray(images, np.float32)
         outputs = self._compute(images)
@@ -118,24 +120,92 @@ class Classifier:
         (probabilities,) = self.probabilities(self.logits(image[None]))
         return dict(zip(self.classes, probabilities.tolist(), strict=True))
 
+    def outputs_of(
+        self,
+        dataset: Dataset,
+        members: np.ndarray,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Outputs:
+        """Return `outputs`, without the evidence, of photos of a dataset, in order.
+
+        Args:
+            members: `(m,)` indices.
+            on_progress: called with the number of photos that are done and of all.
+        """
+        found, done = {}, 0
+        for batch in dataset.batches(members):
+            for name, value in self.outputs(batch).items():
+                if name != "evidence":
+                    found.setdefault(name, []).append(value)
+            done += len(batch)
+            on_progress(done, len(members))
+        return {name: np.concatenate(values) for name, values in found.items()}
+
     def logits_of(
         self,
         dataset: Dataset,
         members: np.ndarray,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> np.ndarray:
-        """Return the logits of photos of a dataset, in order.
+        """Return the logits of `outputs_of`."""
+        return self.outputs_of(dataset, members, on_progress)["logits"]
+
+    @functools.cached_property
+    def reference(self) -> novelty.Reference | None:
+        """What novelty is measured against, or None for a run without it."""
+        path = self.run / novelty.FILE
+        if not os.path.lexists(path):
+            return None
+        try:
+            return novelty.Reference.load(path, self._network_id)
+        except UserError as error:
+            logger.warning(f"{error}: no photo is called unknown")
+            return None
+
+    @property
+    def _network_id(self):
+        return self.config.get("litert_sha256") or "keras"
+
+    def novelty(self, outputs: Outputs) -> np.ndarray | None:
+        """Return how unlike the training photos photos are, 0 to 1, or None for a run without it.
 
         Args:
-            members: `(m,)` indices.
-            on_progress: called with the number of photos that are done and of all.
+            outputs: as `outputs` returns them.
+        Returns:
+            float64 `(n,)`: the share of validation photos that are less novel.
         """
-        logits, done = [], 0
-        for batch in dataset.batches(members):
-            logits.append(self.logits(batch))
-            done += len(batch)
-            on_progress(done, len(members))
-        return np.concatenate(logits)
+        if "features" not in outputs or self.reference is None:
+            return None
+        try:
+            return self.reference.novelty(outputs["features"])
+        except ValueError as error:  # the network was replaced
+            logger.warning(f"{printable(self.run / novelty.FILE)}: {error}: nothing is unknown")
+            self.reference = None
+            return None
+
+    def fit_novelty(
+        self,
+        dataset: Dataset,
+        validation_features: np.ndarray | None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Fit what `novelty` needs and write it into the run, in place of what was there.
+
+        Nothing is written with fewer than 100 validation photos, or without features.
+
+        Args:
+            dataset: whose training photos the network was trained on.
+            validation_features: of `outputs_of` all validation photos, or None.
+        """
+        (self.run / novelty.FILE).unlink(missing_ok=True)
+        self.__dict__.pop("reference", None)
+        if validation_features is None or len(validation_features) < novelty.MIN_VALIDATION:
+            return
+        members = dataset.splits["train"]
+        members = members[novelty.choose(dataset.labels[members], len(self.classes))]
+        features = self.outputs_of(dataset, members, on_progress)["features"]
+        reference = novelty.fit(features, validation_features, self._network_id)
+        reference.save(self.run / novelty.FILE)
 
     def calibrate(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Fit temperature and clip and write them into the run.
@@ -192,11 +262,27 @@ def for_prediction(network: keras.Model, image_size: int) -> keras.Model:
     Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict: `logits`, those of
     `network`, and `evidence`, (batch, height, width, outputs): the logits of every position of the
     last feature map. Their mean is `logits`: pooling and the output layer are linear, so that their
-    order may be reversed. Without these two layers at the end there is no `evidence`.
+    order may be reversed. `features`, (batch, 2 * channels): see catdog/runs/novelty.py. Without
+    these two layers at the end there is neither `evidence` nor `features`.
     """
     photos = keras.Input((image_size, image_size, 3), name="photos")
     *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))
-    if isinstance(pooling, layers.GlobalAveragePooling2D) and isinstance(dense, layers.Dense):
-        evidence = dense(keras.Model(network.inputs, pooling.input)(photos))
-        return keras.Model(photos, {"logits": pooling(evidence), "evidence": evidence})
-    return keras.Model(photos, {"logits": network(photos)})
+    if not (isinstance(pooling, layers.GlobalAveragePooling2D) and isinstance(dense, layers.Dense)):
+        return keras.Model(photos, {"logits": network(photos)})
+    inner, last = keras.Model(network.inputs, [_inner_map(network), pooling.input])(photos)
+    evidence = dense(last)
+    outputs = {"logits": pooling(evidence), "evidence": evidence}
+    if inner.shape[-1] == last.shape[-1]:
+        inner = keras.ops.sqrt(keras.ops.mean(keras.ops.square(inner), axis=(1, 2)))
+        last = keras.ops.max(last, axis=(1, 2))
+        outputs["features"] = keras.ops.concatenate([inner, last], axis=-1)  # (batch, 2 * channels)
+    return keras.Model(photos, outputs)
+
+
+def _inner_map(network):
+    """Return the first feature map after the last max-pooling: `plain`'s eighth convolution."""
+    after = network.layers
+    for number, layer in enumerate(network.layers):
+        if isinstance(layer, layers.MaxPooling2D):
+            after = network.layers[number + 1 :]
+    return next(layer.output for layer in after if isinstance(layer, layers.ReLU))

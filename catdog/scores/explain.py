@@ -83,19 +83,29 @@ class Explanations:
                 "regions of the photo"
             )
 
-    def draw(self, path: str, probabilities: np.ndarray, evidence: np.ndarray) -> Image.Image:
+    def draw(
+        self, path: str, probabilities: np.ndarray, evidence: np.ndarray, unknown: bool = False
+    ) -> Image.Image:
         """Return the picture of one photo, at its own size.
 
         Args:
             path: the photo.
             probabilities: `(classes,)`.
             evidence: `(height, width, 1 or classes)`, an output of the classifier.
+            unknown: whether the photo is called unknown.
         Raises:
             PhotoError: the photo cannot be read any more.
         """
         label = int(probabilities.argmax())
-        text = f"{printable(self.classes[label])} {probabilities[label]:.1%}"
+        text = title(self.classes, probabilities, unknown)
         return explanation(photos.open_photo(path), class_evidence(evidence, label), text)
+
+
+def title(classes: list[str], probabilities: np.ndarray, unknown: bool) -> str:
+    """Return the label with its probability, or both in brackets behind "unknown"."""
+    label = int(probabilities.argmax())
+    text = f"{printable(classes[label])} {probabilities[label]:.1%}"
+    return f"unknown ({text})" if unknown else text
 
 
 def class_evidence(evidence: np.ndarray, label: int) -> np.ndarray:
@@ -192,16 +202,17 @@ class Layers:
         self.blocks = type(network)(network.inputs, outputs)  # a keras.Model of the same layers
         self.filters = maps[starts[0]].get_weights()[0]
 
-    def draw(self, path: str, probabilities: np.ndarray, evidence=None) -> Image.Image:
+    def draw(
+        self, path: str, probabilities: np.ndarray, evidence=None, unknown: bool = False
+    ) -> Image.Image:
         """Return the picture of one photo.
 
         The arguments are those of `Explanations.draw`; `evidence` is not used.
         """
         image = photos.load_photo(path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
-        label = int(probabilities.argmax())
-        title = f"{printable(self.classes[label])} {probabilities[label]:.1%}"
-        return layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], title)
+        text = title(self.classes, probabilities, unknown)
+        return layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], text)
 
 
 def layers_picture(

@@ -169,6 +169,9 @@ class Plot:
     note: str
 
 
+EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)  # bars of novelty
+
+
 def plot_evaluation(
     labels: np.ndarray,
     probabilities: np.ndarray,
@@ -312,6 +315,34 @@ def _calibration(axis, labels, probabilities, uncalibrated):
         )  # fmt: skip
     axis.set_xlim(1 / given.shape[1] - 0.02, 1.02)
     return found
+
+
+def plot_novelty(novelty: np.ndarray, outsiders: np.ndarray | None, folder: Path) -> Plot:
+    """Draw how unlike the training photos photos are.
+
+    Args:
+        novelty: of the scored photos, `(n,)`, from 0 to 1.
+        outsiders: of pictures of no class, or None.
+        folder: a folder that exists.
+    """
+    return _draw(
+        Path(folder), "novelty", "Novelty", "share of validation photos that are less novel",
+        "share of the pictures",
+        "Photos like the validation photos are spread evenly. Those in the last bar, from 99% on, "
+        "are called unknown.", _novelty, novelty, outsiders,
+    )  # fmt: skip
+
+
+def _novelty(axis, novelty, outsiders):
+    groups = {"scored photos": novelty, "pictures of no class": outsiders}
+    groups = {name: values for name, values in groups.items() if values is not None}
+    places = np.arange(len(EDGES) - 1)
+    for number, (name, values) in enumerate(groups.items()):
+        shares = np.histogram(values, EDGES)[0] / len(values)
+        axis.bar(places + 0.4 * number, shares, 0.4, align="edge", label=name)
+    axis.set_xticks(np.arange(len(EDGES)), [f"{edge:.0%}" for edge in EDGES])
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    return [f"{(values >= EDGES[-2]).mean():.1%} of {name}" for name, values in groups.items()]
 
 
 def _histogram(axis, labels, probabilities, classes):

@@ -72,6 +72,21 @@ def worst_classes(score: dict, most: int) -> list[int]:
     return np.argsort(recall, kind="stable")[:most].tolist()
 
 
+def unknown_rows(score: dict) -> list[list[str]]:
+    """Return what a score says of photos that are called unknown; none if it says nothing."""
+    rows = []
+    if unknown := score.get("unknown"):
+        kept = percent(unknown["accuracy_of_the_others"])
+        note = f"({unknown['refused']:,} photos; accuracy of the others {kept})"
+        rows.append(["called unknown", percent(unknown["share_refused"]), note])
+    if others := score.get("outsiders"):
+        note = (
+            f"({others['refused']:,} of {others['pictures']:,}; ROC AUC {number(others['auroc'])})"
+        )
+        rows.append(["of no class, unknown", percent(others["share_refused"]), note])
+    return rows
+
+
 def format_score(score: dict) -> str:
     """Return the dict of `metrics.score` as text of several lines for the terminal.
 
@@ -90,6 +105,7 @@ def format_score(score: dict) -> str:
         ["macro F1", percent(score["macro_f1"]), "(mean F1 of the classes)"],
         ["log loss", number(score["log_loss"]), ""],
         ["ROC AUC", number(score["roc_auc"]), ""],
+        *unknown_rows(score),
     ]
     widths = [max(len(row[i]) for row in figures) for i in (0, 1)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in figures]

@@ -93,5 +93,6 @@ def duration(settings: Settings, rate: np.ndarray, photos: dict[str, int]) -> fl
     scored = np.array([settings.score_size_after(size) for size in sizes.tolist()])
     validation = (photos["validation"] / settings.batch_size * b * scored**2).sum() / 3
     held_out = 2 * (photos["validation"] + photos["test"])  # each with its mirror image
-    final = held_out / settings.batch_size * b * settings.score_size**2 / 3
+    checked = 4 * min(photos["validation"], 2000)  # model.tflite against Keras, novelty
+    final = (held_out + checked) / settings.batch_size * b * settings.score_size**2 / 3
     return training + validation + final + EXPORT
