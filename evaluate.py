@@ -243,8 +243,8 @@ def pool(
     found = metrics.score(ranking.labels, ranking.probabilities, ranking.dataset.classes)
     found = {"models": [str(folder) for folder in folders], "split": "held out", **found}
     say(
-        f"{len(folders)} folds of {printable(args.data_dir)}: {len(ranking.members):,} photos, each "
-        "scored by a network that did not see it"
+        f"{len(folders)} folds of {printable(args.data_dir)}: {len(ranking.members):,} photos, "
+        "each scored by a network that did not see it"
     )
     print(to_json(found) if args.json else tables.format_score(found))
 

@@ -2,6 +2,7 @@
 
     python model.py                                   their layers
     python model.py --export litert --model RUN       write model.tflite into a run
+    python model.py --page cats.html --model RUN      a page that runs it in a browser
 
 Input: (batch, height, width, 3), RGB, values 0-255; the pixels are scaled inside the network.
 Output: (batch, 1), the logit of class 1 of two classes; (batch, classes) of more.
@@ -13,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from catdog import cli
+from catdog import cli, files
 from catdog.backend import keras, layers
 from catdog.errors import UserError
 from catdog.files import printable, some_names
@@ -93,6 +94,7 @@ def output(x, outputs):
     return layers.Dense(outputs, dtype="float32")(x)
 
 
+OTHER_FORMATS = ("onnx", "openvino", "coreml")
 ARCHITECTURES = {"plain": plain, "classic": classic, "dnn": dnn}
 LEAST_BYTES_PER_PIXEL = 1024  # of classic's weights, 2048 if the image size is a multiple of 4
 
@@ -162,13 +164,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="number of classes (default: 2)",
     )
-    add("--export", choices=EXPORTS, help="write the network of --model in this format into it")
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
+    add(
+        "--export",
+        choices=("litert", *OTHER_FORMATS),
+        help="litert: write model.tflite into the run; others: write --output",
+    )
+    add("--output", metavar="FILE", help="the file to export to")
+    add("--page", metavar="FILE", help="write an HTML file that runs the network in a browser")
     args = parser.parse_args(argv)
-    if args.export:
-        return EXPORTS[args.export](args)
-    if args.model:
-        parser.error("argument --model: expected together with --export")
+    if (args.export in OTHER_FORMATS) != bool(args.output):
+        parser.error(f"argument --output: expected with --export {'|'.join(OTHER_FORMATS)}")
+    if args.model and not (args.export or args.page):
+        parser.error("argument --model: expected together with --export or --page")
+    if args.export == "litert":
+        export_litert(args)
+    elif args.export:
+        export_file(args)
+    if args.page:
+        write_page(args)
+    if args.export or args.page:
+        return 0
     for arch in [args.arch] if args.arch else ARCHITECTURES:
         print(summary(arch, args.classes, args.image_size))
     return 0
@@ -199,18 +215,47 @@ def describe(layer: keras.layers.Layer) -> str:
     return kind
 
 
-def export_litert(args: argparse.Namespace) -> int:
+def trained(args: argparse.Namespace) -> tuple[Path, dict, keras.Model]:
+    """Return the run of --model, its config and its network in the form for prediction."""
+    with cli.blame("--model"):
+        folder = run.chosen(args.model)
+        config = run.read_config(folder)
+        return folder, config, for_prediction(load(folder), config["score_size"])
+
+
+def export_file(args: argparse.Namespace) -> None:
+    """Write the network of a run for another runtime."""
+    from catdog.runs import formats
+
+    _, _, network = trained(args)
+    with cli.blame("--output"):
+        difference = formats.export_as(network, Path(args.output), args.export)
+    checked = "not compared" if difference is None else f"differs by at most {difference:.1g}"
+    cli.say(f"wrote {printable(args.output)}; with Keras: {checked}")
+
+
+def write_page(args: argparse.Namespace) -> None:
+    """Write a page that runs the network of a run in a browser."""
+    from catdog.runs import page
+
+    with cli.blame("--page"):
+        files.check_new(args.page, "file")
+    folder, _, network = trained(args)
+    with cli.blame("--page"):
+        page.write_page(folder, network, Path(args.page))
+    cli.say(f"wrote {printable(args.page)}: open it in a browser")
+
+
+def export_litert(args: argparse.Namespace) -> None:
     """Write `model.tflite` into a run; it is checked on the validation photos of --data-dir."""
     import data
     from catdog.photos import index
     from catdog.runs import export
     from catdog.runs.classifier import Classifier
 
+    folder, config, network = trained(args)
     with cli.blame("--model"):
-        folder = run.chosen(args.model)
-        config = run.read_config(folder)
         size, fold = config["score_size"], Settings.from_dict(config["settings"]).fold
-        network = for_prediction(load(folder), size)
     with cli.blame("--exclude"):
         exclude = index.read_names(args.exclude)
     dataset = data.load(args.data_dir, size, args.cache_dir, exclude, fold)
@@ -229,10 +274,7 @@ def export_litert(args: argparse.Namespace) -> int:
     path = folder / "model.tflite"
     weights = run.read_config(folder)["litert_weights"]
     cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
-    return 0
 
-
-EXPORTS = {"litert": export_litert}  # by format: what writes it
 
 if __name__ == "__main__":
     cli.run(main)
