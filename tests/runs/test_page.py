@@ -13,16 +13,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from browser import Browser
-from conftest import ROOT
 from PIL import Image
 
 import model
+from browser import Browser
 from catdog.errors import UserError
 from catdog.photos import drawings
 from catdog.photos.photo import load_photo
 from catdog.runs import page
 from catdog.runs.page import convert, vendor
+from conftest import ROOT
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 CARDS = """Array.from(document.querySelectorAll(".card"), (card) => ({
