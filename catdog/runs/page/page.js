@@ -163,26 +163,26 @@ function unreadable(head) {
     : "not a photo that this browser can read";
 }
 
-/** Return the photo squashed to a square, float32 RGB of 0 to 255, as predict.py does it.
+/** Return the photo squashed to a square, float32 RGB of 0 to 255, as load_photo does it.
  *
  * A canvas scales in another way, which changes a label now and then; see docs/page.md. Like
- * Pillow's `draft` and `reducing_gap`, this averages whole blocks of pixels first.
+ * Pillow's `draft`, `reduce` and `reducing_gap`, this averages whole blocks of pixels first.
  */
 function shrink(bitmap, jpeg, size) {
-  const { width, height } = bitmap;
-  const gap = (w, h) => [w, h].map((side) => Math.floor(side / size / 3) || 1);
-  const least = Math.round(1.5 * size);
-  const scale = Math.floor(Math.min(width / least, height / least));
-  const draft = [8, 4, 2].find((s) => jpeg && scale >= s);
-  let factors = draft ? [draft, draft] : gap(width, height);
-  let image = read(bitmap, ...factors);
-  let box = [width / factors[0], height / factors[1]];
-  if (draft) {
-    box = [image.width, image.height];
-    factors = gap(...box);
-    image = reduce(image, ...factors);
-    box = [box[0] / factors[0], box[1] / factors[1]];
+  const least = Math.min(bitmap.width, bitmap.height);
+  const draft = [8, 4, 2].find((scale) => jpeg && least >= scale * Math.round(1.5 * size)) ?? 1;
+  const third = (side) => Math.max(1, Math.floor(side / (3 * size)));
+  let image;
+  if (draft > 1) {
+    image = read(bitmap, draft);
+    const factor = third(Math.min(image.width, image.height));
+    image = reduce(image, factor, factor);
+  } else {
+    image = read(bitmap, third(least));
   }
+  const factors = [third(image.width), third(image.height)];
+  const box = [image.width / factors[0], image.height / factors[1]];
+  image = reduce(image, ...factors);
   const columnsFirst = image.height > size && image.height - size > 2 * (image.width - size);
   for (const vertical of columnsFirst ? [true, false] : [false, true]) {
     image = resample(image, size, box[Number(vertical)], vertical);
@@ -194,12 +194,12 @@ function shrink(bitmap, jpeg, size) {
   return rgb;
 }
 
-/** Read a bitmap on a white ground, in strips, each reduced by whole factors. */
-function read(bitmap, fx, fy) {
-  const width = Math.ceil(bitmap.width / fx);
-  const height = Math.ceil(bitmap.height / fy);
+/** Read a bitmap on a white ground, in strips, each reduced by a whole factor. */
+function read(bitmap, factor) {
+  const width = Math.ceil(bitmap.width / factor);
+  const height = Math.ceil(bitmap.height / factor);
   const data = new Uint8ClampedArray(width * height * 4);
-  const rows = Math.max(1, Math.floor(STRIP / bitmap.width / fy)) * fy;
+  const rows = Math.max(1, Math.floor(STRIP / bitmap.width / factor)) * factor;
   const canvas = newCanvas(bitmap.width, Math.min(rows, bitmap.height));
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
@@ -207,7 +207,7 @@ function read(bitmap, fx, fy) {
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(bitmap, 0, -y);
     const strip = context.getImageData(0, 0, bitmap.width, Math.min(rows, bitmap.height - y));
-    data.set(reduce(strip, fx, fy).data, (y / fy) * width * 4);
+    data.set(reduce(strip, factor, factor).data, (y / factor) * width * 4);
   }
   return { data, width, height };
 }
@@ -232,10 +232,10 @@ function reduce(image, fx, fy) {
       }
       const count = (bottom - y * fy) * (right - x * fx);
       const half = count >> 1;
-      const factor = Math.floor(2 ** 24 / count) / 2 ** 24; // Pillow's, in fixed point
-      data[to] = Math.floor((red + half) * factor);
-      data[to + 1] = Math.floor((green + half) * factor);
-      data[to + 2] = Math.floor((blue + half) * factor);
+      const share = Math.floor(2 ** 24 / count) / 2 ** 24; // 1 / count, as in Pillow
+      data[to] = Math.floor((red + half) * share);
+      data[to + 1] = Math.floor((green + half) * share);
+      data[to + 2] = Math.floor((blue + half) * share);
     }
   }
   return { data, width, height };
