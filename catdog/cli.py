@@ -47,9 +47,12 @@ def blame(argument: str) -> Iterator[None]:
 def progress(description: str, unit: str) -> Callable[[int, int | None], None]:
     """Return a function of (done, total) that shows a bar on stderr if that is a terminal.
 
-    `total` is None as long as it is not known.
+    `total` is None as long as it is not known. predict.py runs without tqdm, then without a bar.
     """
-    from tqdm import tqdm
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return lambda done, total: None
 
     bar = None
 

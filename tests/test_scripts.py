@@ -329,6 +329,15 @@ def test_help_loads_neither_keras_nor_tensorflow(script, tmp_path):
     assert process.returncode == 0 and process.stdout.startswith("usage:"), process.stderr
 
 
+def test_predict_needs_numpy_pillow_and_litert_only(trained, photos_dir, tmp_path):
+    for name in ("keras", "tensorflow", "sklearn", "scipy", "matplotlib", "h5py", "jinja2", "tqdm"):
+        (tmp_path / f"{name}.py").write_text("raise ModuleNotFoundError")
+    process = run_script("predict.py", "--model", trained[0], photos_dir / "train" / "cat.0.png",
+                         env={"PYTHONPATH": str(tmp_path)})  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert "LiteRT" in process.stderr and len(process.stdout.splitlines()) == 1
+
+
 def test_importing_our_modules_leaves_ctrl_c_alone():
     code = "import signal, train, predict; print(signal.getsignal(signal.SIGINT).__name__)"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
