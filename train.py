@@ -537,7 +537,7 @@ def describe(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
         + (f", on {devices.processes()} machines" if devices.processes() > 1 else "")
     )
     if device.startswith("cpu"):
-        say("         A GPU is many times faster: see docs/devices.md.")
+        say(f"         {slow_because()}")
     say("Photos   " + ", ".join(f"{name} {n:,}" for name, n in dataset.split_sizes().items()))
     say(
         f"         skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
@@ -558,6 +558,15 @@ def describe(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
     say(f"Run      {printable(folder)}")
     if settings.init:
         say_if_seen(dataset, settings.init)
+
+
+def slow_because() -> str:
+    """Return what is faster than training on the CPU."""
+    if other := devices.backend_with_a_gpu():
+        return f"There is a GPU: KERAS_BACKEND={other} python train.py uses it."
+    if keras.backend.backend() == "jax":
+        return "On a CPU, JAX is about ten times slower than TensorFlow."
+    return "A GPU is many times faster: see docs/devices.md."
 
 
 def say_if_seen(dataset: data.Dataset, init: str) -> None:

@@ -14,8 +14,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
+import platform
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -108,6 +112,28 @@ def devices() -> list[str]:
     if keras.backend.backend() == "torch":  # which Keras trains on one device
         return [f"{keras.ops.zeros(()).device.type}:0"]
     return keras.distribution.list_devices()
+
+
+SEES_A_GPU = {
+    "torch": "import torch; assert torch.cuda.is_available() or torch.backends.mps.is_available()",
+    "jax": "import jax; assert jax.default_backend() != 'cpu'",
+}  # by backend: a program that fails if it sees none
+
+
+def backend_with_a_gpu() -> str | None:
+    """Return an installed backend that sees a GPU here, if the present one sees none.
+
+    TensorFlow has no GPU on native Windows and on Apple silicon, where PyTorch has one.
+    """
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    if not (apple or shutil.which("nvidia-smi") or Path("/dev/kfd").exists()):
+        return None  # before programs are run that take seconds
+    for name, program in SEES_A_GPU.items():
+        if name != keras.backend.backend() and importlib.util.find_spec(name):
+            child = subprocess.run([sys.executable, "-c", program], capture_output=True)
+            if child.returncode == 0:
+                return name
+    return None
 
 
 @contextlib.contextmanager

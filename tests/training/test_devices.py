@@ -112,6 +112,16 @@ def test_a_batch_is_one_that_the_devices_can_share(monkeypatch):
             devices.check_batch_size(size)
 
 
+def test_a_backend_that_sees_a_gpu_is_named(monkeypatch):
+    assert devices.backend_with_a_gpu() is None  # without a sign of a GPU, nothing is run
+    monkeypatch.setattr(devices.shutil, "which", lambda name: name)
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name)
+    for sees in ("torch", "jax"):
+        programs = {name: "pass" if name == sees else "assert False" for name in ("torch", "jax")}
+        monkeypatch.setattr(devices, "SEES_A_GPU", programs)
+        assert devices.backend_with_a_gpu() == sees
+
+
 # --- Backends -------------------------------------------------------------------------------------
 
 
