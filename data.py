@@ -25,10 +25,11 @@ from catdog.errors import UserError
 from catdog.files import printable, some_names
 from catdog.photos import alike, cache, index
 from catdog.photos import labels as label_files
-from catdog.photos.index import SPLITS
+from catdog.photos.found import SPLITS
 from catdog.training.recipe import RECIPES, Settings
 
 if TYPE_CHECKING:
+    from catdog.runs.classifier import Classifier
     from catdog.scores import suspects
 
 SHARES = (0.8, 0.1, 0.1)
@@ -456,8 +457,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         text, rows = inspect.overview(dataset)
         name = "photos.csv"
     else:
+        from catdog.runs.classifier import Classifier
+
         with cli.blame("--suspects"):
-            ranking = rank_held_out(args.suspects, args, exclude, relabel)
+            classifiers = [Classifier(folder) for folder in args.suspects]
+            ranking = rank_held_out(classifiers, args.data_dir, args.cache_dir, exclude, relabel)
         text, name = suspects.format_ranking(ranking), "suspects.html"
     print(text)
     if args.output:
@@ -471,36 +475,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rank_held_out(
-    folders: Sequence[str], args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]
+    classifiers: Sequence[Classifier], data_dir: str, cache_dir: str, exclude=(), relabel=None
 ) -> suspects.Ranking:
-    """Score the photos under `args.data_dir`, each by a run that was not trained on it.
+    """Score photos, each by a run that was not trained on it.
 
     Args:
-        folders: one run directory, or those of the folds of the same photos.
+        classifiers: of one run, or of the folds of the same photos.
+        data_dir, cache_dir, exclude, relabel: as for `load`.
     Returns:
         The photos, those with the least probable labels first.
     """
     from catdog.runs import run
-    from catdog.runs.classifier import Classifier
     from catdog.scores import suspects
 
     runs = []
-    for classifier in [Classifier(folder) for folder in folders]:
+    for classifier in classifiers:
         fold = classifier.config["settings"].get("fold", 0)
-        size = classifier.image_size
-        dataset = load(args.data_dir, size, args.cache_dir, exclude, fold, relabel)
-        check_classes(classifier, dataset)
+        dataset = load(data_dir, classifier.image_size, cache_dir, exclude, fold, relabel)
+        check_classes(classifier.classes, dataset)
         seen = run.trained_on(classifier.run, identities(dataset, suspects.held_out(dataset)))
         runs.append(suspects.Run(classifier, dataset, seen))
     return suspects.rank(runs, cli.progress("scoring", " photos"))
 
 
-def check_classes(classifier, dataset: Dataset) -> None:
-    """Raise UserError unless a network and the photos have the same classes."""
-    if dataset.classes != classifier.classes:
+def check_classes(classes: list[str], dataset: Dataset) -> None:
+    """Raise UserError unless the photos have the `classes` of a network."""
+    if dataset.classes != classes:
         raise UserError(
-            f"expected a network of the classes {some_names(dataset.classes)}, got one of "
-            f"{some_names(classifier.classes)}"
+            f"expected photos of the classes of the network, {some_names(classes)}, got "
+            f"{some_names(dataset.classes)}",
+            "--data-dir",
         )
 
 

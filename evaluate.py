@@ -24,7 +24,7 @@ import model
 from catdog import cli, files
 from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import printable, some_names, to_json
+from catdog.files import printable, to_json
 from catdog.photos import decode, index
 from catdog.photos import labels as label_files
 from catdog.photos.photo import PhotoError
@@ -61,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--unknown",
         metavar="DIR",
-        help="folder of pictures of no class: how many of them are called unknown",
+        help="folder of pictures of no class, to count how many are called unknown",
     )
     add("--output", metavar="DIR", help="new folder for report, metrics, predictions and plots")
     add("--json", action="store_true", help="print one line of JSON")
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         relabel = label_files.read_relabels(args.relabel)
     folds = {classifier.config["settings"].get("fold", 0) for classifier in classifiers}
     if len(folds) == len(classifiers) > 1:
-        pool(folders, args, exclude, relabel)
+        pool(classifiers, args, exclude, relabel)
         return 0
     scored = [score(classifier, args, exclude, relabel) for classifier in classifiers]
     if len(scored) > 1:
@@ -132,12 +132,7 @@ def score(
     dataset = data.load(
         args.data_dir, classifier.image_size, args.cache_dir, exclude, settings.fold, relabel
     )
-    if dataset.classes != classifier.classes:
-        raise UserError(
-            f"expected the classes of the model, {some_names(classifier.classes)}, got "
-            f"{some_names(dataset.classes)}",
-            "--data-dir",
-        )
+    data.check_classes(classifier.classes, dataset)
     members = dataset.members_of(args.split)
     labels = dataset.labels[members]
     started = time.perf_counter()
@@ -235,11 +230,18 @@ def compare(scored: list[Scored], args: argparse.Namespace) -> None:
 
 
 def pool(
-    folders: list[Path], args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]
+    classifiers: list[Classifier], args: argparse.Namespace, exclude: list[str], relabel: dict
 ) -> None:
     """Print the score of the runs of several folds: each photo by a run that did not see it."""
+    if args.unknown or args.split != "test":
+        raise UserError(
+            "expected runs of one fold with --split or --unknown: runs of several folds are scored "
+            "together on the photos that each holds out",
+            "--model",
+        )
     with cli.blame("--model"):
-        ranking = data.rank_held_out([str(folder) for folder in folders], args, exclude, relabel)
+        ranking = data.rank_held_out(classifiers, args.data_dir, args.cache_dir, exclude, relabel)
+    folders = [classifier.run for classifier in classifiers]
     found = metrics.score(ranking.labels, ranking.probabilities, ranking.dataset.classes)
     found = {"models": [str(folder) for folder in folders], "split": "held out", **found}
     say(
@@ -250,7 +252,7 @@ def pool(
 
 
 def write(scored: Scored, folder: Path) -> None:
-    """Write report, metrics, predictions and plots into a new folder, all or none of them."""
+    """Write report, metrics, predictions and plots atomically into a new folder."""
     from catdog.scores import plots, report
 
     classifier, dataset, labels = scored.classifier, scored.dataset, scored.labels

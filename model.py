@@ -17,7 +17,7 @@ from pathlib import Path
 from catdog import cli, files
 from catdog.backend import keras, layers
 from catdog.errors import UserError
-from catdog.files import printable, some_names
+from catdog.files import printable
 from catdog.runs import run, safe_load
 from catdog.runs.classifier import for_prediction
 from catdog.training.recipe import ANY_SIZE, FIXED_SIZE, SMALLEST_SIZE, Settings
@@ -249,7 +249,7 @@ def write_page(args: argparse.Namespace) -> None:
 def export_litert(args: argparse.Namespace) -> None:
     """Write `model.tflite` into a run; it is checked on the validation photos of --data-dir."""
     import data
-    from catdog.photos import index
+    from catdog.photos import index, labels
     from catdog.runs import export
     from catdog.runs.classifier import Classifier
 
@@ -258,13 +258,10 @@ def export_litert(args: argparse.Namespace) -> None:
         size, fold = config["score_size"], Settings.from_dict(config["settings"]).fold
     with cli.blame("--exclude"):
         exclude = index.read_names(args.exclude)
-    dataset = data.load(args.data_dir, size, args.cache_dir, exclude, fold)
-    if dataset.classes != config["classes"]:
-        raise UserError(
-            f"expected the classes of the model, {some_names(config['classes'])}, got "
-            f"{some_names(dataset.classes)}",
-            "--data-dir",
-        )
+    with cli.blame("--relabel"):
+        relabel = labels.read_relabels(args.relabel)
+    dataset = data.load(args.data_dir, size, args.cache_dir, exclude, fold, relabel)
+    data.check_classes(config["classes"], dataset)
     members = dataset.splits["validation"]
     with cli.blame("--export"):
         export.export(folder, network, dataset.images[members], dataset.labels[members])

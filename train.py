@@ -1,7 +1,9 @@
 """Train a small stacked Conv-ReLU-Pool network from scratch to tell cats from dogs.
 
-python train.py              on the photos under tmp/, which it downloads if there are none
-python train.py --demo       on drawings, in about a minute and a half
+    python train.py              on the photos under tmp/, which it downloads if there are none
+    python train.py --demo       on drawings, in about a minute
+
+The loop is in `fit`. Before it, photos and settings are loaded; after it, the run is scored.
 """
 
 from __future__ import annotations  # Keras is loaded when it is used
@@ -94,7 +96,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="train on several machines (with KERAS_BACKEND=jax): the address of each, the same "
         "list on all of them")
     add("--rank", type=cli.whole_number(0, 1023), metavar="N",
-        help="which of --hosts this machine is, from 0; machine 0 alone writes the run directory")
+        help="which of --hosts this machine is, from 0; only machine 0 writes the run directory")
     add("--cluster", action="store_const", const=True,
         help="train on several machines that Slurm, Open MPI, Kubernetes or a TPU pod started")
     # fmt: on
@@ -124,8 +126,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error(f"argument --resume: expected alone, got --{given[0].replace('_', '-')} too")
     if args.folds and args.fold is not None:
         parser.error("argument --folds: expected without --fold")
-    for name in ("recipe", "epochs", "image_size") if args.minutes else ():
-        if getattr(args, name):
+    chosen = ("recipe", "arch", "epochs", "image_size", "demo", "hosts", "cluster")
+    for name in chosen if args.minutes else ():
+        if getattr(args, name) and getattr(args, name) != "plain":
             parser.error(f"argument --minutes: expected without --{name.replace('_', '-')}")
     if args.demo and (args.data_dir or args.recipe):
         other = "--data-dir" if args.data_dir else "--recipe"
@@ -134,8 +137,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def make_settings(args: argparse.Namespace) -> Settings:
     """Return the settings of the recipe, overridden by the arguments that are given."""
-    default = "demo" if args.demo else "tune" if args.init else "fast" if args.minutes else "full"
-    base = RECIPES[args.recipe or default]
+    base = RECIPES[args.recipe or ("demo" if args.demo else "tune" if args.init else "full")]
+    if args.minutes:  # the image size is chosen later; photos are first loaded at that of fast
+        base = dataclasses.replace(base, recipe="minutes", image_size=RECIPES["fast"].image_size)
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
     if given.get("arch", base.arch) not in recipe.ANY_SIZE:
@@ -149,7 +153,8 @@ def make_settings(args: argparse.Namespace) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     args = parse_arguments(argv)
-    settings = make_settings(args)
+    with cli.blame("--image-size"):
+        settings = make_settings(args)
     hosts = args.hosts or []
     with contextlib.ExitStack() as stack:
         with cli.blame("--cluster" if args.cluster else "--hosts"):
@@ -167,7 +172,7 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> int:
     args.output = args.output or "runs/folds"
     for fold in range(0, 10, 10 // args.folds):
         folder = Path(args.output, f"fold-{fold}")
-        say(f"Fold {fold} of 0 to 9, in {printable(folder)}")
+        say(f"\nFold {fold}, in {printable(folder)}")
         if run.is_finished(folder) or run.has_checkpoint(folder):
             resume(folder)
         else:
@@ -175,8 +180,8 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> int:
             start(fold_args, dataclasses.replace(settings, fold=fold), time.perf_counter())
     runs = " ".join(quoted(path) for path in sorted(Path(args.output).glob("fold-*")))
     say(
-        f"\nAll photos, each scored by a network that did not see it:\n"
-        f"       python evaluate.py --model {runs}"
+        "\nAll photos, each scored by a network that did not see it:\n"
+        f"       python evaluate.py --data-dir {quoted(args.data_dir or 'tmp')} --model {runs}"
     )
     return 0
 
@@ -326,7 +331,7 @@ def train(folder: Path, config: dict, settings: Settings, dataset: data.Dataset)
     if devices.index() == 0:
         describe(folder, settings, dataset)
     else:
-        say(f"Process {devices.index()} of {devices.processes()}; process 0 tells more")
+        say(f"Process {devices.index()} of {devices.processes()}; see the output of process 0")
     if devices.processes() > 1:
         say("If one process fails, all end within a minute. Go on with --resume on each machine.")
     try:

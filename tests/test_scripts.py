@@ -410,7 +410,7 @@ def test_classes_other_than_the_models_are_refused(trained, tmp_path):
         tmp_path / "cache",
     )
     assert process.returncode == 2
-    assert "expected the classes of the model, cat, dog, got ant, bee" in process.stderr
+    assert "of the classes of the network, cat, dog, got ant, bee" in process.stderr
 
 
 def test_without_photos_and_network_training_names_the_three_ways_on(tmp_path):

@@ -27,7 +27,7 @@ import numpy as np
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import decode
-from catdog.photos.index import Found
+from catdog.photos.found import Found
 from catdog.photos.photo import PhotoError, content_of, load_photo
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
 """Finds labelled photos in the layouts in which people keep them: which files, of which class."""
 
-import dataclasses
 import logging
 import os
 import re
@@ -12,6 +11,7 @@ import numpy as np
 from catdog.errors import UserError
 from catdog.files import printable, some_names
 from catdog.photos import labels as label_files
+from catdog.photos.found import SPLITS, Found
 from catdog.photos.photo import find_files
 
 logger = logging.getLogger(__name__)
@@ -20,31 +20,8 @@ KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
 NUMBER_NAME = re.compile(r"(?:(cat|dog)\.)?(\d+)\.\w+", re.IGNORECASE)
 NOT_CLASSES = {"demo", "cache", "train", "test", "test1", "validation", "val", "petimages"}
 NOT_CLASSES.add("__macosx")  # macOS adds this folder to its zip files
-SPLITS = ("train", "validation", "test")
 SPLIT_FOLDERS = {"validation": ("validation", "val", "valid"), "test": ("test",)}  # beside train/
 MOST_CLASSES = 1000
-
-
-@dataclasses.dataclass
-class Found:
-    """The labelled photos under a folder.
-
-    Attributes:
-        root: the folder that `paths` are relative to.
-        classes: names of the classes, sorted.
-        paths: (n,) path of each photo, with forward slashes.
-        labels: (n,) int, index into `classes`.
-        names: (n,) what identifies each photo in any layout, such as `cat.7`.
-        given: (n,) int, index into `SPLITS`, the split that the user's folders say, or None if
-            there are no such folders beside train/.
-    """
-
-    root: Path
-    classes: list[str]
-    paths: list[str]
-    labels: np.ndarray
-    names: list[str]
-    given: np.ndarray | None = None
 
 
 # --- Layouts --------------------------------------------------------------------------------------
@@ -296,7 +273,7 @@ def read_names(path: str | os.PathLike | None) -> list[str]:
         text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
-    names = {line.split(" #")[0].strip() for line in text.splitlines()}
+    names = {line.split(" #")[0].strip() for line in text.split("\n")}
     return sorted(name for name in names if name and not name.startswith("#"))
 
 

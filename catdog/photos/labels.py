@@ -14,14 +14,11 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from catdog.errors import UserError
 from catdog.files import printable, some_names
+from catdog.photos.found import Found
 from catdog.photos.photo import find_files
-
-if TYPE_CHECKING:
-    from catdog.photos.index import Found
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -21,13 +21,19 @@ from catdog.files import printable
 from catdog.photos import photo
 from catdog.runs import calibration, novelty, run, safe_load
 
-if TYPE_CHECKING:
-    from data import Dataset
-
 logger = logging.getLogger(__name__)
 CLIP = 0.005  # of a run that is not calibrated
 
 Outputs = dict[str, np.ndarray]
+
+
+class Dataset(Protocol):
+    """What is needed of a `data.Dataset`."""
+
+    labels: np.ndarray
+    splits: dict[str, np.ndarray]
+
+    def batches(self, members: np.ndarray, size: int = 64) -> Iterator[np.ndarray]: ...
 
 
 class Classifier:

@@ -248,7 +248,7 @@ def refusal_score(
 def outsider_score(
     novelty: np.ndarray, outsiders: np.ndarray, limit: float = DEFAULT_LIMIT
 ) -> dict:
-    """Return how well novelty tells photos of the classes from pictures of none.
+    """Return how well novelty distinguishes pictures of no class from photos of the classes.
 
     Args:
         novelty: of the scored photos, float (n,), n > 0.
@@ -256,8 +256,7 @@ def outsider_score(
 
     Returns:
         `pictures`, their number; `refused` and `share_refused`, those called unknown; `auroc`, the
-        probability that a picture of no class is more novel than a scored photo; `histogram`, a
-        list of (from, to, share of scored photos, share of the others), see `histogram`.
+        probability that a picture of no class is more novel than a scored photo.
     """
     refused = int(is_unknown(outsiders, limit).sum())
     return {
@@ -265,7 +264,6 @@ def outsider_score(
         "refused": refused,
         "share_refused": refused / len(outsiders),
         "auroc": auroc(novelty, outsiders),
-        "histogram": histogram(novelty, outsiders),
     }
 
 
@@ -275,19 +273,3 @@ def auroc(known: np.ndarray, others: np.ndarray) -> float:
     below = np.searchsorted(known, others, side="left")
     not_above = np.searchsorted(known, others, side="right")
     return float((below + not_above).mean() / 2 / len(known))
-
-
-# Novelty is evenly spread over the validation photos; what matters happens near 1.
-BIN_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-
-
-def histogram(
-    novelty: np.ndarray, outsiders: np.ndarray
-) -> list[tuple[float, float, float, float]]:
-    """Return (from, to, share of `novelty`, share of `outsiders`) for each bin of `BIN_EDGES`.
-
-    A bin includes its lower edge; the last one includes both.
-    """
-    shares = [np.histogram(values, BIN_EDGES)[0] / len(values) for values in (novelty, outsiders)]
-    columns = (BIN_EDGES[:-1], BIN_EDGES[1:], *(share.tolist() for share in shares))
-    return list(zip(*columns, strict=True))

@@ -16,7 +16,7 @@ from catdog import files
 from catdog.files import printable
 from catdog.photos import alike
 from catdog.photos import photo as photos
-from catdog.photos.index import SPLITS
+from catdog.photos.found import SPLITS
 from catdog.scores import tables
 
 LINES = 12  # of a list that is shown; the CSV file has all

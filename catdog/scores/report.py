@@ -3,16 +3,13 @@
 Pictures are in the page as base64 data. The template escapes all text, names above all.
 """
 
-import base64
 import dataclasses
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from catdog.files import printable
-from catdog.scores import explain, tables
+from catdog.scores import explain, pages, tables
 from catdog.scores.plots import Plot
 
 CERTAIN_MISTAKES, LEAST_CERTAIN, RIGHT = 12, 12, 8  # photos shown
@@ -81,7 +78,7 @@ def _photo(classifier, dataset, member, probabilities):
     drawn = None
     if evidence is not None:
         of_class = explain.class_evidence(np.asarray(evidence)[0], predicted)
-        drawn = _jpeg(
+        drawn = pages.jpeg(
             explain.explanation(image, of_class, printable(classifier.classes[predicted]))
         )
     return Photo(
@@ -89,15 +86,9 @@ def _photo(classifier, dataset, member, probabilities):
         label=classifier.classes[dataset.labels[member]],
         predicted=classifier.classes[predicted],
         probability=float(probabilities[predicted]),
-        image=_jpeg(image),
+        image=pages.jpeg(image),
         map=drawn,
     )
-
-
-def _jpeg(image):
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=82)
-    return data.getvalue()
 
 
 # --- The page -------------------------------------------------------------------------------------
@@ -119,23 +110,8 @@ def render(
         groups: what `photo_groups` returns.
         config: settings and versions of the run.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,  # not Markup
-    )
-    environment.filters.update(
-        percent=tables.percent,
-        number=tables.number,
-        count="{:,}".format,
-        base64=lambda data: base64.b64encode(data).decode(),
-    )
-    return environment.get_template("report.html").render(
+    return pages.render(
+        "report.html",
         metrics=metrics,
         thresholds=_threshold_rows(*thresholds),
         classes=_class_rows(metrics),

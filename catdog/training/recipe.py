@@ -78,8 +78,7 @@ class Settings:
         if self.arch in ANY_SIZE and self.image_size < SMALLEST_SIZE:
             raise UserError(
                 f"expected an image size of {SMALLEST_SIZE} or more for the network {self.arch}, "
-                f"got {self.image_size}",
-                "--image-size",
+                f"got {self.image_size}"
             )
 
     @classmethod

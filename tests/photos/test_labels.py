@@ -8,7 +8,7 @@ from drawn import save
 
 from catdog.errors import UserError
 from catdog.photos import labels
-from catdog.photos.index import Found
+from catdog.photos.found import Found
 
 
 def relabels_of(folder, text):

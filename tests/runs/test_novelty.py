@@ -273,10 +273,3 @@ def test_score_of_outsiders_counts_the_refused():
     assert score["pictures"] == 4
     assert (score["refused"], score["share_refused"]) == (3, 0.75)
     assert score["auroc"] == pytest.approx(11 / 12)
-
-
-def test_histogram_covers_every_photo_once():
-    rows = novelty.histogram(np.linspace(0, 1, 101), np.array([0.99, 1.0]))
-    assert [row[:2] for row in rows][-1] == (0.99, 1.0)
-    assert sum(row[2] for row in rows) == pytest.approx(1)
-    assert [row[3] for row in rows] == [0] * (len(rows) - 1) + [1]

@@ -15,7 +15,8 @@ PHOTOS = {"train": 18_000, "validation": 2_250, "test": 2_250}
 
 def test_more_time_gives_larger_images_and_more_epochs():
     minutes = (1, 5, 15, 60, 300, 1000)
-    chosen = [budget.choose(RECIPES["fast"], RATE, PHOTOS, 60 * n) for n in minutes]
+    chosen = [budget.choose(RECIPES["full"], RATE, PHOTOS, 60 * n) for n in minutes]
+    assert chosen[0].dropout == 0 < chosen[-1].dropout and chosen[0].erase == 0 < chosen[-1].erase
     sizes = [settings.image_size for settings in chosen]
     assert sizes == sorted(sizes) and sizes[0] == 48 and sizes[-1] == 160
     for settings, n in zip(chosen, minutes, strict=True):
@@ -27,7 +28,7 @@ def test_more_time_gives_larger_images_and_more_epochs():
 
 
 def test_a_time_that_is_too_short_for_anything_gives_one_epoch():
-    assert budget.choose(RECIPES["fast"], RATE, PHOTOS, -5).epochs == 1
+    assert budget.choose(RECIPES["full"], RATE, PHOTOS, -5).epochs == 1
 
 
 @pytest.mark.parametrize("classes", [2, 3])
