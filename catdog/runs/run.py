@@ -12,6 +12,8 @@ Every file is written atomically. A run directory may come from somebody else: w
 checked first.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -21,17 +23,14 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from catdog import files
+from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import alike
-
-if TYPE_CHECKING:
-    import keras
 
 WEIGHTS = Path(__file__).parents[2] / "weights"  # the run that comes with the project
 TO_RESUME = ("config.json", "checkpoint.npz", "model.keras", "metrics.json")
@@ -324,7 +323,7 @@ def check_arrays(arrays: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
 # --- The trained network --------------------------------------------------------------------------
 
 
-def save_network(run: Path, network: "keras.Model") -> None:
+def save_network(run: Path, network: keras.Model) -> None:
     """Write `model.keras`: architecture and weights, without the state of the optimizer."""
     with files.atomic_file(Path(run) / "model.keras") as temporary:
         network.save(temporary)
