@@ -13,11 +13,13 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 
+if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]  # of a .keras file
