@@ -124,7 +124,7 @@ def check_litert_file(path: Path) -> None:
 
 
 def check_litert_network(
-    interpreter: "Interpreter", file_size: int, image_size: int, classes: int
+    interpreter: Interpreter, file_size: int, image_size: int, classes: int
 ) -> None:
     """Raise ValueError unless a network fits `config.json`; nothing is allocated yet.
 
