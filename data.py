@@ -23,7 +23,7 @@ from catdog import cli
 from catdog.backend import tf
 from catdog.errors import UserError
 from catdog.files import printable, some_names
-from catdog.photos import alike, cache, index
+from catdog.photos import alike, cache, download, drawings, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
 from catdog.training.recipe import RECIPES, Settings
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from catdog.runs.classifier import Classifier
     from catdog.scores import suspects
 
-SHARES = (0.8, 0.1, 0.1)
+SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
+NO_PHOTOS = """\
+You can:
+  1. kaggle competitions download -c dogs-vs-cats -p tmp, and unzip train.zip there
+  2. put your own photos into one folder per class: tmp/cats/*.jpg, tmp/dogs/*.jpg
+  3. python train.py --demo trains on drawings and needs no photos"""
 
 
 # --- Split ----------------------------------------------------------------------------------------
@@ -119,6 +124,14 @@ class Dataset:
     def class_counts(self, split: str) -> np.ndarray:
         """Return (classes,) int, the number of photos of each class in a split."""
         return np.bincount(self.labels[self.splits[split]], minlength=len(self.classes))
+
+    def class_weights(self) -> dict[int, float]:
+        """Return the loss weight of each class, inversely proportional to its training photos."""
+        from sklearn.utils.class_weight import compute_class_weight
+
+        labels = self.labels[self.splits["train"]]
+        weights = compute_class_weight("balanced", classes=np.arange(len(self.classes)), y=labels)
+        return dict(enumerate(weights.tolist()))
 
     def digest(self) -> str:
         """Return a digest of everything that a run learns from: classes, photos, labels, splits."""
@@ -219,6 +232,27 @@ def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
     return np.stack(
         [name_hashes([dataset.names[i] for i in members]), np.concatenate(looks)], axis=1
     )
+
+
+def draw_demo(folder: str) -> None:
+    """Draw the data set of --demo."""
+    cli.say("Drawing cats and dogs. What follows says nothing about photos.")
+    try:
+        drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
+    except ValueError as error:
+        raise UserError(str(error), "--demo") from None
+
+
+def download_if_empty(folder: str, cache_dir: str) -> None:
+    """Download the public copy of the photos if the folder holds no labelled photos."""
+    Path(folder).mkdir(exist_ok=True)
+    if index.find(folder, cache_dir) is not None:
+        return
+    cli.say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")
+    try:
+        download.download_photos(folder, progress=cli.progress("downloading", "B"))
+    except download.DownloadError as error:
+        raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
 
 
 # --- Stream ---------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 
-import first_steps
 import numpy as np
 import pytest
+
+import first_steps
 from conftest import ROOT, draw_photos, run_script, users_environment
 
 pytestmark = pytest.mark.torch
