@@ -17,6 +17,7 @@ import datetime
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,6 +35,9 @@ from catdog.runs.classifier import Classifier, for_prediction
 from catdog.scores import metrics, plots, tables
 from catdog.training import devices, finite, recipe
 from catdog.training.recipe import RECIPES, Settings
+
+if TYPE_CHECKING:
+    from catdog.training.average import WeightAverage
 
 LIKELY_CAUSES = """\
 Likely causes: a learning rate that is too high (--lr, here {lr:g}); a batch of very few photos
@@ -187,8 +191,7 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int
     with cli.blame("--relabel"):
         relabel = label_files.read_relabels(args.relabel)
     dataset = load_photos(data_dir, cache_dir, settings, exclude, relabel)
-    with cli.blame("--batch-size"):
-        settings = fit_to_data_and_devices(settings, dataset, args.batch_size)
+    settings = fit_to_data_and_devices(settings, dataset, args.batch_size)
     if args.minutes:
         settings = within_minutes(args.minutes, settings, dataset, started)
         # Reload: the image size may have changed.
@@ -316,11 +319,7 @@ def train(
         has_one_label = scores["largest_share"] == 1 and scores["accuracy"] < 1
         epochs_with_one_label = epochs_with_one_label + 1 if has_one_label else 0
         report_epoch(history[-1], settings, epochs_with_one_label)
-    # The trained network may use bfloat16 and fused batch normalization. Return standard float32
-    # layers with the averaged weights.
-    final = model.build(settings.arch, len(dataset.classes), settings.fixed_size, settings.dropout)
-    final.set_weights(average.weights)
-    return final, history
+    return averaged_network(average, settings, len(dataset.classes)), history
 
 
 def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:
@@ -344,6 +343,15 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
     return network
 
 
+def averaged_network(average: WeightAverage, settings: Settings, classes: int) -> keras.Model:
+    """Return the network with the averaged weights."""
+    # The trained network may use bfloat16 and fused batch normalization. Return standard float32
+    # layers with the averaged weights.
+    network = model.build(settings.arch, classes, settings.fixed_size, settings.dropout)
+    network.set_weights(average.weights)
+    return network
+
+
 def validate(
     network: keras.Model, dataset: data.Dataset, settings: Settings, epoch: int
 ) -> dict[str, float]:
@@ -358,7 +366,11 @@ def validate(
 
 
 def save_checkpoint(
-    folder: Path, network: keras.Model, average, history: list[dict], settings: Settings
+    folder: Path,
+    network: keras.Model,
+    average: WeightAverage,
+    history: list[dict],
+    settings: Settings,
 ) -> None:
     """Write all that a resumed run needs; raise UserError if it is not finite."""
     arrays = run.training_arrays(network, average)
@@ -481,11 +493,14 @@ def fit_to_data_and_devices(
     """Set batch size and precision according to the number of photos and the devices."""
     from catdog.training import optimizer  # which loads Keras
 
-    settings = recipe.fit_to_size(settings, len(dataset.splits["train"]), batch_size)
-    if batch_size is None:
-        settings = dataclasses.replace(settings, batch_size=devices.divisible(settings.batch_size))
+    device = devices.devices()[0]
+    with cli.blame("--batch-size"):
+        settings = recipe.fit_to_size(settings, len(dataset.splits["train"]), batch_size)
+        if batch_size is None:
+            size = devices.divisible(settings.batch_size)
+            settings = dataclasses.replace(settings, batch_size=size)
     # Every process uses the precision chosen by process 0.
-    precision = devices.broadcast(optimizer.best_precision(devices.devices()[0]).encode())
+    precision = devices.broadcast(optimizer.best_precision(device).encode())
     return dataclasses.replace(settings, precision=precision.decode())
 
 
