@@ -1,6 +1,6 @@
 """The data set: loads, splits, streams and augments the photos.
 
-    python data.py                                    what is under tmp/
+    python data.py                                    number of photos per class and split
     python data.py --suspects RUN --output DIR        photos whose label a network disputes
 
 Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are int, indices into `classes`.
@@ -23,7 +23,7 @@ from catdog import cli
 from catdog.backend import tf
 from catdog.errors import UserError
 from catdog.files import printable, some_names
-from catdog.photos import alike, cache, index
+from catdog.photos import alike, cache, download, drawings, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
 from catdog.training.recipe import RECIPES, Settings
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from catdog.runs.classifier import Classifier
     from catdog.scores import suspects
 
-SHARES = (0.8, 0.1, 0.1)
+SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
+NO_PHOTOS = """\
+You can:
+  1. kaggle competitions download -c dogs-vs-cats -p tmp, and unzip train.zip there
+  2. put your own photos into one folder per class: tmp/cats/*.jpg, tmp/dogs/*.jpg
+  3. python train.py --demo trains on drawings and needs no photos"""
 
 
 # --- Split ----------------------------------------------------------------------------------------
@@ -46,34 +51,36 @@ def name_hashes(names: Sequence[str]) -> np.ndarray:
 
 
 def split(
-    names: Sequence[str], digests: Sequence, given: np.ndarray | None = None, fold: int = 0
+    names: Sequence[str], digests: Sequence, given_split: np.ndarray | None = None, fold: int = 0
 ) -> np.ndarray:
     """Divide photos 80/10/10 by a hash of their names.
 
-    Neither a seed nor an added file moves a photo from one split to another. Files with the same
-    bytes go where the first of them by name goes.
+    A photo's split does not depend on the seed or on other photos, except identical ones: files
+    with the same bytes go where the first of them by name goes.
 
     Args:
         names: (n,) what identifies each photo, such as `cat.7`.
         digests: (n,) a digest of each file's bytes.
-        given: (n,) the user's own split, as this function returns it, or None. It is kept; if it
-            has no validation or no test photos, they are taken from its training photos.
-        fold: 0 to 9. The hash is turned by so many tenths, so that over the ten folds every photo
-            is once a test photo.
+        given_split: (n,) the user's own split, as this function returns it, or None. It is kept;
+            if it has no validation or no test photos, they are taken from its training photos.
+        fold: 0 to 9. Shifts the split by this many tenths, so each photo is in the test split of
+            exactly one of the ten folds.
     Returns:
         (n,) int, index into `SPLITS`.
     """
-    if given is not None:
-        sides, train = given.copy(), np.flatnonzero(given == 0)
+    if given_split is not None:
+        assigned, train = given_split.copy(), np.flatnonzero(given_split == 0)
         hashed = split([names[i] for i in train], np.asarray(digests)[train], fold=fold)
-        sides[train] = np.where(np.isin(hashed, given), 0, hashed)
-        return sides
+        # A split that the user provided keeps exactly its photos.
+        assigned[train] = np.where(np.isin(hashed, given_split), 0, hashed)
+        return assigned
     hashes = name_hashes(names)
     _, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
-    first = {}
+    first_of_group = {}
+    # Identical files share the hash of the first name.
     for i in sorted(np.flatnonzero(sizes[group] > 1).tolist(), key=names.__getitem__):
-        hashes[i] = hashes[first.setdefault(group[i], i)]
-    position = (hashes / 2.0**64 + fold / 10) % 1
+        hashes[i] = hashes[first_of_group.setdefault(group[i], i)]
+    position = (hashes / 2.0**64 + fold / 10) % 1  # in [0, 1), shifted by `fold` tenths
     return np.searchsorted(np.cumsum(SHARES)[:2], position, side="right")
 
 
@@ -119,6 +126,14 @@ class Dataset:
     def class_counts(self, split: str) -> np.ndarray:
         """Return (classes,) int, the number of photos of each class in a split."""
         return np.bincount(self.labels[self.splits[split]], minlength=len(self.classes))
+
+    def class_weights(self) -> dict[int, float]:
+        """Return the loss weight of each class, inversely proportional to its training photos."""
+        from sklearn.utils.class_weight import compute_class_weight
+
+        labels = self.labels[self.splits["train"]]
+        weights = compute_class_weight("balanced", classes=np.arange(len(self.classes)), y=labels)
+        return dict(enumerate(weights.tolist()))
 
     def digest(self) -> str:
         """Return a digest of everything that a run learns from: classes, photos, labels, splits."""
@@ -172,22 +187,13 @@ def load(
     good = np.delete(np.arange(len(found.paths)), list(errors))
     names = [found.names[i] for i in good.tolist()]
     labels, digests = found.labels[good], digests[good]
-    given = None if found.given is None else found.given[good]
+    given_split = None if found.given is None else found.given[good]
     # Split before any photo is left out, so that leaving one out moves no other.
-    sides = split(names, digests, given, fold)
+    assigned = split(names, digests, given_split, fold)
     with cli.blame("--exclude"):
         excluded = np.isin(good, index.matching(found, data_dir, exclude) if exclude else [])
-    splits = {name: np.flatnonzero((sides == side) & ~excluded) for side, name in enumerate(SPLITS)}
-    if min(map(len, splits.values())) == 0 or len(set(labels[splits["train"]])) < len(
-        found.classes
-    ):
-        sizes = ", ".join(f"{name} {len(members)}" for name, members in splits.items())
-        raise UserError(
-            f"expected enough photos of every class for training, validation and test, got "
-            f"{len(good)} photos in {printable(found.root)} ({sizes})",
-            "--data-dir",
-        )
-    return Dataset(
+    splits = {name: np.flatnonzero((assigned == i) & ~excluded) for i, name in enumerate(SPLITS)}
+    dataset = Dataset(
         images=images,
         labels=labels,
         classes=found.classes,
@@ -199,6 +205,9 @@ def load(
         digests=digests,
         excluded=np.flatnonzero(excluded),
     )
+    with cli.blame("--data-dir"):
+        _check_splits(dataset)
+    return dataset
 
 
 def _check_classes(found: index.Found, errors: dict[int, str]) -> None:
@@ -213,6 +222,16 @@ def _check_classes(found: index.Found, errors: dict[int, str]) -> None:
         )
 
 
+def _check_splits(dataset: Dataset) -> None:
+    """Raise UserError if a split is empty, or the training split has no photo of a class."""
+    if 0 in dataset.split_sizes().values() or 0 in dataset.class_counts("train"):
+        sizes = ", ".join(f"{name} {count}" for name, count in dataset.split_sizes().items())
+        raise UserError(
+            f"expected enough photos of every class for training, validation and test, got "
+            f"{len(dataset.names)} photos in {printable(dataset.root)} ({sizes})"
+        )
+
+
 def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
     """Return (m, 2) uint64, hashes of the names and of the looks of the photos `members`."""
     looks = [alike.look_hashes(batch) for batch in dataset.batches(members)]
@@ -221,21 +240,43 @@ def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
     )
 
 
+def draw_demo(folder: str) -> None:
+    """Draw the data set of --demo."""
+    cli.say("Drawing cats and dogs. What follows says nothing about photos.")
+    try:
+        drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
+    except ValueError as error:
+        raise UserError(str(error), "--demo") from None
+
+
+def download_if_empty(folder: str, cache_dir: str) -> None:
+    """Download the public copy of the photos if the folder holds no labelled photos."""
+    Path(folder).mkdir(exist_ok=True)
+    if index.find(folder, cache_dir) is not None:
+        return
+    cli.say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")
+    try:
+        download.download_photos(folder, progress=cli.progress("downloading", "B"))
+    except download.DownloadError as error:
+        raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
+
+
 # --- Stream ---------------------------------------------------------------------------------------
 
 
 def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.data.Dataset:
-    """Stream the training photos of one epoch in augmented batches, in an order of its own.
+    """Return the training photos of one epoch in shuffled, augmented batches.
 
     Indices are shuffled, not images; then come batching, reading from the cache, augmentation.
-    A batch depends on the seed, the epoch and the step alone, so that a resumed run sees what it
-    would have seen. The last, incomplete batch of an epoch is left out.
+    Each batch depends only on seed, epoch and step, so a resumed run sees the same batches. The
+    last, incomplete batch of an epoch is left out.
 
     Args:
         epoch: counted from 0.
     Returns:
         A `tf.data.Dataset` of (images, targets): float32 (batch, size, size, 3) in 0-255, where
-        size is that of the epoch (`settings.image_sizes()`), and the labels as `targets_of` them.
+        size is that of the epoch (`settings.image_sizes()`), and the targets returned by
+        `targets_of`.
     """
     members = dataset.splits["train"]
     order = np.random.default_rng([settings.seed, epoch]).permutation(members)
@@ -244,7 +285,7 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.dat
     def read_and_augment(step, indices):
         images, targets = read(dataset, indices)
         seed = tf.stack([settings.seed, epoch * 2**32 + step + 1])
-        return of_any_size(augment(images, size, seed, settings)), targets
+        return hide_size(augment(images, size, seed, settings)), targets
 
     batches = tf.data.Dataset.from_tensor_slices(order).batch(
         min(settings.batch_size, len(members)), drop_remainder=True
@@ -256,17 +297,18 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.dat
 def evaluation_batches(
     dataset: Dataset, members: np.ndarray, batch_size: int, size: int | None = None
 ) -> tf.data.Dataset:
-    """Stream photos as they are, each once, in order, in batches that are all of one size.
+    """Return photos without augmentation, each once and in order, in batches of equal size.
 
-    Every device then has an equal share. The last batch is filled up with copies of the last photo
-    of weight 0; the others weigh so much more that Keras's mean over all rows is that over photos.
+    Every device then has an equal share. The last batch is padded with copies that have weight 0.
+    The other weights are scaled so that Keras's mean over the padded rows equals the mean over the
+    photos.
 
     Args:
         members: (m,) indices of photos.
         size: height and width in pixels; by default that of the cache.
     Returns:
         A `tf.data.Dataset` of (images, targets, weights): float32 (batch, size, size, 3) in 0-255,
-        the labels as `targets_of` them, float32 (batch,).
+        the targets returned by `targets_of`, float32 (batch,).
     """
     count, total = len(members), -(-len(members) // batch_size) * batch_size
     padded = np.pad(members, (0, total - count), mode="edge")
@@ -276,7 +318,7 @@ def evaluation_batches(
         images, targets = read(dataset, indices)
         if size not in (None, images.shape[1]):
             images = tf.image.resize(images, (size, size), antialias=True)
-        return of_any_size(tf.cast(images, tf.float32)), targets, weights
+        return hide_size(tf.cast(images, tf.float32)), targets, weights
 
     batches = tf.data.Dataset.from_tensor_slices((padded, weights))
     batches = batches.batch(batch_size, drop_remainder=True)  # so that the batch size is known
@@ -284,7 +326,11 @@ def evaluation_batches(
 
 
 def read(dataset: Dataset, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Read a batch from the cache, in the order of the file: uint8 images and their targets."""
+    """Read the photos `indices` from the cache, sorted by index for sequential reads.
+
+    Returns:
+        uint8 images (batch, height, width, 3) and the targets returned by `targets_of`.
+    """
     indices = tf.sort(indices)
     images = tf.numpy_function(lambda i: dataset.images[i], [indices], tf.uint8, stateful=False)
     images = tf.ensure_shape(images, (indices.shape[0], *dataset.images.shape[1:]))
@@ -292,8 +338,11 @@ def read(dataset: Dataset, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return images, targets_of(labels, len(dataset.classes))
 
 
-def of_any_size(images: tf.Tensor) -> tf.Tensor:
-    """Return images whose size is not known to Keras, which then traces a step once for all."""
+def hide_size(images: tf.Tensor) -> tf.Tensor:
+    """Return the images with height and width unknown to TensorFlow.
+
+    It then traces the training step once rather than once per image size.
+    """
     return tf.compat.v1.placeholder_with_default(images, (images.shape[0], None, None, 3))
 
 
@@ -318,6 +367,7 @@ def augment(images: tf.Tensor, size: int, seed: tf.Tensor, settings: Settings) -
     Returns:
         float32 (batch, size, size, 3) in 0-255.
     """
+    # Ten uniform random numbers per photo: 5 for crop, 2 for recolour, 3 for erase.
     draws = tf.random.stateless_uniform((10, tf.shape(images)[0]), seed)
     images = tf.cast(images, tf.float32)
     if 2 * size <= images.shape[1]:
@@ -331,16 +381,19 @@ def augment(images: tf.Tensor, size: int, seed: tf.Tensor, settings: Settings) -
     return images
 
 
-def crop(images, size, draws, settings, seed):
-    """Take a random part of each photo, mirrored every other time, some of them turned."""
-    area = settings.crop_area + draws[0] * (1 - settings.crop_area)
-    aspect = tf.exp((2 * draws[1] - 1) * settings.aspect)  # width over height
+def crop(
+    images: tf.Tensor, size: int, draws: tf.Tensor, settings: Settings, seed: tf.Tensor
+) -> tf.Tensor:
+    """Crop a random part of each photo; mirror half of them, and rotate some."""
+    draw_area, draw_aspect, draw_top, draw_left, draw_mirror = tf.unstack(draws, 5)
+    area = settings.crop_area + draw_area * (1 - settings.crop_area)
+    aspect = tf.exp((2 * draw_aspect - 1) * settings.aspect)  # width over height
     height = tf.minimum(tf.sqrt(area / aspect), 1)
     width = tf.minimum(tf.sqrt(area * aspect), 1)
-    top = draws[2] * (1 - height)
-    left = draws[3] * (1 - width)
+    top = draw_top * (1 - height)
+    left = draw_left * (1 - width)
     right = left + width
-    mirrored = draws[4] < 0.5
+    mirrored = draw_mirror < 0.5
     boxes = tf.stack(
         [top, tf.where(mirrored, right, left), top + height, tf.where(mirrored, left, right)], 1
     )
@@ -349,15 +402,19 @@ def crop(images, size, draws, settings, seed):
     return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), [size, size])
 
 
-def crop_and_turn(images, boxes, size, seed, share):
-    """As `tf.image.crop_and_resize`, but turn a `share` of the crops about their centres."""
-    draws = tf.random.stateless_uniform((2, tf.shape(images)[0]), seed + [1, 0])
+def crop_and_turn(
+    images: tf.Tensor, boxes: tf.Tensor, size: int, seed: tf.Tensor, fraction: float
+) -> tf.Tensor:
+    """Crop as `tf.image.crop_and_resize`, and rotate a `fraction` of the crops by any angle."""
+    draw_turned, draw_angle = tf.unstack(
+        tf.random.stateless_uniform((2, tf.shape(images)[0]), seed + [1, 0]), 2
+    )
     side = tf.cast(tf.shape(images)[1:3], tf.float32) - 1
     corner, opposite = boxes[:, :2] * side, boxes[:, 2:] * side  # (row, column)
     centre, scale = (corner + opposite) / 2, (opposite - corner) / (size - 1)
-    angle = tf.where(draws[0] < share, (2 * draws[1] - 1) * np.pi, 0.0)
+    angle = tf.where(draw_turned < fraction, (2 * draw_angle - 1) * np.pi, 0.0)
     cos, sin = tf.cos(angle), tf.sin(angle)
-    # The pixel (x, y) of the result is that at (a0 x + a1 y + a2, b0 x + b1 y + b2).
+    # Output pixel (x, y) is sampled from input position (a0 x + a1 y + a2, b0 x + b1 y + b2).
     a0, a1 = scale[:, 1] * cos, -scale[:, 1] * sin
     b0, b1 = scale[:, 0] * sin, scale[:, 0] * cos
     a2 = centre[:, 1] - (a0 + a1) * (size - 1) / 2
@@ -373,23 +430,24 @@ def crop_and_turn(images, boxes, size, seed, share):
     )
 
 
-def recolour(images, draws, most):
-    """Change contrast and brightness by up to `most`, a share of the range."""
-    draws = 2 * draws[:, :, None, None, None] - 1
-    contrast, shift = 1 + draws[0] * most, draws[1] * most * 127.5
+def recolour(images: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
+    """Change contrast and brightness by up to `strength`, as a fraction of the value range."""
+    draw_contrast, draw_shift = tf.unstack(2 * draws[:, :, None, None, None] - 1, 2)
+    contrast, shift = 1 + draw_contrast * strength, draw_shift * strength * 127.5
     return tf.clip_by_value((images - 127.5) * contrast + 127.5 + shift, 0, 255)
 
 
-def erase(images, draws, largest):
-    """Make a square grey, with sides of up to `largest`, a share of the photo's.
+def erase(images: tf.Tensor, draws: tf.Tensor, largest: float) -> tf.Tensor:
+    """Make a square grey, with sides of up to `largest`, as a fraction of the photo's sides.
 
     The network must not rely on one part of the animal (cutout, DeVries and Taylor 2017).
     """
-    reach = largest * draws[0] / 2
+    draw_side, draw_row, draw_column = tf.unstack(draws, 3)
+    reach = largest * draw_side / 2
     size = images.shape[1]
     position = (tf.range(size, dtype=tf.float32) + 0.5) / size
-    rows = tf.abs(position - draws[1][:, None]) < reach[:, None]
-    columns = tf.repeat(tf.abs(position - draws[2][:, None]) < reach[:, None], 3, axis=1)
+    rows = tf.abs(position - draw_row[:, None]) < reach[:, None]
+    columns = tf.repeat(tf.abs(position - draw_column[:, None]) < reach[:, None], 3, axis=1)
     # With three values per pixel side by side: a third of the time of a mask that broadcasts.
     flat = tf.reshape(images, (-1, size, 3 * size))
     return tf.reshape(
@@ -397,17 +455,19 @@ def erase(images, draws, largest):
     )
 
 
-def corrupt(images, seed, share):
-    """Make a `share` of the photos grey, dark, noisy or blurred, or several of these."""
+def corrupt(images: tf.Tensor, seed: tf.Tensor, fraction: float) -> tf.Tensor:
+    """Make a `fraction` of the photos grey, dark, noisy or blurred, or several of these."""
     batch, size = tf.shape(images)[0], images.shape[1]
-    count = tf.cast(tf.cast(batch, tf.float32) * share, tf.int32)
+    count = tf.cast(tf.cast(batch, tf.float32) * fraction, tf.int32)
     chosen = tf.argsort(tf.random.stateless_uniform([batch], seed + [2, 0]))[:count, None]
     some = tf.gather_nd(images, chosen)
-    draws = tf.random.stateless_uniform((4, count, 1, 1, 1), seed + [3, 0])
-    some = tf.where(draws[0] < 1 / 3, tf.reduce_mean(some, -1, keepdims=True), some)  # grey
-    dark = tf.abs(draws[1] - 0.5) < 1 / 6  # another third, down to a quarter of the brightness
-    some = tf.where(dark, some * tf.exp(-1.4 * draws[3]), some)
-    sigma = 120 * tf.nn.relu(draws[2] - 2 / 3)  # another third, up to 40
+    draw_grey, draw_dark, draw_noise, draw_darkness = tf.unstack(
+        tf.random.stateless_uniform((4, count, 1, 1, 1), seed + [3, 0]), 4
+    )
+    some = tf.where(draw_grey < 1 / 3, tf.reduce_mean(some, -1, keepdims=True), some)
+    dark = tf.abs(draw_dark - 0.5) < 1 / 6  # a third, down to a quarter of the brightness
+    some = tf.where(dark, some * tf.exp(-1.4 * draw_darkness), some)
+    sigma = 120 * tf.nn.relu(draw_noise - 2 / 3)  # a third, up to 40
     some += sigma * tf.random.stateless_normal(tf.shape(some), seed + [4, 0])
     some = tf.clip_by_value(some, 0, 255)
     # Half of them small and large again, by a factor of 2 to 8.
@@ -423,25 +483,20 @@ def corrupt(images, seed, share):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Show what there is among the photos; nothing is changed."""
+    """Summarize the photos, or rank those whose label a network disputes."""
     parser = argparse.ArgumentParser(
-        description="Show what there is among the photos. No file is changed.",
+        description="Summarize the photos: number per class and split. No file is changed.",
         parents=[cli.data_arguments()],
     )
-    parser.add_argument(
-        "--suspects",
-        nargs="+",
-        metavar="RUN",
+    add = parser.add_argument
+    # fmt: off
+    add("--suspects", nargs="+", metavar="RUN",
         help="rank the photos of validation and test by how strongly this network disputes their "
-        "label; the runs of all folds together rank all photos",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="DIR",
-        type=Path,
+        "label; the runs of all folds together rank all photos")
+    add("--output", metavar="DIR", type=Path,
         help="new folder for the whole list (CSV) and, of suspects, a contact sheet (PNG) and a "
-        "page on which they are marked (HTML)",
-    )
+        "page on which they are marked (HTML)")
+    # fmt: on
     args = parser.parse_args(argv)
 
     from catdog.scores import inspect, suspects

@@ -141,6 +141,27 @@ def load(folder: Path | str) -> keras.Model:
     return network
 
 
+def copy_weights(network: keras.Model, settings: Settings, classes: list[str]) -> None:
+    """Copy the weights of the run `settings.init`; skip the output layer if the classes differ.
+
+    Raises:
+        UserError: that run has no network of this kind.
+    """
+    config = run.read_config(settings.init)
+    other = Settings.from_dict(config["settings"])
+    if (other.arch, other.fixed_size) != (settings.arch, settings.fixed_size):
+        size = f" at {settings.image_size} px" if settings.fixed_size else ""
+        raise UserError(
+            f"expected a run of the network {settings.arch}{size}, got {other.arch} at "
+            f"{other.image_size} px in {printable(settings.init)}"
+        )
+    donor = load(settings.init)
+    same_classes = config["classes"] == classes
+    kept = len(network.layers) if same_classes else -1  # all layers, or all but the output layer
+    for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
+        layer.set_weights(trained.get_weights())
+
+
 # --- The script -----------------------------------------------------------------------------------
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 import data
-import train
 from catdog import backend, cli, files
 from catdog.cli import say
 from catdog.errors import UserError
@@ -97,7 +96,7 @@ def find_photos(data_dir: str | None) -> tuple[Path, index.Found, str]:
             raise UserError(f"expected labelled photos, got none in {printable(data_dir)}")
     if found is None:
         folder = ROOT / "tmp" / "demo"
-        train.draw_demo(str(folder))
+        data.draw_demo(str(folder))
         found = index.find(folder)
         return folder, found, f"{len(found.paths):,} drawings of --demo"
     return folder, found, f"{len(found.paths):,} photos"
@@ -256,7 +255,7 @@ def machine() -> dict:
         "cores": os.cpu_count(),
         "system": platform.system(),
         "date": f"{datetime.date.today()}",
-        "versions": train.versions(),
+        "versions": backend.versions(),
     }
 
 

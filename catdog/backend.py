@@ -1,6 +1,6 @@
 """Keras and TensorFlow, loaded at first use and without their noise.
 
-Loading takes four to six seconds, so that nobody loads them who does not need them:
+Loading takes four to six seconds, so they are loaded only if needed:
 
     from catdog.backend import keras, layers, tf    costs nothing
     keras.Input(...)                                loads Keras
@@ -9,7 +9,9 @@ Loading takes four to six seconds, so that nobody loads them who does not need t
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import os
+import platform
 import sys
 import types
 from collections.abc import Iterator
@@ -74,3 +76,13 @@ class _Lazy(types.ModuleType):
 keras = _Lazy("keras")
 layers = _Lazy("keras.layers")
 tf = _Lazy("tensorflow")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that training depends on."""
+    packages = dict.fromkeys(("keras", "tensorflow", "numpy", "pillow", keras.backend.backend()))
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "backend": keras.backend.backend(),
+    }

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import time
 import unicodedata
@@ -195,9 +196,14 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def quoted(path: str | os.PathLike) -> str:
+    """Return a path as it is typed at a shell."""
+    return shlex.quote(printable(path))
+
+
 def some_names(names: Sequence[str], most: int = 10) -> str:
     """Return the names for one output line; of more than `most`, the first and the last few."""
     shown = [printable(name) for name in names]
     if len(shown) <= most:
         return ", ".join(shown)
-    return f"{', '.join(shown[:3])} ... {', '.join(shown[-2:])} ({len(shown):,} in all)"
+    return f"{', '.join(shown[:3])} ... {', '.join(shown[-2:])} ({len(shown):,} in total)"

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A shell has its background jobs ignore Ctrl-C, and the processes that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from catdog.photos import drawings as demo  # noqa: E402  found through the line above
+from catdog.photos import drawings  # noqa: E402  found through the line above
 
 
 def draw_photos(folder, per_class, size=48, seed=0):
@@ -26,7 +26,7 @@ def draw_photos(folder, per_class, size=48, seed=0):
     for label, name in enumerate(("cat", "dog")):
         for number in range(per_class):
             rng = np.random.default_rng((seed, label, number))
-            demo.draw(label, rng, size).save(folder / f"{name}.{number}.png")
+            drawings.draw(label, rng, size).save(folder / f"{name}.{number}.png")
     return folder
 
 

@@ -1,6 +1,6 @@
 """The losses of the first training steps, as JSON: `first_steps.py PHOTOS CACHE WEIGHTS`.
 
-A program, since Keras has one backend a process.
+A program, since Keras has one backend per process.
 """
 
 import json

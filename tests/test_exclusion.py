@@ -60,7 +60,7 @@ def test_a_resumed_run_leaves_the_same_photos_out(folder, tmp_path, monkeypatch)
         seen.append([dataset.names[i] for i in dataset.excluded])
         return 0
 
-    monkeypatch.setattr(train, "train", keep)
+    monkeypatch.setattr(train, "train_and_finish", keep)
     listed = tmp_path / "exclude.txt"
     listed.write_text("cat.7\ntrain/dog.9.png\n")
     more = ["--image-size", 32, "--exclude", listed, "--output", tmp_path / "run"]

@@ -134,7 +134,7 @@ def test_a_run_killed_at_a_random_moment_ends_as_one_that_was_not(reference, kil
         break
     print("killed at", moments)
     if moments and moments[-1][1] == "training":
-        assert "Going on at epoch" in resumed or "All 4 epochs are done" in resumed
+        assert "Resuming at epoch" in resumed or "All 4 epochs are done" in resumed
     assert_same(outcome(run), expected)
     assert not [path.name for path in run.iterdir() if path.name.startswith((".", "checkpoint"))]
     assert (run / "model.tflite").exists()
@@ -158,13 +158,13 @@ def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on_from_another_folder(
     _, errors = process.communicate()
     assert time.monotonic() - sent < 10  # two, and room for a busy machine
     assert process.returncode == code
-    assert f"Go on with:  python train.py --resume {name}" in errors
+    assert f"To continue:  python train.py --resume {name}" in errors
     assert "Traceback" not in errors
     # From another folder, relative paths of the run's settings are those of the first one.
     elsewhere = folder / "photos"
     process = run_script("train.py", "--resume", f"../{name}", cwd=elsewhere)
     assert process.returncode == 0, process.stderr
-    assert re.search("Going on at epoch [34] of 4", process.stderr)  # what was told is kept
+    assert re.search("Resuming at epoch [34] of 4", process.stderr)  # what was told is kept
     assert_same(outcome(folder / name), expected)
     assert [path.name for path in elsewhere.iterdir()] == ["train"]
 
@@ -172,8 +172,8 @@ def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on_from_another_folder(
 BUILD_CACHE = """
 import sys
 from pathlib import Path
-from catdog.photos import cache, index as layouts
-found = layouts.find("photos")
+from catdog.photos import cache, index
+found = index.find("photos")
 print("begun", flush=True)
 images, _, _ = cache.images(found, 64, Path(sys.argv[1]))
 assert len(images) == len(found.paths)

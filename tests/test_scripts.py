@@ -114,7 +114,7 @@ def test_training_says_what_it_has_and_ends_with_score_and_next_commands(trained
         assert words in process.stderr
     assert "95% interval" in process.stdout
     lines = process.stderr.splitlines()
-    assert sum(line.startswith("epoch ") for line in lines) == 3  # one plain line an epoch
+    assert sum(line.startswith("epoch ") for line in lines) == 3  # one plain line per epoch
     assert "\r" not in process.stderr and "\x1b" not in process.stderr
 
 
@@ -224,23 +224,37 @@ MISTAKES = {
     "zero epochs": (["train.py", "--epochs", "0"], "--epochs: expected a whole number from 1"),
     "negative rate": (["train.py", "--lr", "-1"], "--lr: expected a number above 0"),
     "rate that is none": (["train.py", "--lr", "nan"], "--lr: expected a number above 0"),
-    "image too small": (["train.py", "--image-size", "16"], "--image-size: expected 32 or more"),
-    "resume and more": (["train.py", "--resume", "x", "--lr", "1"], "--resume: expected alone"),
+    "image too small": (
+        ["train.py", "--image-size", "16"],
+        "--image-size: expected an image size of 32 or more",
+    ),
+    "resume and more": (
+        ["train.py", "--resume", "x", "--lr", "1"],
+        "--resume: cannot be combined with --lr",
+    ),
     "no run to resume": (["train.py", "--resume", "nowhere"], "--resume: expected a run directory"),
-    "demo and photos": (["train.py", "--demo", "--data-dir", "x"], "--demo: brings photos"),
+    "demo and photos": (
+        ["train.py", "--demo", "--data-dir", "x"],
+        "--demo: cannot be combined with --data-dir",
+    ),
     "no run to start from": (["train.py", "--init", "x"], "--init: expected a run directory"),
     "weights by hand": (["train.py", "--class-weight", "1,2"], "--class-weight: invalid choice"),
     "missing folder": (["train.py", "--data-dir", "nowhere"], "--data-dir: expected a folder"),
-    "hosts without rank": (["train.py", "--hosts", "a:1,b:2"], "--hosts: expected together"),
+    "hosts without rank": (["train.py", "--hosts", "a:1,b:2"], "--hosts: requires --rank"),
     "no such rank": (["train.py", "--hosts", "a:1,b:2", "--rank", "2"], "--rank: expected a whole"),
     "hosts and cluster": (
         ["train.py", "--hosts", "a:1,b:2", "--rank", "0", "--cluster"],
-        "--cluster: expected without --hosts",
+        "--cluster: cannot be combined with --hosts",
     ),
     "minutes and epochs": (
         ["train.py", "--minutes", "3", "--epochs", "2"],
-        "--minutes: expected without --epochs",
+        "--minutes: cannot be combined with --epochs",
     ),
+    "minutes and folds": (
+        ["train.py", "--minutes", "3", "--folds", "5"],
+        "--minutes: cannot be combined with --folds",
+    ),
+    "long from scratch": (["train.py", "--recipe", "long"], "--recipe: long requires --init"),
     "no port": (["train.py", "--hosts", "a,b", "--rank", "0"], "--hosts: expected HOST:PORT"),
     "hosts of TensorFlow": (
         ["train.py", "--hosts", "a:1,b:2", "--rank", "0"],
@@ -432,16 +446,11 @@ def test_without_photos_and_network_training_names_the_three_ways_on(tmp_path):
     assert not os.path.exists(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("script", ["train.py", "data.py"])
-def test_a_backend_that_is_not_there_is_named_in_one_line(script, photos_dir, tmp_path):
-    process = run_script(
-        script,
-        "--data-dir",
-        photos_dir,
-        "--cache-dir",
-        tmp_path / "cache",
-        env={"KERAS_BACKEND": "nonsense"},
-        cwd=tmp_path,
-    )
+@pytest.mark.parametrize("script", ["train.py", "model.py"])
+def test_a_backend_that_is_not_there_is_named_in_one_line(script, tmp_path):
+    draw_photos(tmp_path / "photos" / "train", 60)
+    places = ["--data-dir", "photos", "--cache-dir", "cache"]
+    process = run_script(script, *places, env={"KERAS_BACKEND": "nonsense"}, cwd=tmp_path)
     assert process.returncode == 2
     assert len(process.stderr.splitlines()) == 1 and "KERAS_BACKEND=nonsense" in process.stderr
+    assert f"{script}: error: cannot load Keras" in process.stderr  # and no argument is to blame

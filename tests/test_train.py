@@ -38,7 +38,7 @@ def without_time(rows):
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
     """(network, history) of a run that was never stopped."""
-    return train.fit(SETTINGS, dataset, new_run(tmp_path_factory.mktemp("runs") / "whole"))
+    return train.train(SETTINGS, dataset, new_run(tmp_path_factory.mktemp("runs") / "whole"))
 
 
 def test_a_resumed_run_ends_with_the_weights_and_history_of_one_never_stopped(
@@ -54,10 +54,10 @@ def test_a_resumed_run_ends_with_the_weights_and_history_of_one_never_stopped(
     folder = new_run(tmp_path / "stopped")
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(train, "say", stop_after_two)  # once epoch 2 is printed, it must not be lost
-        train.fit(SETTINGS, dataset, folder)
+        train.train(SETTINGS, dataset, folder)
     capsys.readouterr()
-    network, rows = train.fit(SETTINGS, dataset, folder)
-    assert "Going on at epoch 3 of 3" in capsys.readouterr().err
+    network, rows = train.train(SETTINGS, dataset, folder)
+    assert "Resuming at epoch 3 of 3" in capsys.readouterr().err
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_time(rows) == without_time(whole[1])
@@ -68,7 +68,7 @@ def test_a_resumed_run_ends_with_the_weights_and_history_of_one_never_stopped(
 
 
 def test_the_same_seed_gives_the_same_weights_and_history_to_the_bit(dataset, whole, tmp_path):
-    network, rows = train.fit(SETTINGS, dataset, new_run(tmp_path / "again"))
+    network, rows = train.train(SETTINGS, dataset, new_run(tmp_path / "again"))
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_time(rows) == without_time(whole[1])
@@ -99,16 +99,16 @@ def test_numbers_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_s
     steps = len(dataset.splits["train"]) // SETTINGS.batch_size
     folder = new_run(tmp_path / "run")
     with pytest.raises(UserError) as caught:
-        train.fit(SETTINGS, dataset, folder, [Poison(np.inf, 2, 3)])
+        train.train(SETTINGS, dataset, folder, [Poison(np.inf, 2, 3)])
     assert "finite loss, got " in str(caught.value)
     assert f"in epoch 2 at step 4 of {steps}" in str(caught.value)
     assert f"--lr, here {SETTINGS.lr:g}" in str(caught.value)
     good = (folder / "checkpoint.npz").read_bytes()
     # After the last step no loss tells of it, but the weights do.
     with pytest.raises(UserError, match="expected finite weights after epoch 2, got nan or inf"):
-        train.fit(SETTINGS, dataset, folder, [Poison(np.nan, 2, steps)])
+        train.train(SETTINGS, dataset, folder, [Poison(np.nan, 2, steps)])
     assert (folder / "checkpoint.npz").read_bytes() == good
-    network, rows = train.fit(SETTINGS, dataset, folder)
+    network, rows = train.train(SETTINGS, dataset, folder)
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_time(rows) == without_time(whole[1])
@@ -118,15 +118,18 @@ def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
     dataset, tmp_path, capsys
 ):
     settings = dataclasses.replace(SETTINGS, lr=1e-9, weight_decay=0.0)
-    train.fit(settings, dataset, new_run(tmp_path / "run"), [Poison(1e3, 1, 1)])
+    train.train(settings, dataset, new_run(tmp_path / "run"), [Poison(1e3, 1, 1)])
     lines = [
         line
         for line in capsys.readouterr().err.splitlines()
-        if line.startswith(("epoch", "Careful"))
+        if line.startswith(("epoch", "Warning"))
     ]
     said = [line.split("/")[0].split(":")[0] for line in lines]
-    assert said == ["epoch   1", "epoch   2", "Careful", "epoch   3"]
-    assert "for 2 epochs the network has given every validation photo the same label" in lines[2]
+    assert said == ["epoch   1", "epoch   2", "Warning", "epoch   3"]
+    assert (
+        "for 2 epochs the network has predicted the same class for every validation photo"
+        in lines[2]
+    )
 
 
 @pytest.mark.slow
@@ -145,14 +148,14 @@ def test_memory_stays_flat_over_fifty_epochs(dataset, tmp_path, monkeypatch):
 
     settings = dataclasses.replace(SETTINGS, epochs=50)
     monkeypatch.setattr(train, "say", measure)
-    train.fit(settings, dataset, new_run(tmp_path / "run"))
+    train.train(settings, dataset, new_run(tmp_path / "run"))
     rest = np.array(megabytes[10:])
     slope = np.polyfit(np.arange(len(rest)), rest, 1)[0]
-    print(f"{rest[0]:.0f} to {rest[-1]:.0f} MB, {slope:.3f} MB an epoch")
+    print(f"{rest[0]:.0f} to {rest[-1]:.0f} MB, {slope:.3f} MB per epoch")
     assert slope < 0.3
 
 
-def test_the_last_averaged_weights_are_what_fit_returns_and_validation_scored(dataset, whole):
+def test_the_last_averaged_weights_are_what_train_returns_and_validation_scored(dataset, whole):
     network, rows = whole
     members = dataset.splits["validation"]
     logits = network.predict(data.evaluation_batches(dataset, members, 10), verbose=0)[:, 0]
@@ -199,7 +202,7 @@ def test_a_run_from_another_starts_where_that_ended_and_keeps_both_ones_photos(
     whole, donor, dataset, tmp_path
 ):
     settings = dataclasses.replace(SETTINGS, init=str(donor), lr=1e-6, epochs=1)
-    _, rows = train.fit(settings, dataset, new_run(tmp_path / "run"))
+    _, rows = train.train(settings, dataset, new_run(tmp_path / "run"))
     assert rows[0]["val_loss"] == pytest.approx(whole[1][-1]["val_loss"], rel=0.02)
     run.write_trained_on(tmp_path / "run", identities(dataset, "test"), settings.init)
     for split, seen in (("train", True), ("test", True), ("validation", False)):
@@ -248,13 +251,15 @@ def test_class_weights_give_every_class_the_same_say(dataset):
         [np.flatnonzero(dataset.labels == 0)[:10], np.flatnonzero(dataset.labels == 1)[:40]]
     )
     uneven = dataclasses.replace(dataset, splits={"train": few})
-    weights = train.class_weights(uneven)
+    weights = uneven.class_weights()
     assert weights == {0: 2.5, 1: 0.625}
     assert 10 * weights[0] == 40 * weights[1] == 25
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_fit_counts_each_photo_by_the_weight_of_its_class(dataset, classes, tmp_path, monkeypatch):
+def test_training_counts_each_photo_by_the_weight_of_its_class(
+    dataset, classes, tmp_path, monkeypatch
+):
     labels, members = dataset.labels.copy(), dataset.splits["train"]
     labels[members[::4]] = classes - 1
     uneven = dataclasses.replace(dataset, labels=labels, classes=["ant", "bee", "fly"][:classes])
@@ -266,12 +271,14 @@ def test_fit_counts_each_photo_by_the_weight_of_its_class(dataset, classes, tmp_
         return network
 
     monkeypatch.setattr(train, "build", zeros)
-    monkeypatch.setattr(train, "class_weights", lambda _: dict(enumerate((1.0, 3.0, 7.0))))
+    monkeypatch.setattr(
+        data.Dataset, "class_weights", lambda self: dict(enumerate((1.0, 3.0, 7.0)))
+    )
     settings = dataclasses.replace(
         SETTINGS, arch="dnn", epochs=1, batch_size=len(members), label_smoothing=0.0,
         class_weight="balanced",
     )  # fmt: skip
-    _, rows = train.fit(settings, uneven, new_run(tmp_path / "run"))
+    _, rows = train.train(settings, uneven, new_run(tmp_path / "run"))
     mean_weight = np.array([1.0, 3.0, 7.0])[labels[members]].mean()
     assert rows[0]["loss"] == pytest.approx(mean_weight * np.log(classes), rel=1e-4)
 
@@ -287,6 +294,6 @@ def test_three_classes_train(tmp_path):
             Image.fromarray(noise).save(tmp_path / c / f"{n}.png")
     three = data.load(tmp_path, SETTINGS.score_size, tmp_path / "cache")
     settings = dataclasses.replace(SETTINGS, arch="classic", epochs=1)
-    network, rows = train.fit(settings, three, new_run(tmp_path / "run"))
+    network, rows = train.train(settings, three, new_run(tmp_path / "run"))
     assert network.output_shape == (None, 3)
     assert np.isfinite(rows[-1]["val_loss"])

@@ -320,6 +320,41 @@ def check_arrays(arrays: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
         raise UserError("expected finite numbers in checkpoint.npz, got nan or inf")
 
 
+def training_arrays(network: keras.Model, average) -> list[np.ndarray]:
+    """Return the arrays of a checkpoint: of the network, its optimizer and the average.
+
+    Args:
+        network: compiled.
+        average: a `training.average.WeightAverage`.
+    """
+    variables = [*network.variables, *network.optimizer.variables]
+    return [*(np.asarray(keras.ops.convert_to_numpy(each)) for each in variables), *average.weights]
+
+
+def restore_training(run: Path, network: keras.Model, average) -> list[dict]:
+    """Restore the checkpoint if there is one.
+
+    Args:
+        network: compiled; its weights and the state of its optimizer are set.
+        average: a `training.average.WeightAverage`; its weights and its number of updates are set.
+    Returns:
+        The rows of its history, or an empty list.
+    Raises:
+        UserError: the checkpoint is damaged, or of another network.
+    """
+    checkpoint = read_checkpoint(run)
+    if checkpoint is None:
+        return []
+    state, arrays = checkpoint
+    variables = [*network.variables, *network.optimizer.variables]
+    check_arrays(arrays, [tuple(each.shape) for each in [*variables, *average.weights]])
+    for variable, array in zip(variables, arrays, strict=False):
+        variable.assign(array)
+    average.weights = [np.array(array) for array in arrays[len(variables) :]]
+    average.updates = state["updates"]
+    return state["history"]
+
+
 # --- The trained network --------------------------------------------------------------------------
 
 

@@ -1,4 +1,6 @@
-"""How far training is, on stderr: a bar for the running epoch, and early how long it will take."""
+"""What training prints: what is trained, a bar for the running epoch, one line per epoch."""
+
+from __future__ import annotations
 
 import datetime
 import shutil
@@ -8,14 +10,64 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from catdog.backend import keras
+from catdog.files import printable, some_names
+from catdog.training import devices
 from catdog.training.recipe import Settings
+
+UNEVEN = 2  # times as many photos of one class as of another
+
+
+def description(settings: Settings, dataset, parameters: int, remedy: str) -> str:
+    """Return lines about what is trained, and on which devices.
+
+    Args:
+        dataset: the `data.Dataset` to train on.
+        parameters: the number of parameters of the network.
+        remedy: what to do if some classes have far more photos than others.
+    """
+    device, *more = devices.devices()
+    sizes = " > ".join(f"{size}" for size in dict.fromkeys(settings.image_sizes()))
+    start = f", starting from {printable(settings.init)}" if settings.init else ""
+    lines = [
+        f"Device   {device}, {settings.precision}"
+        + (f", and {len(more)} more of the same kind" if more else "")
+        + (f", on {devices.processes()} machines" if devices.processes() > 1 else "")
+    ]
+    if device.startswith("cpu"):
+        lines.append(f"         {_faster_than_this_cpu()}")
+    lines += [
+        "Photos   " + ", ".join(f"{name} {n:,}" for name, n in dataset.split_sizes().items()),
+        f"         skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
+        f"classes {some_names(dataset.classes)}",
+    ]
+    counts = dataset.class_counts("train")
+    if counts.max() > UNEVEN * counts.min():
+        order = counts.argsort(kind="stable")
+        shown = some_names([f"{dataset.classes[i]} {counts[i]:,}" for i in order])
+        done = "weighted" if settings.class_weight else remedy
+        lines.append(f"Uneven   {shown} training photos: {done}")
+    lines += [
+        f"Network  {settings.arch}, {parameters:,} parameters{start}",
+        f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
+        f"scored at {settings.score_size} px",
+    ]
+    return "\n".join(lines)
+
+
+def _faster_than_this_cpu() -> str:
+    """Return what is faster than training on the CPU with this backend."""
+    if other := devices.backend_with_a_gpu():
+        return f"There is a GPU: KERAS_BACKEND={other} python train.py uses it."
+    if keras.backend.backend() == "jax":
+        return "On a CPU, JAX is about ten times slower than TensorFlow."
+    return "A GPU is many times faster: see docs/devices.md."
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows a bar, if stderr is a terminal, and tells the seconds per step of the first epoch.
+    """Show a bar if stderr is a terminal; measure the seconds per step in the first epoch.
 
     Args:
-        on_rate: called once, with the seconds per step after the first steps (or None).
+        on_rate: called once after the first steps, with the seconds per step; or None.
     """
 
     WARM, MEASURED = 5, 15  # steps that are slower than the others; steps that are timed
@@ -47,8 +99,31 @@ class Progress(keras.callbacks.Callback):
         self.bar.close()
 
 
+def history_row(
+    epoch: int, logs: dict, scores: dict, network: keras.Model, settings: Settings, started: float
+) -> dict[str, float]:
+    """Return the row of `history.csv` for an epoch.
+
+    Args:
+        epoch: counted from 0.
+        logs: the history of Keras's `fit`.
+        scores: of the validation photos, from Keras's `evaluate`.
+        started: `time.perf_counter()` at the start of the epoch.
+    """
+    return {
+        "epoch": epoch + 1,
+        "loss": logs["loss"][0],
+        "accuracy": logs["accuracy"][0],
+        "val_loss": scores["loss"],
+        "val_accuracy": scores["accuracy"],
+        "learning_rate": float(network.optimizer.learning_rate),
+        "image_size": settings.image_sizes()[epoch],
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
 def epoch_line(row: dict, settings: Settings) -> str:
-    """Return one line about an epoch and the time left, of 80 characters if there is no more room.
+    """Return one line about an epoch and the time left, of 80 characters on a narrow terminal.
 
     Args:
         row: a row of `history.csv`.
@@ -64,11 +139,11 @@ def epoch_line(row: dict, settings: Settings) -> str:
     )
 
 
-def going_on(done: int, settings: Settings) -> str:
-    """Return what a resumed run says first, with `done` epochs."""
+def resuming(done: int, settings: Settings) -> str:
+    """Return what a resumed run prints first; `done` is the number of epochs in its checkpoint."""
     if done == settings.epochs:
-        return f"All {done} epochs are done; going on with the scores"
-    return f"Going on at epoch {done + 1} of {settings.epochs}"
+        return f"All {done} epochs are done. Continuing with the evaluation."
+    return f"Resuming at epoch {done + 1} of {settings.epochs}"
 
 
 def estimate(seconds: float, epoch: int, settings: Settings) -> str:

@@ -189,7 +189,7 @@ def of_tensorflow(folder):
 @pytest.mark.slow
 def test_two_devices_of_tensorflow_give_the_losses_of_one(folder, of_tensorflow):
     _, err = finish(start(*new_run(folder, "mirrored"), program=small("two"), env={}))
-    assert "and 1 more like it" in err
+    assert "and 1 more of the same kind" in err
     one, two = losses(of_tensorflow), losses(folder / "mirrored")
     np.testing.assert_allclose(two[0], one[0], rtol=TOLERANCE)
     # Muon's Gram matrix makes differences of rounding larger; measured after ten steps: 2e-4.
@@ -199,7 +199,7 @@ def test_two_devices_of_tensorflow_give_the_losses_of_one(folder, of_tensorflow)
 @pytest.mark.slow
 def test_two_devices_of_jax_give_the_losses_of_one(folder, of_jax):
     _, err = finish(start(*new_run(folder, "two-devices"), program=small(), env=TWO_DEVICES))
-    assert "and 1 more like it" in err
+    assert "and 1 more of the same kind" in err
     np.testing.assert_allclose(losses(folder / "two-devices"), losses(of_jax), rtol=TOLERANCE)
 
 
@@ -241,7 +241,7 @@ def killed(folder):
 def test_a_process_killed_within_an_epoch_ends_the_others_within_a_minute(killed):
     _, code, err, seconds = killed
     assert code != 0 and seconds < 60
-    assert "If one process fails, all end" in err
+    assert "If one process fails, the others stop within a minute" in err
 
 
 @pytest.mark.slow
@@ -256,7 +256,7 @@ def test_a_run_that_lost_a_process_is_resumed_by_all(killed, tmp_path):
     second = start("--resume", "it-needs-none", *hosts, 1, cwd=tmp_path)
     _, err = finish(first)
     finish(second)
-    assert f"Going on at epoch {done + 1} of {done + 1}" in err
+    assert f"Resuming at epoch {done + 1} of {done + 1}" in err
     assert len(losses(run)) == done + 1 and (run / "metrics.json").exists()
     assert list(tmp_path.iterdir()) == []
 
@@ -273,7 +273,7 @@ def test_an_interrupt_of_one_process_ends_all_and_keeps_its_exit_code(folder, tm
         time.sleep(0.1)
     first.send_signal(signal.SIGINT)
     code, _, err = end(first)
-    assert code == 130 and "Go on with:" in err
+    assert code == 130 and "To continue:" in err
     assert end(second)[0] != 0
 
 
