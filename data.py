@@ -87,6 +87,14 @@ def split(
 # --- Load -----------------------------------------------------------------------------------------
 
 
+def read_lists(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    """Return the names of --exclude and the labels of --relabel; both may be empty."""
+    with cli.blame("--exclude"):
+        exclude = index.read_names(args.exclude)
+    with cli.blame("--relabel"):
+        return exclude, label_files.read_relabels(args.relabel)
+
+
 @dataclasses.dataclass
 class Dataset:
     """Decoded photos with their labels and splits.
@@ -502,10 +510,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from catdog.scores import inspect, suspects
 
     cli.check_output(args.output, args.data_dir)
-    with cli.blame("--exclude"):
-        exclude = index.read_names(args.exclude)
-    with cli.blame("--relabel"):
-        relabel = label_files.read_relabels(args.relabel)
+    exclude, relabel = read_lists(args)
     if args.suspects is None:
         size = RECIPES["full"].score_size
         dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel)
