@@ -248,6 +248,29 @@ def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
     )
 
 
+def load_or_make(
+    data_dir: str, cache_dir: str, settings: Settings, exclude: list, relabel: dict
+) -> Dataset:
+    """Load the photos to train on; print which are skipped.
+
+    Draws those of --demo first, and downloads the public copy of Dogs vs. Cats if tmp/ holds none.
+
+    Args:
+        settings: the recipe, the image size and the fold.
+        data_dir, cache_dir, exclude, relabel: as for `load`.
+    """
+    if settings.recipe == "demo":
+        draw_demo(data_dir)
+    elif data_dir == "tmp":
+        download_if_empty(data_dir, cache_dir)
+    dataset = load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
+    for path, reason in dataset.skipped[:10]:
+        cli.say(f"skipped {printable(path)}: {reason}")
+    if len(dataset.skipped) > 10:
+        cli.say(f"skipped {len(dataset.skipped) - 10} more")
+    return dataset
+
+
 def draw_demo(folder: str) -> None:
     """Draw the data set of --demo."""
     cli.say("Drawing cats and dogs. What follows says nothing about photos.")

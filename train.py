@@ -185,25 +185,14 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int
         with cli.blame("--init"):
             run.read_config(settings.init)
     exclude, relabel = data.read_lists(args)
-    dataset = load_photos(data_dir, cache_dir, settings, exclude, relabel)
+    dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
     settings = fit_to_data_and_devices(settings, dataset, args.batch_size)
     if args.minutes:
         settings = within_minutes(args.minutes, settings, dataset, started)
         # Reload: the image size may have changed.
-        dataset = load_photos(data_dir, cache_dir, settings, exclude, relabel)
-    config = {
-        "settings": dataclasses.asdict(settings),
-        "data_dir": run.relative_to_run(folder, data_dir),
-        "cache_dir": run.relative_to_run(folder, cache_dir),
-        "exclude": exclude,
-        "relabel": relabel,
-        "classes": dataset.classes,
-        "score_size": settings.score_size,
-        "splits": dataset.split_sizes(),
-        "digest": dataset.digest(),
-        "skipped": len(dataset.skipped),
-        "versions": backend.versions(),
-    }
+        dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
+    places = {"data_dir": data_dir, "cache_dir": cache_dir}
+    config = run.new_config(folder, settings, dataset, places, exclude, relabel)
     if is_main_process:
         with cli.blame("--output"):
             run.create(folder, config)
@@ -224,7 +213,7 @@ def resume_run(folder: Path) -> int:
             say(f"{printable(folder)} is finished. Next:  {evaluate_command(folder, data_dir)}")
             return 0
         listed = config.get("exclude", []), config.get("relabel", {})
-        dataset = load_photos(data_dir, cache_dir, settings, *listed)
+        dataset = data.load_or_make(data_dir, cache_dir, settings, *listed)
         if dataset.digest() != config.get("digest"):
             raise UserError(
                 f"the photos in {printable(data_dir)} have changed since this run was started; "
@@ -475,22 +464,6 @@ def calibrate_and_score(folder: Path, dataset: data.Dataset) -> dict:
 
 def photo_folder(args: argparse.Namespace) -> str:
     return args.data_dir or ("tmp/demo" if args.demo else "tmp")
-
-
-def load_photos(
-    data_dir: str, cache_dir: str, settings: Settings, exclude: list, relabel: dict
-) -> data.Dataset:
-    """Load the photos; draw those of --demo, download the public copy if tmp/ holds none."""
-    if settings.recipe == "demo":
-        data.draw_demo(data_dir)
-    elif data_dir == "tmp":
-        data.download_if_empty(data_dir, cache_dir)
-    dataset = data.load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
-    for path, reason in dataset.skipped[:10]:
-        say(f"skipped {printable(path)}: {reason}")
-    if len(dataset.skipped) > 10:
-        say(f"skipped {len(dataset.skipped) - 10} more")
-    return dataset
 
 
 def fit_to_data_and_devices(
