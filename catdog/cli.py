@@ -191,6 +191,12 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
     except UserError as error:
         say(f"{name}: error: {error}")
         code = 2
+    except ModuleNotFoundError as error:
+        say(
+            f"{name}: error: this needs {error.name}, which is not installed: "
+            "pip install -r requirements.txt"
+        )
+        code = 2
     except Terminated:
         say(f"{name}: terminated")
         code = 143

@@ -352,6 +352,15 @@ def test_predict_needs_numpy_pillow_and_litert_only(trained, photos_dir, tmp_pat
     assert "LiteRT" in process.stderr and len(process.stdout.splitlines()) == 1
 
 
+def test_a_missing_package_is_named_with_the_command_that_installs_it(photos_dir, tmp_path):
+    (tmp_path / "keras.py").write_text("raise ModuleNotFoundError(name='keras')")
+    process = run_script("train.py", "--data-dir", photos_dir, "--cache-dir", tmp_path / "cache",
+                         env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)  # fmt: skip
+    assert process.returncode == 2
+    expected = "keras, which is not installed: pip install -r requirements.txt"
+    assert process.stderr.splitlines()[-1].endswith(expected)
+
+
 def test_importing_our_modules_leaves_ctrl_c_alone():
     code = "import signal, train, predict; print(signal.getsignal(signal.SIGINT).__name__)"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

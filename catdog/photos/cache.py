@@ -38,6 +38,7 @@ NAME = re.compile(r"[0-9a-f]{12}-\d+")
 TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}\." + NAME.pattern)
 BLOCK = 64  # photos that share a checksum
 MAX_UNUSED_DAYS = 30
+WORTH_A_LINE = 10**8  # bytes; a smaller cache is written without a word
 MAX_BUILDING_DAYS = 1  # a process that has not finished after a day was killed
 
 
@@ -208,7 +209,12 @@ def _build(path, found, size, source, on_progress):
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(path.parent, size_in_bytes(found, size))
+        needed = size_in_bytes(found, size)
+        _check_space(path.parent, needed)
+        if needed > WORTH_A_LINE:
+            logger.warning(
+                f"Decoding into {printable(path)}, which takes {_amount(needed)} of disk"
+            )
         temporary.mkdir()
         _write(temporary, found, size, source, on_progress)
         with _unless_there():

@@ -7,18 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from catdog import files
+from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.runs import calibration, run
 from catdog.runs.classifier import litert
-
-if TYPE_CHECKING:
-    import keras
 
 logger = logging.getLogger(__name__)
 MOST_PHOTOS = 2000  # that a file is checked on

@@ -4,6 +4,8 @@ The architecture comes from `config.json` of the run and from model.py, so that 
 decides what code runs. The file is compared with that architecture before its numbers are read.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import math
@@ -13,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 
 if TYPE_CHECKING:
-    import keras
     from ai_edge_litert.interpreter import Interpreter
 
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]  # of a .keras file
@@ -48,7 +50,7 @@ def check_regular(path: Path) -> None:
 # --- model.keras ----------------------------------------------------------------------------------
 
 
-def load_weights(network: "keras.Model", path: Path) -> None:
+def load_weights(network: keras.Model, path: Path) -> None:
     """Give a network the numbers in a `.keras` file, whose own architecture is not read.
 
     Args:
@@ -122,7 +124,7 @@ def check_litert_file(path: Path) -> None:
 
 
 def check_litert_network(
-    interpreter: "Interpreter", file_size: int, image_size: int, classes: int
+    interpreter: Interpreter, file_size: int, image_size: int, classes: int
 ) -> None:
     """Raise ValueError unless a network fits `config.json`; nothing is allocated yet.
 

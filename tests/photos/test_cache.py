@@ -13,7 +13,7 @@ from PIL import Image
 from catdog.errors import UserError
 from catdog.photos import cache, index
 from catdog.photos.photo import PhotoError
-from conftest import disk_full_at
+from conftest import disk_full_at, draw_photos
 from photo_files import save
 
 
@@ -368,3 +368,12 @@ def test_what_a_killed_process_left_is_removed_a_day_later(folder):
     load(folder)
     assert {path.name for path in places.iterdir()} >= {new.name, ".mine"}
     assert not old.exists()
+
+
+def test_the_disk_space_of_a_large_cache_is_announced(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(cache, "WORTH_A_LINE", 1000)
+    found = index.find(draw_photos(tmp_path / "photos" / "train", 3).parent)
+    cache.images(found, 8, tmp_path / "cache")
+    cache.images(found, 8, tmp_path / "cache")
+    assert [record.message.split()[0] for record in caplog.records] == ["Decoding"]
+    assert caplog.records[0].message.endswith("of disk")
