@@ -176,7 +176,7 @@ def synchronize(network: keras.Model) -> None:
 
 
 def divisible(batch_size: int) -> int:
-    """Return the largest batch of at most `batch_size` photos that all devices can share equally."""
+    """Return the largest batch of at most `batch_size` that all devices can share equally."""
     return batch_size - batch_size % len(devices())
 
 
