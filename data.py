@@ -87,6 +87,14 @@ def split(
 # --- Load -----------------------------------------------------------------------------------------
 
 
+def read_lists(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
+    """Return the names of --exclude and the labels of --relabel; both may be empty."""
+    with cli.blame("--exclude"):
+        exclude = index.read_names(args.exclude)
+    with cli.blame("--relabel"):
+        return exclude, label_files.read_relabels(args.relabel)
+
+
 @dataclasses.dataclass
 class Dataset:
     """Decoded photos with their labels and splits.
@@ -238,6 +246,29 @@ def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
     return np.stack(
         [name_hashes([dataset.names[i] for i in members]), np.concatenate(looks)], axis=1
     )
+
+
+def load_or_make(
+    data_dir: str, cache_dir: str, settings: Settings, exclude: list, relabel: dict
+) -> Dataset:
+    """Load the photos to train on; print which are skipped.
+
+    Draws those of --demo first, and downloads the public copy of Dogs vs. Cats if tmp/ holds none.
+
+    Args:
+        settings: the recipe, the image size and the fold.
+        data_dir, cache_dir, exclude, relabel: as for `load`.
+    """
+    if settings.recipe == "demo":
+        draw_demo(data_dir)
+    elif data_dir == "tmp":
+        download_if_empty(data_dir, cache_dir)
+    dataset = load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
+    for path, reason in dataset.skipped[:10]:
+        cli.say(f"skipped {printable(path)}: {reason}")
+    if len(dataset.skipped) > 10:
+        cli.say(f"skipped {len(dataset.skipped) - 10} more")
+    return dataset
 
 
 def draw_demo(folder: str) -> None:
@@ -502,10 +533,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from catdog.scores import inspect, suspects
 
     cli.check_output(args.output, args.data_dir)
-    with cli.blame("--exclude"):
-        exclude = index.read_names(args.exclude)
-    with cli.blame("--relabel"):
-        relabel = label_files.read_relabels(args.relabel)
+    exclude, relabel = read_lists(args)
     if args.suspects is None:
         size = RECIPES["full"].score_size
         dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel)

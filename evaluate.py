@@ -5,7 +5,7 @@
     python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
     python evaluate.py --model folds/fold-*           all photos, each by a run that did not see it
 
-The figure is that of predict.py: both run the network with LiteRT.
+Scores match predict.py, as both use LiteRT by default.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from catdog import cli, files
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, to_json
-from catdog.photos import decode, index
-from catdog.photos import labels as label_files
+from catdog.photos import decode
 from catdog.photos.photo import PhotoError
 from catdog.runs import calibration, novelty, run
 from catdog.runs.classifier import Classifier
@@ -39,32 +38,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Score trained networks on labelled photos.", parents=[cli.data_arguments()]
     )
     add = parser.add_argument
-    add(
-        "--model",
-        nargs="+",
-        metavar="RUN",
+    # fmt: off
+    add("--model", nargs="+", metavar="RUN",
         help="a run directory that train.py wrote (default: weights); several are compared on the "
-        "same photos",
-    )
-    add(
-        "--split",
-        choices=("test", "validation", "train", "all"),
-        default="test",
-        help="which of the photos (default: test)",
-    )
-    add(
-        "--runtime",
-        choices=("litert", "keras"),
-        default="litert",
-        help="what computes: litert, as in predict.py (default), or keras",
-    )
-    add(
-        "--unknown",
-        metavar="DIR",
-        help="folder of pictures of no class, to count how many are called unknown",
-    )
+        "same photos")
+    add("--split", choices=("test", "validation", "train", "all"), default="test",
+        help="which of the photos (default: test)")
+    add("--runtime", choices=("litert", "keras"), default="litert",
+        help="which runtime executes the network (default: litert, as in predict.py)")
+    add("--unknown", metavar="DIR",
+        help="folder of pictures that belong to none of the classes; report how many are labelled "
+        "unknown")
     add("--output", metavar="DIR", help="new folder for report, metrics, predictions and plots")
     add("--json", action="store_true", help="print one line of JSON")
+    # fmt: on
     args = parser.parse_args(argv)
     if args.output and args.model and len(args.model) > 1:
         parser.error(f"argument --output: expected one --model, got {len(args.model)}")
@@ -73,7 +60,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclasses.dataclass
 class Scored:
-    """A run with its answers to the photos `members` of `dataset`, and their `metrics`.
+    """A run with its predictions for the photos `members` of `dataset`, and their `metrics`.
 
     probabilities: (m, n_classes); uncalibrated: the same, before temperature scaling; novelty:
     (m,), or None for a run without a reference; outsiders: novelty of the pictures of --unknown.
@@ -102,10 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with cli.blame("--model"):
         folders = [Path(each) for each in args.model] if args.model else [run.chosen(None)]
         classifiers = [Classifier(folder, model.load, args.runtime) for folder in folders]
-    with cli.blame("--exclude"):
-        exclude = index.read_names(args.exclude)
-    with cli.blame("--relabel"):
-        relabel = label_files.read_relabels(args.relabel)
+    exclude, relabel = data.read_lists(args)
     folds = {classifier.config["settings"].get("fold", 0) for classifier in classifiers}
     if len(folds) == len(classifiers) > 1:
         pool(classifiers, args, exclude, relabel)
@@ -126,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def score(
     classifier: Classifier, args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]
 ) -> Scored:
-    """Score one run, at the image size that it takes; print what it was scored on."""
+    """Score one run at its own image size; print what it was scored on."""
     with cli.blame("--model"):
         settings = Settings.from_dict(classifier.config["settings"])
     dataset = data.load(
@@ -157,28 +141,34 @@ def score(
         "images_per_second": round(rate, 1),
         "trained_on": None if trained_on is None else int(trained_on.sum()),
     }
-    novel, outsiders = classifier.novelty(outputs), None
-    if novel is not None:
-        found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novel)
+    novelty_scores, outsiders = classifier.novelty(outputs), None
+    if novelty_scores is not None:
+        found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelty_scores)
     if args.unknown:
-        with cli.blame("--model"):
-            if novel is None:
-                raise UserError(
-                    f"expected a run with {novelty.FILE}, got {printable(classifier.run)}"
-                )
-        with cli.blame("--unknown"):
-            outsiders = novelty_of_folder(classifier, args.unknown)
-        found["outsiders"] = novelty.outsider_score(novel, outsiders)
+        outsiders = score_outsiders(classifier, novelty_scores, args.unknown)
+        found["outsiders"] = novelty.outsider_score(novelty_scores, outsiders)
     say(
         f"{printable(classifier.run)} on the {args.split} split of {printable(args.data_dir)}: "
         f"{len(members):,} photos at {rate:.0f} per second with {classifier.runtime}, "
         f"{len(dataset.skipped)} skipped, {len(dataset.excluded)} left out"
     )
     if found["trained_on"]:
-        say(f"Careful: the model was trained on {found['trained_on']:,} of these photos.")
+        say(f"Warning: the model was trained on {found['trained_on']:,} of these photos.")
     return Scored(
-        classifier, dataset, members, probabilities, uncalibrated, found, novel, outsiders
+        classifier, dataset, members, probabilities, uncalibrated, found, novelty_scores, outsiders
     )
+
+
+def score_outsiders(
+    classifier: Classifier, novelty_scores: np.ndarray | None, folder: str
+) -> np.ndarray:
+    """Return the novelty of the pictures of --unknown, (n,), if that of the photos is known."""
+    if novelty_scores is None:
+        raise UserError(
+            f"expected a run with {novelty.FILE}, got {printable(classifier.run)}", "--model"
+        )
+    with cli.blame("--unknown"):
+        return novelty_of_folder(classifier, folder)
 
 
 def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
@@ -211,7 +201,7 @@ def compare(scored: list[Scored], args: argparse.Namespace) -> None:
             first.dataset.paths[i] for i in first.members
         ]:
             raise UserError(
-                "expected runs of the same split, of photos that do not change", "--model"
+                "the runs must be scored on the same photos in the same split", "--model"
             )
     pairs = [
         {

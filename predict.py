@@ -1,11 +1,11 @@
-"""Name the animal in photos: one line per photo with path, label and probability.
+"""Classify photos: one line per photo with path, label and probability.
 
     python predict.py photo.jpg folder/           files, and folders with all below them
     find ~ -name '*.jpg' | python predict.py -    paths on stdin
     python predict.py folder/ --sort sorted/      copies of the photos, in one folder per label
 
 A photo that is unlike nearly all photos of the classes is called unknown; see docs/unknown.md.
-It starts at once: Keras and TensorFlow are only loaded if they are needed.
+Starts quickly: Keras and TensorFlow are loaded only if needed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,10 +29,15 @@ from catdog.photos.photo import PhotoError, read_bytes
 from catdog.runs import novelty, run
 from catdog.runs.classifier import Classifier
 
+if TYPE_CHECKING:
+    import keras
+
+    from catdog.scores import explain
+
 MANY = 50  # photos; a progress bar for fewer would only flicker
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
 USAGE = """\
-predict.py names the animal in photos. Try:
+predict.py classifies photos. Try:
 
     python predict.py photo.jpg              print its label and how probable that is
     python predict.py folder/ --sort new/    copy the photos into one folder per label
@@ -41,74 +47,40 @@ python predict.py --help lists all arguments."""
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Name what is in photos. Results go to stdout, everything else to stderr; the "
+        description="Classify photos. Results go to stdout, everything else to stderr; the "
         "exit code is 1 if a photo could not be read."
     )
     add = parser.add_argument
-    add(
-        "photos",
-        nargs="*",
-        metavar="PHOTO",
-        help="image files (JPEG, PNG, GIF, BMP, WebP, AVIF), folders, - for paths on stdin",
-    )
+    # fmt: off
+    add("photos", nargs="*", metavar="PHOTO",
+        help="image files (JPEG, PNG, GIF, BMP, WebP, AVIF), folders, - for paths on stdin")
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
-    add(
-        "-0",
-        "--null",
-        action="store_true",
-        help="paths on stdin end with NUL, as from find -print0, instead of a new line",
-    )
-    add(
-        "--tta",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="average over the photo and its mirror image (default: yes)",
-    )
+    add("-0", "--null", action="store_true",
+        help="paths on stdin end with NUL, as from find -print0, instead of a new line")
+    add("--tta", action=argparse.BooleanOptionalAction, default=True,
+        help="average over the photo and its mirror image (default: yes)")
     add("--json", action="store_true", help="print one JSON object per line, all probabilities")
-    add(
-        "--threshold",
-        type=cli.number(0, 1),
-        metavar="P",
-        help="list the labels whose probability is at least P, the proposed one with a *; "
-        "“unsure” if there is none",
-    )
+    add("--threshold", type=cli.number(0, 1), metavar="P",
+        help="list the labels whose probability is at least P, the most probable marked with *; "
+        "“unsure” if there is none")
     add("--top", type=cli.whole_number(1), metavar="K", help="list the K most probable labels")
-    add(
-        "--unknown-at",
-        type=cli.number(0, 1),
-        default=novelty.DEFAULT_LIMIT,
-        metavar="P",
-        help="call a photo unknown that is more unlike the training photos than a share P of the "
-        "validation photos (default: 0.99); 1 never does",
-    )
-    add(
-        "--sort",
-        metavar="DIR",
+    add("--unknown-at", type=cli.number(0, 1), default=novelty.DEFAULT_LIMIT, metavar="P",
+        help="label a photo unknown if it is less like the training photos than a fraction P of "
+        "the validation photos are (default: 0.99; 1 turns this off)")
+    add("--sort", metavar="DIR",
         help="copy each photo into a folder of its label in a new folder, or into unknown/ or "
-        "unsure/",
-    )
-    add(
-        "--explain",
-        metavar="DIR",
-        help="draw each photo, with the regions that support the label, into a new folder",
-    )
-    add(
-        "--layers",
-        metavar="DIR",
+        "unsure/")
+    add("--explain", metavar="DIR",
+        help="draw each photo, with the regions that support the label, into a new folder")
+    add("--layers", metavar="DIR",
         help="draw the filters and the outputs of every layer for each photo into a new folder "
-        "(needs Keras)",
-    )
-    add(
-        "--kaggle",
-        metavar="FILE",
-        help="write a submission for the photos in PHOTO/test1 or PHOTO/test (default: tmp)",
-    )
-    add(
-        "--metric",
-        choices=("accuracy", "log-loss"),
+        "(needs Keras)")
+    add("--kaggle", metavar="FILE",
+        help="write a submission for the photos in PHOTO/test1 or PHOTO/test (default: tmp)")
+    add("--metric", choices=("accuracy", "log-loss"),
         help="what the submission is scored by: accuracy takes 0 or 1, log-loss (default) the "
-        "probability of dog",
-    )
+        "probability of dog")
+    # fmt: on
     if not (sys.argv[1:] if argv is None else argv):
         say(USAGE)
         sys.exit(2)
@@ -118,13 +90,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with one line if arguments do not go together."""
+    """Exit with an error message if arguments cannot be combined."""
     folders = [name for name in ("sort", "explain", "layers") if getattr(args, name)]
     if args.metric and not args.kaggle:
-        parser.error("argument --metric: expected with --kaggle")
+        parser.error("argument --metric: requires --kaggle")
     for name in ("json", "threshold", "top", *folders):
         if args.kaggle and getattr(args, name):
-            parser.error(f"argument --kaggle: expected without --{name}")
+            parser.error(f"argument --kaggle: cannot be combined with --{name}")
     if args.kaggle and len(args.photos) > 1:
         parser.error(f"argument PHOTO: expected one folder with --kaggle, got {len(args.photos)}")
     seen = {}
@@ -154,17 +126,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     failed = 0
     paths = decode.find(args.photos, b"\0" if args.null else os.linesep.encode())
-    for path, answer, evidence, novel in predict(classifier, paths):
+    for path, probabilities_or_error, evidence, novelty_score in predict(classifier, paths):
         if args.json:
-            print(json_line(path, answer, novel, classifier.classes, args))
-        if isinstance(answer, PhotoError):
+            print(json_line(path, probabilities_or_error, novelty_score, classifier.classes, args))
+        if isinstance(probabilities_or_error, PhotoError):
             failed += 1
             continue
         if not args.json:
-            print(text_line(path, answer, novel, classifier.classes, args, colour))
+            print(
+                text_line(
+                    path, probabilities_or_error, novelty_score, classifier.classes, args, colour
+                )
+            )
         try:
             for write in outputs:
-                write(path, answer, evidence, is_unknown(novel, args))
+                write(path, probabilities_or_error, evidence, is_unknown(novelty_score, args))
         except PhotoError as error:  # it was there a moment ago
             say(f"{printable(path)}: {error}")
             failed += 1
@@ -180,12 +156,12 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         f"{classifier.image_size} px; {classifier.runtime}"
     )
     if classifier.config["settings"].get("recipe") == "demo":
-        say("Careful: this network was trained on drawings (--demo) and knows drawings only.")
+        say("Warning: this network was trained on drawings (--demo) and knows drawings only.")
     return classifier
 
 
-def load_network(folder: Path):
-    """Return the `keras.Model` of a run; the default path does without model.py."""
+def load_network(folder: Path) -> keras.Model:
+    """Return the network of a run. By default LiteRT is used, and model.py is not imported."""
     import model
 
     return model.load(folder)
@@ -214,14 +190,14 @@ def predict(
             outputs = classifier.outputs(np.stack(images))
             probabilities = iter(classifier.probabilities(outputs["logits"]))
             evidence = iter(outputs.get("evidence", [None] * len(images)))
-            novel = classifier.novelty(outputs)
-            novel = iter([None] * len(images) if novel is None else novel.tolist())
+            scores = classifier.novelty(outputs)
+            novelty_scores = iter([None] * len(images) if scores is None else scores.tolist())
         for path, image in batch:
             if isinstance(image, PhotoError):
                 say(f"{printable(path)}: {image}")
                 yield path, image, None, None
             else:
-                yield path, next(probabilities), next(evidence), next(novel)
+                yield path, next(probabilities), next(evidence), next(novelty_scores)
         sys.stdout.flush()
         done += len(batch)
         if show:
@@ -231,15 +207,15 @@ def predict(
         show(done, done)
 
 
-def is_unknown(novel: float | None, args: argparse.Namespace) -> bool:
+def is_unknown(novelty_score: float | None, args: argparse.Namespace) -> bool:
     """Return whether a photo of this novelty is called unknown."""
-    return novel is not None and bool(novelty.is_unknown(novel, args.unknown_at))
+    return novelty_score is not None and bool(novelty.is_unknown(novelty_score, args.unknown_at))
 
 
 def json_line(
     path: str,
-    answer: np.ndarray | PhotoError,
-    novel: float | None,
+    probabilities_or_error: np.ndarray | PhotoError,
+    novelty_score: float | None,
     classes: list[str],
     args: argparse.Namespace,
 ) -> str:
@@ -247,28 +223,29 @@ def json_line(
     path = os.fsdecode(path)
     if any("\ud800" <= character <= "\udfff" for character in path):
         path = printable(path)  # bytes that are no text: JSON cannot hold them
-    if isinstance(answer, PhotoError):
-        return to_json({"path": path, "error": str(answer)})
-    best = answer.argmax()
-    unknown = is_unknown(novel, args)
-    unsure = args.threshold is not None and answer[best] < args.threshold
+    if isinstance(probabilities_or_error, PhotoError):
+        return to_json({"path": path, "error": str(probabilities_or_error)})
+    probabilities = probabilities_or_error
+    best = probabilities.argmax()
+    unknown = is_unknown(novelty_score, args)
+    unsure = args.threshold is not None and probabilities[best] < args.threshold
     line = {
         "path": path,
         "label": None if unknown or unsure else classes[best],
-        "probability": answer[best],
-        "probabilities": dict(zip(classes, answer, strict=True)),
+        "probability": probabilities[best],
+        "probabilities": dict(zip(classes, probabilities, strict=True)),
     }
-    if novel is not None:
-        line |= {"unknown": unknown, "novelty": novel}
+    if novelty_score is not None:
+        line |= {"unknown": unknown, "novelty": novelty_score}
     if args.threshold is not None or args.top:
-        line["labels"] = [] if unknown else [classes[i] for i in listed(answer, args)]
+        line["labels"] = [] if unknown else [classes[i] for i in listed(probabilities, args)]
     return to_json(line)
 
 
 def text_line(
     path: str,
     probabilities: np.ndarray,
-    novel: float | None,
+    novelty_score: float | None,
     classes: list[str],
     args: argparse.Namespace,
     colour: bool,
@@ -278,9 +255,9 @@ def text_line(
     Of an unknown one: path, "unknown", novelty.
     """
     cells = [printable(path)]
-    if is_unknown(novel, args):
+    if is_unknown(novelty_score, args):
         word = "\x1b[2munknown\x1b[0m" if colour else "unknown"
-        return "\t".join([*cells, word, f"{novel:.4f}"])
+        return "\t".join([*cells, word, f"{novelty_score:.4f}"])
     for place, i in enumerate(listed(probabilities, args)):
         mark = "*" if args.threshold is not None and place == 0 else ""
         label = printable(classes[i])
@@ -303,7 +280,9 @@ def listed(probabilities: np.ndarray, args: argparse.Namespace) -> np.ndarray:
 # --- Folders of copies and pictures ---------------------------------------------------------------
 
 
-def make_outputs(args: argparse.Namespace, classifier: Classifier) -> list:
+def make_outputs(
+    args: argparse.Namespace, classifier: Classifier
+) -> list[Callable[[str, np.ndarray, np.ndarray | None, bool], None]]:
     """Return functions of (path, probabilities, evidence, unknown) that write files."""
     outputs = []
     if args.explain or args.layers:
@@ -324,15 +303,15 @@ def make_outputs(args: argparse.Namespace, classifier: Classifier) -> list:
     return outputs
 
 
-def drawing(drawer, folder: Path):
+def drawing(drawer: explain.Explanations | explain.Layers, folder: Path) -> Callable[..., None]:
     """Return a function that draws a picture of each photo into `folder`."""
     from catdog.scores import explain
 
     pictures = explain.Folder(folder, drawer.ending)
-    return lambda path, *answer: pictures.write(drawer.draw(path, *answer), path)
+    return lambda path, *results: pictures.write(drawer.draw(path, *results), path)
 
 
-def sorting(folder: Path, classes: list[str], args: argparse.Namespace):
+def sorting(folder: Path, classes: list[str], args: argparse.Namespace) -> Callable[..., None]:
     """Return a function that copies each photo into `folder`/label, /unknown or /unsure."""
 
     def write(path, probabilities, evidence, unknown):
@@ -364,7 +343,7 @@ def copy(path: str, folder: Path, label: str) -> None:
 
 
 def make_folder(folder: str, inputs: Sequence[str]) -> Path:
-    """Make a folder in which no file of the user is overwritten, and none is taken for a photo.
+    """Create an output folder. It must be empty and outside the input folders.
 
     Raises:
         UserError: it is among the photos, not empty, or cannot be written to.
@@ -406,10 +385,10 @@ def submit(args: argparse.Namespace) -> int:
                 f"{some_names(classifier.classes)}"
             )
     dog, metric = classifier.classes.index("dog"), args.metric or "log-loss"
-    answers = predict(classifier, ((path, None) for path in found.values()))
+    results = predict(classifier, ((path, None) for path in found.values()))
     dogs = {
-        identity: None if isinstance(answer, PhotoError) else answer[dog]
-        for identity, (_, answer, *_) in zip(found, answers, strict=True)
+        identity: None if isinstance(result, PhotoError) else result[dog]
+        for identity, (_, result, *_) in zip(found, results, strict=True)
     }
     with cli.blame("--kaggle"):
         kaggle.write(args.kaggle, dogs, metric, classifier.clip)

@@ -28,8 +28,6 @@ from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, quoted
-from catdog.photos import index
-from catdog.photos import labels as label_files
 from catdog.runs import export, run
 from catdog.runs.classifier import Classifier, for_prediction
 from catdog.scores import metrics, plots, tables
@@ -186,29 +184,15 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int
     if settings.init:
         with cli.blame("--init"):
             run.read_config(settings.init)
-    with cli.blame("--exclude"):
-        exclude = index.read_names(args.exclude)
-    with cli.blame("--relabel"):
-        relabel = label_files.read_relabels(args.relabel)
-    dataset = load_photos(data_dir, cache_dir, settings, exclude, relabel)
+    exclude, relabel = data.read_lists(args)
+    dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
     settings = fit_to_data_and_devices(settings, dataset, args.batch_size)
     if args.minutes:
         settings = within_minutes(args.minutes, settings, dataset, started)
         # Reload: the image size may have changed.
-        dataset = load_photos(data_dir, cache_dir, settings, exclude, relabel)
-    config = {
-        "settings": dataclasses.asdict(settings),
-        "data_dir": run.relative_to_run(folder, data_dir),
-        "cache_dir": run.relative_to_run(folder, cache_dir),
-        "exclude": exclude,
-        "relabel": relabel,
-        "classes": dataset.classes,
-        "score_size": settings.score_size,
-        "splits": dataset.split_sizes(),
-        "digest": dataset.digest(),
-        "skipped": len(dataset.skipped),
-        "versions": backend.versions(),
-    }
+        dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
+    places = {"data_dir": data_dir, "cache_dir": cache_dir}
+    config = run.new_config(folder, settings, dataset, places, exclude, relabel)
     if is_main_process:
         with cli.blame("--output"):
             run.create(folder, config)
@@ -229,7 +213,7 @@ def resume_run(folder: Path) -> int:
             say(f"{printable(folder)} is finished. Next:  {evaluate_command(folder, data_dir)}")
             return 0
         listed = config.get("exclude", []), config.get("relabel", {})
-        dataset = load_photos(data_dir, cache_dir, settings, *listed)
+        dataset = data.load_or_make(data_dir, cache_dir, settings, *listed)
         if dataset.digest() != config.get("digest"):
             raise UserError(
                 f"the photos in {printable(data_dir)} have changed since this run was started; "
@@ -296,7 +280,7 @@ def train(
         *callbacks,
     ]
     class_weights = dataset.class_weights() if settings.class_weight else None
-    epochs_with_one_label = 0
+    with_one_label = 0  # epochs in a row in which a single class was predicted
     # One call of Keras's fit per epoch: the image size changes between epochs, and the averaged
     # weights are validated after each.
     for epoch in range(len(history), settings.epochs):
@@ -315,10 +299,7 @@ def train(
             scores = validate(network, dataset, settings, epoch)
         history.append(history_row(epoch, logs, scores, network, settings, started))
         save_checkpoint(folder, network, average, history, settings)
-        # largest_share: the fraction of photos given the most frequent label
-        has_one_label = scores["largest_share"] == 1 and scores["accuracy"] < 1
-        epochs_with_one_label = epochs_with_one_label + 1 if has_one_label else 0
-        report_epoch(history[-1], settings, epochs_with_one_label)
+        with_one_label = report_epoch(history[-1], scores, settings, with_one_label)
     return averaged_network(average, settings, len(dataset.classes)), history
 
 
@@ -380,14 +361,28 @@ def save_checkpoint(
         run.write_history(folder, history)
 
 
-def report_epoch(row: dict[str, float], settings: Settings, epochs_with_one_label: int) -> None:
-    """Print one line about an epoch, and a warning if the network predicts a single class."""
+def report_epoch(
+    row: dict[str, float], scores: dict[str, float], settings: Settings, with_one_label: int
+) -> int:
+    """Print one line about an epoch, and a warning if the network predicts a single class.
+
+    Args:
+        row: of `history.csv`.
+        scores: of the validation photos; `largest_share` is the fraction of photos given the most
+            frequent label (`optimizer.LargestShare`).
+        with_one_label: the number of epochs just before this one with a single predicted class.
+    Returns:
+        That number, with this epoch.
+    """
     from catdog.training.progress import epoch_line
 
+    has_one_label = scores["largest_share"] == 1 and scores["accuracy"] < 1
+    with_one_label = with_one_label + 1 if has_one_label else 0
     if devices.index() == 0:
         say(epoch_line(row, settings))
-        if epochs_with_one_label == 2:
+        if with_one_label == 2:
             say(ONE_LABEL)
+    return with_one_label
 
 
 # --- After the loop -------------------------------------------------------------------------------
@@ -469,22 +464,6 @@ def calibrate_and_score(folder: Path, dataset: data.Dataset) -> dict:
 
 def photo_folder(args: argparse.Namespace) -> str:
     return args.data_dir or ("tmp/demo" if args.demo else "tmp")
-
-
-def load_photos(
-    data_dir: str, cache_dir: str, settings: Settings, exclude: list, relabel: dict
-) -> data.Dataset:
-    """Load the photos; draw those of --demo, download the public copy if tmp/ holds none."""
-    if settings.recipe == "demo":
-        data.draw_demo(data_dir)
-    elif data_dir == "tmp":
-        data.download_if_empty(data_dir, cache_dir)
-    dataset = data.load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
-    for path, reason in dataset.skipped[:10]:
-        say(f"skipped {printable(path)}: {reason}")
-    if len(dataset.skipped) > 10:
-        say(f"skipped {len(dataset.skipped) - 10} more")
-    return dataset
 
 
 def fit_to_data_and_devices(

@@ -98,7 +98,7 @@ def photos_of(
 
 
 def measure(name: str, folder: Path, seconds: float, batch_size: int | None) -> dict:
-    """Train one of `PEERS` for so many seconds after its first step, and for two steps at least.
+    """Train one of `PEERS` for `seconds` after its first step, and for two steps at least.
 
     Returns:
         A dict. images_per_second: of training; scored_per_second: of validation; points: [seconds

@@ -9,7 +9,9 @@ from PIL import Image
 
 import data
 from catdog.errors import UserError
+from catdog.photos import index
 from catdog.training.recipe import Settings
+from conftest import draw_photos
 from photo_files import save
 
 # --- Split ----------------------------------------------------------------------------------------
@@ -199,3 +201,46 @@ def test_three_classes_stream_one_hot_targets(tmp_path):
     dataset = data.load(tmp_path, 40, tmp_path / "cache")
     _, targets = next(data.training_batches(dataset, SETTINGS, 0).as_numpy_iterator())
     assert targets.shape == (16, 3) and (targets.sum(1) == 1).all()
+
+
+# --- Photos that are left out ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_exclusions(tmp_path_factory):
+    """60 drawings, and a file of names: with comments, an extension, a path, one of no photo."""
+    folder = tmp_path_factory.mktemp("exclusion")
+    draw_photos(folder / "photos" / "train", 30)
+    names = "# no animals\n\ncat.7  # a house\ntrain/dog.3.png\ndog.9.png\ncat.12345\n"
+    (folder / "exclude.txt").write_text(names)
+    return folder
+
+
+def arguments(folder, *more):
+    places = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache"]
+    return list(map(str, [*places, *more]))
+
+
+def test_excluded_photos_leave_their_split_and_move_no_other(with_exclusions, caplog):
+    folder = with_exclusions
+    dataset = data.load(folder / "photos", 40, folder / "cache")
+    names = index.read_names(folder / "exclude.txt")
+    assert names == ["cat.12345", "cat.7", "dog.9.png", "train/dog.3.png"]
+    fewer = data.load(folder / "photos", 40, folder / "cache", names)
+    assert "1 of 4 names match no photo: cat.12345" in caplog.text
+    gone = {"cat.7", "dog.3", "dog.9"}
+    assert {fewer.names[i] for i in fewer.excluded} == gone
+    for split in index.SPLITS:
+        before = {dataset.names[i] for i in dataset.members_of(split)}
+        assert {fewer.names[i] for i in fewer.members_of(split)} == before - gone
+    assert len(fewer.members_of("all")) == 57
+
+
+def test_data_py_prints_and_writes_what_there_is(with_exclusions, capsys):
+    folder = with_exclusions
+    more = ["--exclude", folder / "exclude.txt", "--output", folder / "out"]
+    assert data.main(arguments(folder, *more)) == 0
+    text = capsys.readouterr().out
+    assert "left out" in text and f"60 photos in {folder}" in text
+    rows = (folder / "out" / "photos.csv").read_text().splitlines()
+    assert len(rows) == 61 and sum(",left out," in row for row in rows) == 3

@@ -214,5 +214,5 @@ def test_runs_of_different_folds_are_not_compared(folder, tmp_path):
     config = runs.read_config(folder / "plain")
     runs.create(tmp_path / "run", {**config, "settings": {"arch": "plain", "fold": 3}})
     runs.save_network(tmp_path / "run", model.build("plain", 2, 40))
-    with pytest.raises(UserError, match="--model: expected runs of the same split"):
-        run(folder, models=["plain", tmp_path / "run"])
+    with pytest.raises(UserError, match="--model: the runs must be scored on the same photos"):
+        run(folder, models=["plain", "plain", tmp_path / "run"])  # two folds for three runs

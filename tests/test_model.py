@@ -99,7 +99,7 @@ def test_the_script_prints_the_layers_of_each_network(capsys):
     first = next(line for line in text.splitlines() if line.startswith("Conv2D"))
     assert first.split() == ["Conv2D", "3", "x", "3", "32", "x", "32", "x", "32", "896"]
     expected = model.build("classic", 3, 32).count_params()
-    assert text.splitlines()[-2].split() == ["in", "all", f"{expected:,}"]
+    assert text.splitlines()[-2].split() == ["total", f"{expected:,}"]
 
 
 def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys):

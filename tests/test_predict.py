@@ -505,15 +505,18 @@ def test_a_network_of_the_demo_says_that_it_knows_drawings_only(answers, trained
 
 MISTAKES = {
     "no photo": (["--json"], "PHOTO: expected a file, a folder, or -"),
-    "sort and kaggle": (["--kaggle", "x.csv", "--sort", "y"], "--kaggle: expected without --sort"),
+    "sort and kaggle": (
+        ["--kaggle", "x.csv", "--sort", "y"],
+        "--kaggle: cannot be combined with --sort",
+    ),
     "one folder for all": (
         ["--sort", "x", "--layers", "x", "y"],
         "--layers: expected another folder than --sort",
     ),
     "no probability": (["--threshold", "2", "x"], "--threshold: expected a number above 0"),
     "no count": (["--top", "0", "x"], "--top: expected a whole number"),
-    "metric alone": (["--metric", "accuracy", "x"], "--metric: expected with --kaggle"),
-    "two formats": (["--kaggle", "x.csv", "--json"], "--kaggle: expected without --json"),
+    "metric alone": (["--metric", "accuracy", "x"], "--metric: requires --kaggle"),
+    "two formats": (["--kaggle", "x.csv", "--json"], "--kaggle: cannot be combined with --json"),
     "one folder for both": (
         ["--explain", "x", "--layers", "./x", "y"],
         "--layers: expected another folder than --explain",

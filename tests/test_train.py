@@ -74,6 +74,24 @@ def test_the_same_seed_gives_the_same_weights_and_history_to_the_bit(dataset, wh
     assert without_time(rows) == without_time(whole[1])
 
 
+def test_a_resumed_run_leaves_the_same_photos_out(photos_dir, tmp_path, monkeypatch):
+    seen = []
+
+    def keep(run, config, settings, dataset):
+        seen.append([dataset.names[i] for i in dataset.excluded])
+        return 0
+
+    monkeypatch.setattr(train, "train_and_finish", keep)
+    listed = tmp_path / "exclude.txt"
+    listed.write_text("cat.7\ntrain/dog.9.png\n")
+    new = ["--data-dir", photos_dir, "--cache-dir", tmp_path / "cache", "--image-size", 32,
+           "--exclude", listed, "--output", tmp_path / "run"]  # fmt: skip
+    assert train.main(list(map(str, new))) == 0
+    listed.unlink()  # the run keeps the names
+    assert train.main(["--resume", str(tmp_path / "run")]) == 0
+    assert seen == [["cat.7", "dog.9"]] * 2
+
+
 # --- Bad numbers ----------------------------------------------------------------------------------
 
 

@@ -188,7 +188,7 @@ def _stamp(path):
 
 
 def _can_now_be_read(found, errors):
-    """Whether a photo that was skipped is fine by now: a permission or a disk may be mended."""
+    """Return whether a skipped photo can be read now: its permission may have been corrected."""
     return any(not isinstance(_try(found.root / found.paths[i]), PhotoError) for i in errors)
 
 

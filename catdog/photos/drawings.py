@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 NAMES = ("cat", "dog")
 SETTINGS = "demo.json"  # written last: it marks the folder as a complete demo, and as ours
 VERSION = 1  # to be raised when the drawings change, so that old ones are drawn anew
-SUPERSAMPLE = 3  # drawn so many times larger, then reduced: smooth edges
+SUPERSAMPLE = 3  # factor by which they are drawn larger, then reduced: smooth edges
 
 # fmt: off
 FURS = ((250, 246, 238), (238, 214, 170), (226, 150, 70), (176, 104, 52), (112, 72, 48),

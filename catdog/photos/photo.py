@@ -184,7 +184,7 @@ def _why_unreadable(path: str | os.PathLike, error: OSError | ValueError) -> str
 
 
 def find_files(folder: str | os.PathLike) -> Iterator[str]:
-    """Yield the paths of the image files below a folder, told by their endings (`SUFFIXES`).
+    """Yield the paths of the image files below a folder, recognized by their `SUFFIXES`.
 
     Sorted by name, the files of a folder before those of its subfolders. Hidden files and folders
     (`.name`) are left out. Links are followed, but no folder is entered twice. What cannot be

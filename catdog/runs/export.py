@@ -43,7 +43,7 @@ def export(
 
     Args:
         folder: the run directory.
-        network: as `model.for_prediction` returns it.
+        network: as `classifier.for_prediction` returns it.
         images: uint8 (n, size, size, 3), photos that the network was not trained on; some 2,000 of
             them are used.
         labels: (n,) int.

@@ -15,6 +15,7 @@ checked first.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog import files
+from catdog import backend, files
 from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
@@ -152,6 +153,36 @@ def create(run: Path, config: dict) -> None:
         return
     with files.atomic_folder(Path(run)) as temporary:
         files.write_json(temporary / "config.json", config)
+
+
+def new_config(
+    run: Path,
+    settings,
+    dataset,
+    places: dict[str, str],
+    exclude: list[str],
+    relabel: dict[str, str],
+) -> dict:
+    """Return the `config.json` of a new run.
+
+    Args:
+        settings: `recipe.Settings`, a dataclass.
+        dataset: the `data.Dataset` to train on.
+        places: `data_dir` and `cache_dir` as they were typed in the current folder.
+        exclude, relabel: names of photos to leave out, and new labels of photos by name.
+    """
+    return {
+        "settings": dataclasses.asdict(settings),
+        **{name: relative_to_run(run, path) for name, path in places.items()},
+        "exclude": exclude,
+        "relabel": relabel,
+        "classes": dataset.classes,
+        "score_size": settings.score_size,
+        "splits": dataset.split_sizes(),
+        "digest": dataset.digest(),
+        "skipped": len(dataset.skipped),
+        "versions": backend.versions(),
+    }
 
 
 def update_config(run: Path, **changes: object) -> None:

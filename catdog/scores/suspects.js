@@ -47,7 +47,7 @@ function show() {
   const texts = [
     `${marked} of ${cards.length} marked`,
     `wrong label ${count.wrong}`,
-    `no such thing in it ${count.nothing}`,
+    `none of the classes ${count.nothing}`,
     `fine ${count.fine}`,
   ];
   const elsewhere = others.exclude.size + others.relabel.size;

@@ -1,4 +1,4 @@
-"""The best network in so many minutes: which image size, and how many epochs, fit into them."""
+"""The best network in a given time: which image size, and how many epochs, fit into it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def measure(build: Callable[[], keras.Model], settings: Settings, classes: int) 
 def choose(
     settings: Settings, rate: np.ndarray, photos: dict[str, int], seconds: float
 ) -> Settings:
-    """Return settings whose run ends within so many seconds.
+    """Return settings whose run ends within the given number of seconds.
 
     The largest image size is chosen for which enough epochs fit to be worthwhile, then as many
     epochs as fit.
@@ -72,7 +72,7 @@ def choose(
 def fitting_epochs(
     settings: Settings, rate: np.ndarray, photos: dict[str, int], seconds: float
 ) -> int:
-    """Return the largest number of epochs, up to `MOST_EPOCHS`, of a run of so many seconds."""
+    """Return the largest number of epochs, up to `MOST_EPOCHS`, of a run of `seconds`."""
     low, high = 0, MOST_EPOCHS
     while low < high:
         middle = (low + high + 1) // 2

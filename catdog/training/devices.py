@@ -103,7 +103,7 @@ def processes() -> int:
 
 
 def index() -> int:
-    """Return the index of this process; process 0 alone writes and prints the results."""
+    """Return the index of this process; only process 0 writes and prints the results."""
     return sys.modules["jax"].process_index() if processes() > 1 else 0
 
 
@@ -176,7 +176,7 @@ def synchronize(network: keras.Model) -> None:
 
 
 def divisible(batch_size: int) -> int:
-    """Return the largest batch of at most so many photos that all devices can share equally."""
+    """Return the largest batch of at most `batch_size` that all devices can share equally."""
     return batch_size - batch_size % len(devices())
 
 

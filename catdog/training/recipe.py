@@ -54,7 +54,7 @@ class Settings:
     image_size: int = 160  # px, height and width in the last of the `stages`
     stages: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)  # shares of `image_size`, for equal times
     seed: int = 0
-    fold: int = 0  # tenths by which the split is turned
+    fold: int = 0  # tenths by which the split is shifted
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     dropout: float = 0.2
@@ -152,13 +152,13 @@ SHORT_RUN = 2500  # steps
 THREE_STAGES = (0.5, 0.75, 1.0)
 
 RECIPES = {
-    # The best accuracy.
+    # Highest accuracy.
     "full": Settings(),
-    # 94% on Dogs vs. Cats in the least time.
+    # 94% on Dogs vs. Cats in the shortest time.
     "fast": Settings(recipe="fast", epochs=9, image_size=80, stages=THREE_STAGES, **MILD),
     # From the weights of another run.
     "tune": Settings(recipe="tune", epochs=20, image_size=128, stages=THREE_STAGES, lr=0.001),
-    # On from the weights of `full`, with photos that are turned and corrupted.
+    # Continues from the weights of `full`, with photos that are turned and corrupted.
     "long": Settings(
         recipe="long", epochs=36, lr=0.004, warmup=0.05, stages=(0.6, 0.8, 1.0, 1.0),
         crop_area=0.25, brightness=0.35, rotation=0.2, corruption=0.25,
@@ -169,7 +169,7 @@ RECIPES = {
 
 
 def fit_to_size(settings: Settings, photos: int, batch_size: int | None = None) -> Settings:
-    """Return the settings for so many training photos.
+    """Return the settings for the given number of training photos.
 
     Few photos get small batches, so that an epoch has at least sixteen steps (unless a `batch_size`
     is asked for), and a run of few steps gets the `MILD` augmentation.

@@ -270,3 +270,9 @@ def test_a_file_of_names_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r"^cannot read .*missing.txt: No such file"):
         index.read_names(tmp_path / "missing.txt")
     assert index.read_names(None) == []
+
+
+def test_an_exclusion_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*missing.txt: No such file"):
+        index.read_names(tmp_path / "missing.txt")
+    assert index.read_names(None) == []

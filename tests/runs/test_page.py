@@ -142,7 +142,7 @@ def test_unfinished_run_makes_a_page_without_accuracy(metrics, tmp_path):
     [
         (["cat", "dog"], "Cat or dog?"),
         (["a", "b", "c", "d"], "A, b, c or d?"),
-        ([str(i) for i in range(1000)], "Which of 1,000 kinds?"),
+        ([str(i) for i in range(1000)], "Which of 1,000 classes?"),
     ],
 )
 def test_title_names_few_classes_and_counts_many(classes, title):

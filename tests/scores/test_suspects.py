@@ -260,7 +260,7 @@ def test_marks_by_keyboard_are_saved_and_loaded(tmp_path, open_page):
     assert browser.run("document.getElementById('exclude').disabled")
     press(browser, "w", "n", "j", "f", "ArrowRight", "n", "k", "k", "u", "n", "ArrowDown", "w")
     # Photos 0 to 8 in rows of three; the marks: 0 w, 1 n, 3 f, 5 n; then 4 n, from 5 down to 8 w.
-    expected = "6 of 12 marked, wrong label 2, no such thing in it 3, fine 1"
+    expected = "6 of 12 marked, wrong label 2, none of the classes 3, fine 1"
     assert counts(browser) == expected
     excluded = save(browser, "exclude", tmp_path)
     assert excluded.splitlines() == [names[i] for i in (1, 4, 5)]
@@ -280,7 +280,7 @@ def test_marks_by_keyboard_are_saved_and_loaded(tmp_path, open_page):
     browser.choose_files("#files", [tmp_path / "exclude.txt", tmp_path / "relabel.txt"])
     browser.wait("document.getElementById('message').textContent.includes('relabel')", 20)
     loaded = (
-        "7 of 12 marked, wrong label 3, no such thing in it 3, fine 1, photos not on this page 2"
+        "7 of 12 marked, wrong label 3, none of the classes 3, fine 1, photos not on this page 2"
     )
     assert counts(browser) == loaded
     assert "1 not understood, such as: dog.1000\tzebra" in browser.run(
@@ -322,7 +322,7 @@ def test_clicks_and_dropped_files_mark_photos(tmp_path, open_page):
     }})()""")
     browser.wait("document.getElementById('message').textContent.startsWith('names.txt')", 20)
     assert counts(browser).startswith(
-        "2 of 12 marked, wrong label 0, no such thing in it 1, fine 1"
+        "2 of 12 marked, wrong label 0, none of the classes 1, fine 1"
     )
     browser.run("document.querySelector('li:nth-child(4) [data-mark=fine]').click()")
     assert counts(browser).startswith("1 of 12 marked")

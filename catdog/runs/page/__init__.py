@@ -119,9 +119,9 @@ def policy(scripts: list[str], style: str) -> str:
 
 
 def title(classes: list[str]) -> str:
-    """Return the title of the page: `Cat or dog?`, or `Which of 120 kinds?`."""
+    """Return the title of the page: `Cat or dog?`, or `Which of 120 classes?`."""
     if len(classes) > 4:
-        return f"Which of {len(classes):,} kinds?"
+        return f"Which of {len(classes):,} classes?"
     text = " or ".join(filter(None, [", ".join(classes[:-1]), classes[-1]]))
     return f"{text[:1].upper()}{text[1:]}?"
 
