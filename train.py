@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # fmt: off
-    add("--recipe", choices=("full", "fast", "long"),
+    add("--recipe", choices=("full", "fast", "long", "polish"),
         help="full (default): highest accuracy; fast: 94%% accuracy in the shortest time; long: "
         "continue from a run of full (requires --init)")
     add("--arch", choices=recipe.ARCHITECTURES,
@@ -108,7 +108,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name, required in (("hosts", "rank"), ("rank", "hosts")):
         if name in given and required not in given:
             parser.error(f"argument --{name}: requires --{required}")
-    if args.recipe == "long" and not args.init:
+    if args.recipe in ("long", "polish") and not args.init:
         parser.error("argument --recipe: long requires --init")
     excluding = {
         "cluster": ["hosts"],

@@ -163,6 +163,11 @@ RECIPES = {
         recipe="long", epochs=36, lr=0.004, warmup=0.05, stages=(0.6, 0.8, 1.0, 1.0),
         crop_area=0.25, brightness=0.35, rotation=0.2, corruption=0.25,
     ),
+    # On from the weights of `long`, with fewer such photos.
+    "polish": Settings(
+        recipe="polish", epochs=6, lr=0.0015, warmup=0.1, stages=(1.0,),
+        rotation=0.05, corruption=0.12, **MILD,
+    ),
     # The drawings of --demo.
     "demo": Settings(recipe="demo", epochs=8, batch_size=64, image_size=48, stages=(1,), **MILD),
 }  # fmt: skip
