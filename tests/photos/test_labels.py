@@ -4,11 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from drawn import save
 
 from catdog.errors import UserError
 from catdog.photos import labels
 from catdog.photos.found import Found
+from photo_files import save
 
 
 def relabels_of(folder, text):
