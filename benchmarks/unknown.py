@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with cli.blame("--model"):
         classifier = Classifier(run.chosen(args.model), model.load)
-        reference = classifier.reference()
+        reference = classifier.reference
         if reference is None:
             raise UserError(f"expected a run with {novelty.FILE}, got {classifier.run}")
     dataset = data.load(args.data_dir, classifier.image_size, args.cache_dir, [])
