@@ -35,7 +35,7 @@ def atomic_file(path: Path, make_folder: bool = False) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -68,8 +68,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary(path: Path) -> Path:
-    """Return a hidden name that says which process of which machine writes it.
+def temporary_path(path: Path) -> Path:
+    """Return a hidden path beside `path` that says which process of which machine writes it.
 
     Of a long name only the end is kept: a file system takes 255 bytes.
     """

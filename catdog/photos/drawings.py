@@ -7,13 +7,15 @@ same distributions for cats and for dogs, so that colour does not tell the class
 
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
+
+from catdog import files
 
 NAMES = ("cat", "dog")
 SETTINGS = "demo.json"  # written last: it marks the folder as a complete demo, and as ours
@@ -162,8 +164,10 @@ def make_demo(
         return folder
     home = folder.resolve()  # a link to a folder elsewhere stays a link
     home.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{home.name}-", dir=home.parent) as temporary:
-        new = Path(temporary) / "new"
+    files.remove_leftovers(home.parent, name=home.name)
+    temporary = files.temporary_path(home)
+    new = temporary / "new"
+    try:
         (new / "train").mkdir(parents=True)
         for number in range(photos // 2):
             for label, name in enumerate(NAMES):
@@ -175,8 +179,10 @@ def make_demo(
                 progress(done, photos)
         (new / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
         if home.exists():
-            os.replace(home, Path(temporary) / "old")
+            os.replace(home, temporary / "old")
         os.replace(new, home)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -1,5 +1,7 @@
 """The drawn cats and dogs: told by shape, not by colour, and written atomically."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +10,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from catdog import files
 from catdog.photos import drawings
 
 
@@ -152,3 +155,12 @@ def test_impossible_numbers_are_refused(tmp_path, wrong):
     with pytest.raises(ValueError, match="expected an even number of photos"):
         drawings.make_demo(tmp_path / "demo", **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_drawing_left_is_removed_by_the_next(tmp_path):
+    left = files.temporary_path(tmp_path / "demo")
+    (left / "new" / "train").mkdir(parents=True)
+    dead = left.with_name(left.name.replace(f".{os.getpid()}.", ".999999999."))
+    left.rename(dead)
+    drawings.make_demo(tmp_path / "demo", photos=2, size=8)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
