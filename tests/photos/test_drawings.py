@@ -10,7 +10,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from catdog import files
+from catdog.files import temporary_path
 from catdog.photos import drawings
 
 
@@ -158,7 +158,7 @@ def test_impossible_numbers_are_refused(tmp_path, wrong):
 
 
 def test_what_a_killed_drawing_left_is_removed_by_the_next(tmp_path):
-    left = files.temporary_path(tmp_path / "demo")
+    left = temporary_path(tmp_path / "demo")
     (left / "new" / "train").mkdir(parents=True)
     dead = left.with_name(left.name.replace(f".{os.getpid()}.", ".999999999."))
     left.rename(dead)
