@@ -340,7 +340,8 @@ def _novelty(axis, novelty, outsiders):
     for number, (name, values) in enumerate(groups.items()):
         shares = np.histogram(values, EDGES)[0] / len(values)
         axis.bar(places + 0.4 * number, shares, 0.4, align="edge", label=name)
-    axis.set_xticks(np.arange(len(EDGES)), [f"{edge:.0%}" for edge in EDGES])
+    shown = [f"{edge:.0%}" if edge in (0, 0.2, 0.4, 0.6, 0.8, 0.95) else "" for edge in EDGES]
+    axis.set_xticks(np.arange(len(EDGES)), [*shown[:-1], "100%"])
     axis.yaxis.set_major_formatter("{x:.0%}")
     return [f"{(values >= EDGES[-2]).mean():.1%} of {name}" for name, values in groups.items()]
 
