@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy as np
 import data
 import model
 from catdog import backend, cli
-from catdog.backend import keras
+from catdog.backend import keras, tf
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, quoted
@@ -280,6 +281,7 @@ def train(
         *callbacks,
     ]
     class_weights = dataset.class_weights() if settings.class_weight else None
+    validation = functools.cache(lambda size: validation_batches(dataset, settings, size))
     with_one_label = 0  # epochs in a row in which a single class was predicted
     # One call of Keras's fit per epoch: the image size changes between epochs, and the averaged
     # weights are validated after each.
@@ -296,7 +298,8 @@ def train(
                 verbose=0,
             ).history
         with average.in_place():  # validate the averaged weights, not the current ones
-            scores = validate(network, dataset, settings, epoch)
+            size = settings.score_size_after(settings.image_sizes()[epoch])
+            scores = network.evaluate(validation(size), verbose=0, return_dict=True)
         history.append(history_row(epoch, logs, scores, network, settings, started))
         save_checkpoint(folder, network, average, history, settings)
         with_one_label = report_epoch(history[-1], scores, settings, with_one_label)
@@ -333,17 +336,13 @@ def averaged_network(average: WeightAverage, settings: Settings, classes: int) -
     return network
 
 
-def validate(
-    network: keras.Model, dataset: data.Dataset, settings: Settings, epoch: int
-) -> dict[str, float]:
-    """Evaluate on the validation photos, resized to suit this epoch's image size.
+def validation_batches(dataset: data.Dataset, settings: Settings, size: int) -> tf.data.Dataset:
+    """Stream the validation photos at the size that suits an epoch's own.
 
     A network that has only seen small images does badly on large ones.
     """
-    size = settings.score_size_after(settings.image_sizes()[epoch])
     members = dataset.splits["validation"]
-    batches = data.evaluation_batches(dataset, members, settings.batch_size, size)
-    return network.evaluate(batches, verbose=0, return_dict=True)
+    return data.evaluation_batches(dataset, members, settings.batch_size, size)
 
 
 def save_checkpoint(

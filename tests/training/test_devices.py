@@ -130,7 +130,7 @@ def test_both_backends_have_the_same_losses_from_the_same_weights(folder, datase
     arguments = [folder / "photos", folder / "cache", folder / "weights.npz"]
     of_tensorflow = first_steps.losses(*arguments)
     program = ROOT / "tests" / "first_steps.py"
-    of_jax = json.loads(finish(start(*arguments, program=program))[0])
+    of_jax = json.loads(finish(start(*arguments, program=(program,)))[0])
     assert len(set(of_tensorflow)) == 4
     np.testing.assert_allclose(of_jax, of_tensorflow, rtol=TOLERANCE)
 
