@@ -57,6 +57,7 @@ def join(
             "on one machine"
         )
     import jax
+    from jax.experimental import multihost_utils
 
     where = {} if cluster else {
         "coordinator_address": coordinator, "num_processes": processes, "process_id": index
@@ -71,6 +72,8 @@ def join(
     keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
     try:
         _check_equal_devices(jax)
+        with _stdout_to_stderr():  # the first message between processors prints a line
+            multihost_utils.sync_global_devices("joined")
         yield
     except BaseException as error:
         # JAX's own exit handler would wait for the other processes, which wait for this one.
