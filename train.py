@@ -281,6 +281,7 @@ def train(
         *callbacks,
     ]
     class_weights = dataset.class_weights() if settings.class_weight else None
+    validation_steps = -(-len(dataset.splits["validation"]) // settings.batch_size)
     validation = functools.cache(lambda size: validation_batches(dataset, settings, size))
     with_one_label = 0  # epochs in a row in which a single class was predicted
     # One call of Keras's fit per epoch: the image size changes between epochs, and the averaged
@@ -292,6 +293,7 @@ def train(
                 data.training_batches(dataset, settings, epoch),
                 initial_epoch=epoch,
                 epochs=epoch + 1,
+                steps_per_epoch=steps,
                 class_weight=class_weights,
                 callbacks=callbacks,
                 shuffle=False,  # the batches are shuffled
@@ -299,7 +301,9 @@ def train(
             ).history
         with average.in_place():  # validate the averaged weights, not the current ones
             size = settings.score_size_after(settings.image_sizes()[epoch])
-            scores = network.evaluate(validation(size), verbose=0, return_dict=True)
+            scores = network.evaluate(
+                validation(size), steps=validation_steps, verbose=0, return_dict=True
+            )
         history.append(history_row(epoch, logs, scores, network, settings, started))
         save_checkpoint(folder, network, average, history, settings)
         with_one_label = report_epoch(history[-1], scores, settings, with_one_label)

@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def join(
     import jax
     from jax.experimental import multihost_utils
 
+    if not cluster and index == 0:
+        _check_port(coordinator)
     where = {} if cluster else {
         "coordinator_address": coordinator, "num_processes": processes, "process_id": index
     }  # fmt: skip
@@ -79,6 +82,15 @@ def join(
         # JAX's own exit handler would wait for the other processes, which wait for this one.
         atexit.register(os._exit, _exit_code(error))
         raise
+
+
+def _check_port(address: str) -> None:
+    """Raise UserError if the coordinator cannot listen at its port: JAX may crash then."""
+    port = int(address.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise UserError(f"cannot use port {port} of {address}: {error.strerror}") from None
 
 
 def _check_equal_devices(jax) -> None:

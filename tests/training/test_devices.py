@@ -308,4 +308,4 @@ def test_a_port_in_use_is_refused():
     with socket.create_server(("127.0.0.1", int(address.split(":")[1]))):
         process = start("--hosts", f"{address},127.0.0.1:1", "--rank", 0)
         code, _, err = end(process)
-    assert code == 2 and "--hosts: JAX cannot connect the processes" in err
+    assert code == 2 and "--hosts: cannot use port" in err
