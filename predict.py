@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catdog import cli, files
+from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, some_names, to_json
@@ -30,8 +31,6 @@ from catdog.runs import novelty, run
 from catdog.runs.classifier import Classifier
 
 if TYPE_CHECKING:
-    import keras
-
     from catdog.scores import explain
 
 MANY = 50  # photos; a progress bar for fewer would only flicker

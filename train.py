@@ -110,7 +110,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         if name in given and required not in given:
             parser.error(f"argument --{name}: requires --{required}")
     if args.recipe in ("long", "polish") and not args.init:
-        parser.error("argument --recipe: long requires --init")
+        parser.error(f"argument --recipe: {args.recipe} requires --init")
     excluding = {
         "cluster": ["hosts"],
         "resume": [name for name in given if name not in ("resume", "hosts", "rank", "cluster")],
