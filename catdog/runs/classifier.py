@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -25,15 +24,7 @@ logger = logging.getLogger(__name__)
 CLIP = 0.005  # of a run that is not calibrated
 
 Outputs = dict[str, np.ndarray]
-
-
-class Dataset(Protocol):
-    """What is needed of a `data.Dataset`."""
-
-    labels: np.ndarray
-    splits: dict[str, np.ndarray]
-
-    def batches(self, members: np.ndarray, size: int = 64) -> Iterator[np.ndarray]: ...
+Progress = Callable[[int, int], None]
 
 
 class Classifier:
@@ -127,14 +118,12 @@ class Classifier:
         return dict(zip(self.classes, probabilities.tolist(), strict=True))
 
     def outputs_of(
-        self,
-        dataset: Dataset,
-        members: np.ndarray,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        self, dataset, members: np.ndarray, on_progress: Progress = lambda done, total: None
     ) -> Outputs:
         """Return `outputs`, without the evidence, of photos of a dataset, in order.
 
         Args:
+            dataset: a `data.Dataset`.
             members: `(m,)` indices.
             on_progress: called with the number of photos that are done and of all.
         """
@@ -146,15 +135,6 @@ class Classifier:
             done += len(batch)
             on_progress(done, len(members))
         return {name: np.concatenate(values) for name, values in found.items()}
-
-    def logits_of(
-        self,
-        dataset: Dataset,
-        members: np.ndarray,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> np.ndarray:
-        """Return the logits of `outputs_of`."""
-        return self.outputs_of(dataset, members, on_progress)["logits"]
 
     @functools.cached_property
     def reference(self) -> novelty.Reference | None:
@@ -191,16 +171,16 @@ class Classifier:
 
     def fit_novelty(
         self,
-        dataset: Dataset,
+        dataset,
         validation_features: np.ndarray | None,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_progress: Progress = lambda done, total: None,
     ) -> None:
         """Fit what `novelty` needs and write it into the run, in place of what was there.
 
         Nothing is written with fewer than 100 validation photos, or without features.
 
         Args:
-            dataset: whose training photos the network was trained on.
+            dataset: a `data.Dataset`, whose training photos the network was trained on.
             validation_features: of `outputs_of` all validation photos, or None.
         """
         (self.run / novelty.FILE).unlink(missing_ok=True)

@@ -131,8 +131,8 @@ def rank(
         def show(n, _, before=done):
             on_progress(before + n, len(members))
 
-        logits = run.classifier.logits_of(run.dataset, members[places], show)
-        probabilities[places] = run.classifier.probabilities(logits)
+        outputs = run.classifier.outputs_of(run.dataset, members[places], show)
+        probabilities[places] = run.classifier.probabilities(outputs["logits"])
         done += len(places)
     of_label = probabilities[np.arange(len(members)), dataset.labels[members]]
     order = np.argsort(of_label, kind="stable")
