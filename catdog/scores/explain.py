@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
-from catdog.photos import photo as photos
+from catdog.photos.photo import PhotoError, load_photo, open_photo
 
 INK, PAPER = "#1f2933", "#ffffff"
 # From no activity to the most, ever lighter: readable in grey and by colour-blind people.
@@ -52,11 +52,11 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def open_or_cached(dataset, member: int, side: int) -> Image.Image:
-    """Return a photo of a dataset to be shown at `side` px, or the cached one if it is gone."""
+    """Return a photo of a dataset, or the cached one if it is gone, its longer side `side` px."""
     try:
-        return photos.open_photo(dataset.root / dataset.paths[member], side)
-    except photos.PhotoError:
-        return Image.fromarray(dataset.images[member])
+        return fit(open_photo(dataset.root / dataset.paths[member], side), side)
+    except PhotoError:
+        return fit(Image.fromarray(dataset.images[member]), side)
 
 
 # --- The regions that support the label -----------------------------------------------------------
@@ -98,7 +98,7 @@ class Explanations:
         """
         label = int(probabilities.argmax())
         text = title(self.classes, probabilities, unknown)
-        return explanation(photos.open_photo(path), class_evidence(evidence, label), text)
+        return explanation(open_photo(path), class_evidence(evidence, label), text)
 
 
 def title(classes: list[str], probabilities: np.ndarray, unknown: bool) -> str:
@@ -209,7 +209,7 @@ class Layers:
 
         The arguments are those of `Explanations.draw`; `evidence` is not used.
         """
-        image = photos.load_photo(path, self.size)
+        image = load_photo(path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
         text = title(self.classes, probabilities, unknown)
         return layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], text)
