@@ -90,7 +90,7 @@ def split(
 def read_lists(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     """Return the names of --exclude and the labels of --relabel; both may be empty."""
     with cli.blame("--exclude"):
-        exclude = index.read_names(args.exclude)
+        exclude = label_files.read_names(args.exclude)
     with cli.blame("--relabel"):
         return exclude, label_files.read_relabels(args.relabel)
 
@@ -170,7 +170,7 @@ def load(
         data_dir: folder of labelled photos, in one of the layouts of `index.find`.
         image_size: height and width of the decoded photos in pixels.
         cache_dir: folder for the cache; it is made if it is missing.
-        exclude: names of photos to leave out, as `index.read_names` returns them.
+        exclude: names of photos to leave out, as `labels.read_names` returns them.
         fold: 0 to 9, see `split`.
         relabel: new labels of photos by name, as `labels.read_relabels` returns them.
     Raises:
@@ -199,7 +199,8 @@ def load(
     # Split before any photo is left out, so that leaving one out moves no other.
     assigned = split(names, digests, given_split, fold)
     with cli.blame("--exclude"):
-        excluded = np.isin(good, index.matching(found, data_dir, exclude) if exclude else [])
+        numbers = [number for number, _ in label_files.matching(found, data_dir, exclude)]
+        excluded = np.isin(good, numbers)
     splits = {name: np.flatnonzero((assigned == i) & ~excluded) for i, name in enumerate(SPLITS)}
     dataset = Dataset(
         images=images,
