@@ -289,7 +289,7 @@ def download_if_empty(folder: str, cache_dir: str) -> None:
     cli.say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")
     try:
         download.download_photos(folder, progress=cli.progress("downloading", "B"))
-    except download.DownloadError as error:
+    except UserError as error:
         raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
 
 
