@@ -275,10 +275,8 @@ def load_or_make(
 def draw_demo(folder: str) -> None:
     """Draw the data set of --demo."""
     cli.say("Drawing cats and dogs. What follows says nothing about photos.")
-    try:
+    with cli.blame("--demo"):
         drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
-    except ValueError as error:
-        raise UserError(str(error), "--demo") from None
 
 
 def download_if_empty(folder: str, cache_dir: str) -> None:
