@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog.backend import keras, tf
+from catdog.backend import keras, redirected, tf
 from catdog.errors import UserError
 
 HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends the others
@@ -75,7 +75,7 @@ def join(
     keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
     try:
         _check_equal_devices(jax)
-        with _stdout_to_stderr():  # the first message between processors prints a line
+        with redirected(1, 2):  # the first message between processors prints a line
             multihost_utils.sync_global_devices("joined")
         yield
     except BaseException as error:
@@ -161,22 +161,9 @@ def scope() -> Iterator[None]:
         with tf.distribute.MirroredStrategy([f"/{name}" for name in names]).scope():
             yield
     else:
-        with keras.distribution.DataParallel(devices=names).scope(), _stdout_to_stderr():
+        # On processors, JAX's collectives print a line, which is not among the results.
+        with keras.distribution.DataParallel(devices=names).scope(), redirected(1, 2):
             yield
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Keep a line that JAX's collectives print on processors, of Gloo, out of the results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def synchronize(network: keras.Model) -> None:
