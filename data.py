@@ -170,12 +170,11 @@ def load(
         data_dir: folder of labelled photos, in one of the layouts of `index.find`.
         image_size: height and width of the decoded photos in pixels.
         cache_dir: folder for the cache; it is made if it is missing.
-        exclude: names of photos to leave out, as `labels.read_names` returns them.
+        exclude: names of photos to leave out, see `labels.read_names`.
         fold: 0 to 9, see `split`.
-        relabel: new labels of photos by name, as `labels.read_relabels` returns them.
+        relabel: new labels of photos by name, see `labels.read_relabels`.
     Raises:
-        UserError: unusable folder, no photo, a single class, a class without a readable photo, too
-            few photos to fill every split.
+        UserError: a class without readable photos, or too few photos to fill every split.
     """
     with cli.blame("--data-dir"):
         found = index.find(data_dir, cache_dir)
@@ -199,8 +198,8 @@ def load(
     # Split before any photo is left out, so that leaving one out moves no other.
     assigned = split(names, digests, given_split, fold)
     with cli.blame("--exclude"):
-        numbers = [number for number, _ in label_files.matching(found, data_dir, exclude)]
-        excluded = np.isin(good, numbers)
+        named = label_files.matching(found, data_dir, exclude)
+        excluded = np.isin(good, [number for number, _ in named])
     splits = {name: np.flatnonzero((assigned == i) & ~excluded) for i, name in enumerate(SPLITS)}
     dataset = Dataset(
         images=images,

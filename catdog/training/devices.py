@@ -36,20 +36,18 @@ SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which s
 
 
 @contextlib.contextmanager
-def join(
-    coordinator: str | None, processes: int, index: int | None, cluster: bool = False
-) -> Iterator[None]:
+def join(addresses: Sequence[str] | None, index: int | None, cluster: bool) -> Iterator[None]:
     """Connect the processes of a distributed run, before anything is computed.
 
     Args:
-        coordinator: HOST:PORT of process 0, or None for a single process.
-        processes: how many there are; index: which of them this is, from 0.
+        addresses: HOST:PORT of every process, the coordinator first; None for a single process.
+        index: which of them this is, from 0.
         cluster: let JAX find all this out from Slurm, Open MPI, Kubernetes or a TPU pod.
     Raises:
         UserError: a backend other than JAX, or processes that cannot be connected. TensorFlow's
             `MultiWorkerMirroredStrategy` fails in Keras's `fit` (keras#20585).
     """
-    if not coordinator and not cluster:
+    if not addresses and not cluster:
         yield
         return
     if keras.backend.backend() != "jax":
@@ -61,13 +59,12 @@ def join(
     from jax.experimental import multihost_utils
 
     if not cluster and index == 0:
-        _check_port(coordinator)
-    where = {} if cluster else {
-        "coordinator_address": coordinator, "num_processes": processes, "process_id": index
-    }  # fmt: skip
+        _check_port(addresses[0])
     try:
         jax.distributed.initialize(
-            **where, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
+            *([] if cluster else [addresses[0], len(addresses), index]),
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
