@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 import shutil
+import stat
 import time
 import unicodedata
 import uuid
@@ -158,6 +159,12 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError unless `path` is a file: a pipe or a device would be waited for."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(None, "not a regular file")
 
 
 def check_space(folder: Path, needed: int) -> None:
