@@ -10,7 +10,7 @@ validation photos:
     weakness    minus the logarithm of the length of its last features
 
 Its novelty is the share of the validation photos that have a lower score. docs/unknown.md has the
-figures. Nothing is tuned by hand: a new network needs nothing but `fit`. NumPy alone is used.
+figures. Nothing is tuned by hand: a new network needs nothing but `fit`.
 
 Features: float (n, 2 * width), not negative. The first half are the inner features: per channel,
 the root mean square over all positions of an inner feature map. The second half are the last ones:
@@ -219,54 +219,43 @@ def is_unknown(novelty: np.ndarray, limit: float = DEFAULT_LIMIT) -> np.ndarray:
     return (np.asarray(novelty) >= limit) & (limit < 1)
 
 
-def refusal_score(
-    labels: np.ndarray, predicted: np.ndarray, novelty: np.ndarray, limit: float = DEFAULT_LIMIT
-) -> dict:
+def refusal_score(labels: np.ndarray, predicted: np.ndarray, novelty: np.ndarray) -> dict:
     """Return what calling photos unknown does to labelled photos of the classes.
 
     Args:
         labels, predicted: int (n,).
         novelty: float (n,).
-
     Returns:
         `limit`; `refused`, how many photos are called unknown; `share_refused`;
         `accuracy_of_the_others`, None where there are no others.
     """
-    kept = ~is_unknown(novelty, limit)
+    kept = ~is_unknown(novelty)
     refused = int(len(kept) - kept.sum())
     return {
-        "limit": limit,
+        "limit": DEFAULT_LIMIT,
         "refused": refused,
         "share_refused": refused / max(len(kept), 1),
         "accuracy_of_the_others": float((labels == predicted)[kept].mean()) if kept.any() else None,
     }
 
 
-def outsider_score(
-    novelty: np.ndarray, outsiders: np.ndarray, limit: float = DEFAULT_LIMIT
-) -> dict:
+def outsider_score(novelty: np.ndarray, outsiders: np.ndarray) -> dict:
     """Return how well novelty distinguishes pictures of no class from photos of the classes.
 
     Args:
         novelty: of the scored photos, float (n,), n > 0.
         outsiders: of the pictures of no class, float (m,), m > 0.
-
     Returns:
         `pictures`, their number; `refused` and `share_refused`, those called unknown; `auroc`, the
         probability that a picture of no class is more novel than a scored photo.
     """
-    refused = int(is_unknown(outsiders, limit).sum())
+    from sklearn.metrics import roc_auc_score
+
+    are_outsiders = np.repeat([False, True], [len(novelty), len(outsiders)])
+    refused = int(is_unknown(outsiders).sum())
     return {
         "pictures": len(outsiders),
         "refused": refused,
         "share_refused": refused / len(outsiders),
-        "auroc": auroc(novelty, outsiders),
+        "auroc": float(roc_auc_score(are_outsiders, np.concatenate([novelty, outsiders]))),
     }
-
-
-def auroc(known: np.ndarray, others: np.ndarray) -> float:
-    """Return the probability that one of `others` is above one of `known`; ties count half."""
-    known = np.sort(known)
-    below = np.searchsorted(known, others, side="left")
-    not_above = np.searchsorted(known, others, side="right")
-    return float((below + not_above).mean() / 2 / len(known))

@@ -259,15 +259,6 @@ def test_all_photos_refused_leave_no_accuracy():
     assert score["accuracy_of_the_others"] is None
 
 
-def test_auroc_agrees_with_scikit_learn():
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    known, others = rng.integers(0, 20, 300) / 20, rng.integers(5, 21, 200) / 20
-    expected = roc_auc_score(np.repeat([0, 1], [300, 200]), np.concatenate([known, others]))
-    assert novelty.auroc(known, others) == pytest.approx(expected)
-
-
 def test_score_of_outsiders_counts_the_refused():
     score = novelty.outsider_score(np.array([0.0, 0.5, 0.9]), np.array([0.6, 0.99, 1.0, 1.0]))
     assert score["pictures"] == 4
