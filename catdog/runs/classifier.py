@@ -89,10 +89,7 @@ class Classifier:
         Args:
             images: uint8 `(n, image_size, image_size, 3)`, RGB.
         Returns:
-            logits: float32 `(n, 1)`, of class 1 of two classes, or `(n, classes)`. evidence:
-            `(n, height, width, 1 or classes)`, the logits of every region, whose mean they are;
-            only if the network ends in global average pooling and one fully connected layer.
-            features: `(n, 2 * channels)`, what novelty is computed from; the same condition.
+            The outputs of `for_prediction`, float32.
         """
         images = np.asarray(images, np.float32)
         outputs = self._compute(images)
@@ -123,8 +120,7 @@ class Classifier:
         """Return `outputs`, without the evidence, of photos of a dataset, in order.
 
         Args:
-            dataset: a `data.Dataset`.
-            members: `(m,)` indices.
+            dataset: a `data.Dataset`; members: `(m,)` indices of its photos.
             on_progress: called with the number of photos that are done and of all.
         """
         found, done = {}, 0
@@ -153,12 +149,12 @@ class Classifier:
         return self.config.get("litert_sha256") or "keras"
 
     def novelty(self, outputs: Outputs) -> np.ndarray | None:
-        """Return how unlike the training photos photos are, 0 to 1, or None for a run without it.
+        """Return the share of validation photos that are less novel than photos, float64 `(n,)`.
+
+        None for a run without a reference.
 
         Args:
-            outputs: as `outputs` returns them.
-        Returns:
-            float64 `(n,)`: the share of validation photos that are less novel.
+            outputs: what `outputs` returns of the photos.
         """
         if "features" not in outputs or self.reference is None:
             return None
@@ -245,11 +241,13 @@ def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.
 def for_prediction(network: keras.Model, image_size: int) -> keras.Model:
     """Return a trained network as prediction runs it: at one image size, with named outputs.
 
-    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict: `logits`, those of
-    `network`, and `evidence`, (batch, height, width, outputs): the logits of every position of the
-    last feature map. Their mean is `logits`: pooling and the output layer are linear, so that their
-    order may be reversed. `features`, (batch, 2 * channels): see catdog/runs/novelty.py. Without
-    these two layers at the end there is neither `evidence` nor `features`.
+    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict:
+
+    logits: (batch, 1), of class 1 of two classes, or (batch, classes).
+    evidence: (batch, height, width, 1 or classes), the logits of every position of the last feature
+        map. Their mean is `logits`: pooling and the output layer are linear, so that their order
+        may be reversed. Without these two layers at the end there are only logits.
+    features: (batch, 2 * channels), see catdog/runs/novelty.py.
     """
     photos = keras.Input((image_size, image_size, 3), name="photos")
     *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))

@@ -63,18 +63,15 @@ class Reference:
     network: str
 
     def novelty(self, features: np.ndarray) -> np.ndarray:
-        """Return the novelty of photos, float (n,): the share of validation photos below them.
-
-        Args:
-            features: float (n, 2 * width).
-
-        Raises:
-            ValueError: the features have another width.
-        """
+        """Return the share of validation photos below photos of these features, float (n,)."""
         return np.searchsorted(self.scores, self.score(features), side="left") / len(self.scores)
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Return the scores behind `novelty`, float64 (n,): the more unlike, the higher."""
+        """Return the scores behind `novelty`, float64 (n,): the more unlike, the higher.
+
+        Raises:
+            ValueError: the features are not (n, 2 * width).
+        """
         width = self.photos.shape[1]
         if features.ndim != 2 or features.shape[1] != 2 * width:
             raise ValueError(f"expected features (n, {2 * width}), got {features.shape}")
@@ -86,11 +83,7 @@ class Reference:
         return _unit(self.photos)
 
     def save(self, path: Path) -> None:
-        """Write the reference atomically to a file of 0.6 MB at most, or 0.3 MB for two classes.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write the reference atomically to a file of 0.6 MB at most, or 0.3 MB for two classes."""
         arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         with atomic_file(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, version=VERSION, **arrays)
@@ -102,7 +95,6 @@ class Reference:
         Args:
             path: a file that `save` wrote, or anybody else: its content is checked.
             network: what identifies the network that the features come from.
-
         Raises:
             UserError: the file cannot be read, is damaged, or belongs to another network.
         """
@@ -172,8 +164,8 @@ def fit(features: np.ndarray, validation_features: np.ndarray, network: str) -> 
     with its eight-bit weights and the average over the mirror image.
 
     Args:
-        features: of the training photos that `choose` names, float (n, 2 * width).
-        validation_features: of all validation photos, float (m, 2 * width).
+        features: of the training photos that `choose` names.
+        validation_features: of all validation photos.
         network: what identifies the network, such as the digest of its exported file.
     """
     if len(validation_features) < MIN_VALIDATION or len(features) == 0:
@@ -222,9 +214,6 @@ def is_unknown(novelty: np.ndarray, limit: float = DEFAULT_LIMIT) -> np.ndarray:
 def refusal_score(labels: np.ndarray, predicted: np.ndarray, novelty: np.ndarray) -> dict:
     """Return what calling photos unknown does to labelled photos of the classes.
 
-    Args:
-        labels, predicted: int (n,).
-        novelty: float (n,).
     Returns:
         `limit`; `refused`, how many photos are called unknown; `share_refused`;
         `accuracy_of_the_others`, None where there are no others.
@@ -243,8 +232,7 @@ def outsider_score(novelty: np.ndarray, outsiders: np.ndarray) -> dict:
     """Return how well novelty distinguishes pictures of no class from photos of the classes.
 
     Args:
-        novelty: of the scored photos, float (n,), n > 0.
-        outsiders: of the pictures of no class, float (m,), m > 0.
+        novelty: of the scored photos; outsiders: of the pictures of no class.
     Returns:
         `pictures`, their number; `refused` and `share_refused`, those called unknown; `auroc`, the
         probability that a picture of no class is more novel than a scored photo.
