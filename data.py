@@ -97,29 +97,18 @@ def read_lists(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
 
 @dataclasses.dataclass
 class Dataset:
-    """Decoded photos with their labels and splits.
+    """Decoded photos with their labels and splits."""
 
-    Attributes:
-        images: (n, size, size, 3) uint8, memory-mapped.
-        labels: (n,) int, index into `classes`.
-        paths: (n,) paths below `root`.
-        names: (n,) what identifies each photo, such as `cat.7`.
-        splits: the indices of each split, without the excluded photos.
-        skipped: (path, reason) of each file that could not be decoded.
-        digests: (n,) a digest of each file's bytes.
-        excluded: the indices of the photos that are left out.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8 (n, size, size, 3), memory-mapped
+    labels: np.ndarray  # int (n,), index into `classes`
     classes: list[str]
-    paths: list[str]
-    names: list[str]
-    splits: dict[str, np.ndarray]
-    skipped: list[tuple[str, str]]
+    paths: list[str]  # (n,) below `root`
+    names: list[str]  # (n,) what identifies each photo, such as `cat.7`
+    splits: dict[str, np.ndarray]  # the indices of each split, without the excluded photos
+    skipped: list[tuple[str, str]]  # path and reason of each file that could not be decoded
     root: Path
-    digests: np.ndarray
-    excluded: np.ndarray
+    digests: np.ndarray  # (n,) of each file's bytes
+    excluded: np.ndarray  # the indices of the photos that are left out
 
     def split_sizes(self) -> dict[str, int]:
         """Return the number of photos of each split."""
@@ -260,7 +249,9 @@ def load_or_make(
         data_dir, cache_dir, exclude, relabel: as for `load`.
     """
     if settings.recipe == "demo":
-        draw_demo(data_dir)
+        cli.say("Drawing cats and dogs. What follows says nothing about photos.")
+        with cli.blame("--demo"):
+            drawings.make_demo(data_dir, progress=cli.progress("drawing", " pictures"))
     elif data_dir == "tmp":
         download_if_empty(data_dir, cache_dir)
     dataset = load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
@@ -269,13 +260,6 @@ def load_or_make(
     if len(dataset.skipped) > 10:
         cli.say(f"skipped {len(dataset.skipped) - 10} more")
     return dataset
-
-
-def draw_demo(folder: str) -> None:
-    """Draw the data set of --demo."""
-    cli.say("Drawing cats and dogs. What follows says nothing about photos.")
-    with cli.blame("--demo"):
-        drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
 
 
 def download_if_empty(folder: str, cache_dir: str) -> None:

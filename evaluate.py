@@ -60,20 +60,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclasses.dataclass
 class Scored:
-    """A run with its predictions for the photos `members` of `dataset`, and their `metrics`.
-
-    probabilities: (m, n_classes); uncalibrated: the same, before temperature scaling; novelty:
-    (m,), or None for a run without a reference; outsiders: novelty of the pictures of --unknown.
-    """
+    """A run with its predictions for photos."""
 
     classifier: Classifier
     dataset: data.Dataset
-    members: np.ndarray
-    probabilities: np.ndarray
-    uncalibrated: np.ndarray
+    members: np.ndarray  # (m,) indices of the photos in `dataset`
+    probabilities: np.ndarray  # (m, n_classes)
+    uncalibrated: np.ndarray  # the same, before temperature scaling
     metrics: dict
-    novelty: np.ndarray | None = None
-    outsiders: np.ndarray | None = None
+    novelty: np.ndarray | None = None  # (m,), or None for a run without a reference
+    outsiders: np.ndarray | None = None  # novelty of the pictures of --unknown
 
     @property
     def labels(self) -> np.ndarray:

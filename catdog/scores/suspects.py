@@ -28,35 +28,22 @@ PAGE_PHOTOS, PAGE_SIDE, PAGE_QUALITY = 500, 208, 65  # photos, px, of JPEG: belo
 
 @dataclasses.dataclass
 class Run:
-    """A trained network and the photos in its split.
+    """A trained network and the photos in its split."""
 
-    Attributes:
-        classifier: a `Classifier`.
-        dataset: a `data.Dataset`, with the split of this run.
-        trained_on: bool `(k,)`, on which photos of `held_out(dataset)` the network was trained all
-            the same, or None if that is not known.
-    """
-
-    classifier: object
-    dataset: object
+    classifier: object  # a `Classifier`
+    dataset: object  # a `data.Dataset`, with the split of this run
+    # bool `(k,)`, on which photos of `held_out(dataset)` it was trained all the same, if known.
     trained_on: np.ndarray | None = None
 
 
 @dataclasses.dataclass
 class Ranking:
-    """Photos, the most disputed label first.
+    """Photos, the most disputed label first."""
 
-    Attributes:
-        runs: the runs that scored them.
-        members: `(m,)` indices of photos in the dataset.
-        run_of: `(m,)` index into `runs` of the run that scored each photo.
-        probabilities: `(m, n_classes)`.
-    """
-
-    runs: Sequence[Run]
-    members: np.ndarray
-    run_of: np.ndarray
-    probabilities: np.ndarray
+    runs: Sequence[Run]  # that scored them
+    members: np.ndarray  # `(m,)` indices of photos in the dataset
+    run_of: np.ndarray  # `(m,)` index into `runs` of the run that scored each photo
+    probabilities: np.ndarray  # `(m, n_classes)`
 
     @property
     def dataset(self):
