@@ -243,10 +243,7 @@ def load_or_make(
     """Load the photos to train on; print which are skipped.
 
     Draws those of --demo first, and downloads the public copy of Dogs vs. Cats if tmp/ holds none.
-
-    Args:
-        settings: the recipe, the image size and the fold.
-        data_dir, cache_dir, exclude, relabel: as for `load`.
+    Recipe, image size and fold are those of the settings.
     """
     if settings.recipe == "demo":
         cli.say("Drawing cats and dogs. What follows says nothing about photos.")
@@ -288,8 +285,7 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.dat
         epoch: counted from 0.
     Returns:
         A `tf.data.Dataset` of (images, targets): float32 (batch, size, size, 3) in 0-255, where
-        size is that of the epoch (`settings.image_sizes()`), and the targets returned by
-        `targets_of`.
+        size is that of the epoch, and what `targets_of` returns.
     """
     members = dataset.splits["train"]
     order = np.random.default_rng([settings.seed, epoch]).permutation(members)
@@ -374,7 +370,6 @@ def augment(images: tf.Tensor, size: int, seed: tf.Tensor, settings: Settings) -
 
     Args:
         images: uint8 (batch, height, width, 3).
-        size: height and width of the result in pixels.
         seed: (2,) int64; the same seed gives the same result.
         settings: how strongly; see `recipe.Settings`.
     Returns:
@@ -542,13 +537,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def rank_held_out(
     classifiers: Sequence[Classifier], data_dir: str, cache_dir: str, exclude=(), relabel=None
 ) -> suspects.Ranking:
-    """Score photos, each by a run that was not trained on it.
+    """Score photos, each by a run that was not trained on it; those most in doubt come first.
 
     Args:
         classifiers: of one run, or of the folds of the same photos.
-        data_dir, cache_dir, exclude, relabel: as for `load`.
-    Returns:
-        The photos, those with the least probable labels first.
     """
     from catdog.runs import run
     from catdog.scores import suspects

@@ -323,7 +323,6 @@ def plot_novelty(novelty: np.ndarray, outsiders: np.ndarray | None, folder: Path
     Args:
         novelty: of the scored photos, `(n,)`, from 0 to 1.
         outsiders: of pictures of no class, or None.
-        folder: a folder that exists.
     """
     return _draw(
         Path(folder), "novelty", "Novelty", "share of validation photos that are less novel",
