@@ -63,7 +63,7 @@ class Ranking:
         return others.argmax(1)
 
     def wrong(self) -> int:
-        """Return how many of the labels are wrong, as confident learning estimates it."""
+        """Return how many labels are wrong, as confident learning estimates it."""
         joint = metrics.confident_joint(self.labels, self.probabilities)
         return int(joint.sum() - joint.trace())
 
@@ -181,11 +181,7 @@ def contact_sheet(ranking: Ranking) -> Image.Image:
 def page(
     ranking: Ranking, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> str:
-    """Return the HTML page on which a person marks the photos of the first ranks.
-
-    Args:
-        on_progress: called with the number of photos that are done and of all.
-    """
+    """Return the HTML page on which a person marks the photos of the first ranks."""
     script = Path(__file__).with_name("suspects.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return pages.render(
@@ -230,11 +226,7 @@ def write(
     ranking: Ranking,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write a new folder with `suspects.csv`, the page `suspects.html` and `suspects.png`.
-
-    Args:
-        on_progress: called with the number of photos of the page that are done and of all.
-    """
+    """Write a new folder with `suspects.csv`, the page `suspects.html` and `suspects.png`."""
     with files.atomic_folder(folder) as temporary:
         tables.write_csv(temporary / "suspects.csv", rows(ranking))
         contact_sheet(ranking).save(temporary / "suspects.png")
