@@ -17,7 +17,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,9 +29,6 @@ from catdog.photos import decode
 from catdog.photos.photo import PhotoError, read_bytes
 from catdog.runs import novelty, run
 from catdog.runs.classifier import Classifier
-
-if TYPE_CHECKING:
-    from catdog.scores import explain
 
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
 USAGE = """\
@@ -90,23 +86,21 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with an error message if arguments cannot be combined."""
-    folders = [name for name in ("sort", "explain", "layers") if getattr(args, name)]
     if args.metric and not args.kaggle:
         parser.error("argument --metric: requires --kaggle")
-    for name in ("json", "threshold", "top", *folders):
+    for name in ("json", "threshold", "top", "sort", "explain", "layers"):
         if args.kaggle and getattr(args, name):
             parser.error(f"argument --kaggle: cannot be combined with --{name}")
     if args.kaggle and len(args.photos) > 1:
         parser.error(f"argument PHOTO: expected one folder with --kaggle, got {len(args.photos)}")
-    seen = {}
-    for name in folders:
-        folder = Path(getattr(args, name)).resolve()
-        if folder in seen:
+    name_of = {}
+    for name in ("sort", "explain", "layers"):
+        folder = getattr(args, name)
+        if folder and (other := name_of.setdefault(Path(folder).resolve(), name)) != name:
             parser.error(
-                f"argument --{name}: expected another folder than --{seen[folder]}, got "
-                f"{printable(getattr(args, name))}"
+                f"argument --{name}: expected another folder than --{other}, got "
+                f"{printable(folder)}"
             )
-        seen[folder] = name
     if not args.photos and not args.kaggle:
         parser.error("argument PHOTO: expected a file, a folder, or - for paths on stdin")
 
@@ -281,25 +275,17 @@ def make_outputs(
     if args.explain:
         with cli.blame("--explain"):
             drawer = explain.Explanations(classifier)  # may refuse, before the folder is made
-            outputs.append(drawing(drawer, make_folder(args.explain, args.photos)))
+            outputs.append(explain.Folder(make_folder(args.explain, args.photos), drawer).write)
     if args.layers:
         with cli.blame("--model"):
             network = load_network(classifier.run)
         with cli.blame("--layers"):
             drawer = explain.Layers(network, classifier.classes, classifier.image_size)
-            outputs.append(drawing(drawer, make_folder(args.layers, args.photos)))
+            outputs.append(explain.Folder(make_folder(args.layers, args.photos), drawer).write)
     if args.sort:
         with cli.blame("--sort"):
             outputs.append(sorting(make_folder(args.sort, args.photos), classifier.classes, args))
     return outputs
-
-
-def drawing(drawer: explain.Explanations | explain.Layers, folder: Path) -> Callable[..., None]:
-    """Return a function that draws a picture of each photo into `folder`."""
-    from catdog.scores import explain
-
-    pictures = explain.Folder(folder, drawer.ending)
-    return lambda prediction: pictures.write(drawer.draw(prediction), prediction.path)
 
 
 def sorting(folder: Path, classes: list[str], args: argparse.Namespace) -> Callable[..., None]:
@@ -315,11 +301,7 @@ def sorting(folder: Path, classes: list[str], args: argparse.Namespace) -> Calla
 
 
 def copy(path: str, folder: Path, label: str) -> None:
-    """Copy a photo into `folder`/`label`, under another name if there is a file of its name.
-
-    Raises:
-        PhotoError: it can no longer be read. UserError: it cannot be written.
-    """
+    """Copy a photo into `folder`/`label`, under another name if there is a file of its name."""
     if Path(path).resolve().is_relative_to(folder.resolve()):
         raise UserError(f"expected a folder outside the photos, got {printable(folder)}")
     name, ending = os.path.splitext(os.path.basename(path))
@@ -334,15 +316,10 @@ def copy(path: str, folder: Path, label: str) -> None:
 
 
 def make_folder(folder: str, inputs: Sequence[str]) -> Path:
-    """Create an output folder. It must be empty and outside the input folders.
-
-    Raises:
-        UserError: it is among the photos, not empty, or cannot be written to.
-    """
+    """Create an output folder. It must be empty and outside the input folders."""
     folder = Path(folder)
-    for path in inputs:
-        if os.path.isdir(path):
-            files.check_outside(folder, path)
+    for path in filter(os.path.isdir, inputs):
+        files.check_outside(folder, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

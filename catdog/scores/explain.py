@@ -30,18 +30,19 @@ def heat(values: np.ndarray) -> np.ndarray:
 class Folder:
     """A folder of pictures, one per photo, each with a name of its own."""
 
-    def __init__(self, folder: Path, ending: str):
-        self.folder, self.ending, self.used = folder, ending, set()
+    def __init__(self, folder: Path, drawer: "Explanations | Layers"):
+        self.folder, self.drawer, self.used = folder, drawer, set()
 
-    def write(self, image: Image.Image, photo: str) -> None:
-        """Write the picture `image` of the photo at the path `photo` atomically."""
-        stem = printable(os.path.splitext(os.path.basename(photo))[0])[:80]
+    def write(self, prediction) -> None:
+        """Draw the photo of a `predict.Prediction` and write its picture atomically."""
+        image = self.drawer.draw(prediction)
+        stem = printable(os.path.splitext(os.path.basename(prediction.path))[0])[:80]
         name, count = stem, 1
         while name.casefold() in self.used:  # photos of the same name in several folders
             count += 1
             name = f"{stem}-{count}"
         self.used.add(name.casefold())
-        with files.atomic_file(self.folder / f"{name}{self.ending}") as temporary:
+        with files.atomic_file(self.folder / f"{name}{self.drawer.ending}") as temporary:
             image.save(temporary, quality=92)
 
 

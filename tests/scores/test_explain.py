@@ -1,5 +1,7 @@
 """Pictures that explain: colours where the evidence is, at every size of a photo."""
 
+import types
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,8 +93,9 @@ def test_layers_refuse_a_network_without_convolutions():
 
 
 def test_a_folder_gives_every_picture_a_name_of_its_own(tmp_path):
-    folder = explain.Folder(tmp_path, ".jpg")
+    drawer = types.SimpleNamespace(ending=".jpg", draw=lambda prediction: Image.new("RGB", (8, 8)))
+    folder = explain.Folder(tmp_path, drawer)
     for path in ("a/cat.0.png", "b/cat.0.jpg", "CAT.0.gif"):
-        folder.write(Image.new("RGB", (8, 8)), path)
+        folder.write(Prediction(path))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["CAT.0-3.jpg", "cat.0-2.jpg", "cat.0.jpg"]
