@@ -328,7 +328,7 @@ def _head(pen, dog, look, turn, rng):
     # Some dogs have a cat's ears, but then they have a mouth: a person could still tell.
     pricked = not dog or (missing != "mouth" and rng.random() < 0.12)
     if missing != "ears" and pricked:
-        _pricked_ears(pen, dog, look, rng)
+        _pricked_ears(pen, look, rng)
     if dog:
         pen.egg(0, rng.uniform(0.85, 0.95), rng.uniform(0.88, 0.98), look.fur)
     else:
@@ -344,14 +344,14 @@ def _head(pen, dog, look, turn, rng):
     if missing != "eyes":
         _eyes(pen.moved(0.3 * turn - 0.12j), dog, look, turn, rng)
     if missing != "ears" and not pricked:
-        _hanging_ears(pen, dog, look, rng)
+        _hanging_ears(pen, look, rng)
     if missing != "mouth":
         (_dog_mouth if dog else _cat_mouth)(pen, look, turn, rng)
     if missing == "ears" or rng.random() < 0.1:
         _hat(pen, look, rng)
 
 
-def _pricked_ears(pen, dog, look, rng):
+def _pricked_ears(pen, look, rng):
     height, splay = rng.uniform(0.55, 0.85), rng.uniform(0.2, 0.5)
     inner = PINK if rng.random() < 0.5 else look.light
     for x in (-1, 1):
@@ -364,7 +364,7 @@ def _pricked_ears(pen, dog, look, rng):
         ear.shape(0.6 * points, inner, None)
 
 
-def _hanging_ears(pen, dog, look, rng):
+def _hanging_ears(pen, look, rng):
     length, spread = rng.uniform(0.45, 0.75), rng.uniform(0.1, 0.9)
     for x in (-1, 1):
         ear = pen.moved(x * 0.72 - 0.62j, -x * spread)

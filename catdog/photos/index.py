@@ -57,11 +57,9 @@ def _find(root, cache_dir):
     def folders(parent):
         if not parent.is_dir():
             return []
-        entries = sorted(Path(entry.path) for entry in os.scandir(parent))
-        paths = [path for path in entries if os.path.isdir(path)]  # False for a link in a loop
-        return [
-            path for path in paths if not path.name.startswith(".") and path.resolve() != cache_dir
-        ]
+        # os.path.isdir is False for a link in a loop.
+        paths = sorted(path for path in parent.iterdir() if os.path.isdir(path))
+        return [path for path in paths if path.name[0] != "." and path.resolve() != cache_dir]
 
     def class_folders(parent):
         return [path for path in folders(parent) if path.name.lower() not in NOT_CLASSES]
@@ -98,9 +96,7 @@ def _find_flat(folder):
             paths.append(path)
             members.append(member)
             names.append(f"{member}.{int(match[2])}")
-    if not paths:
-        return None
-    return paths, members, names
+    return (paths, members, names) if paths else None
 
 
 def _find_folders(root, folders):
@@ -120,9 +116,8 @@ def _list_folders(folders):
         other = seen.setdefault(member.casefold(), folder)
         if other != folder:
             raise UserError(
-                f"expected one folder for each class, got both "
-                f"{printable(other.name)} and {printable(folder.name)} "
-                f"in {printable(folder.parent)}"
+                f"expected one folder for each class, got both {printable(other.name)} and "
+                f"{printable(folder.name)} in {printable(folder.parent)}"
             )
         if not files:
             raise UserError(
@@ -143,7 +138,10 @@ def _find_splits(root, folders):
         return None
     given = {"train": (root / "train", *listed)}
     classes = set(listed[1])
-    for split, folder in _split_folders(root):
+    named = [(split, path) for split in SPLIT_FOLDERS for path in folders(root)]
+    for split, folder in named:
+        if folder.name.lower() not in SPLIT_FOLDERS[split]:
+            continue
         below = folders(folder)
         if not classes & {class_name(path.name) for path in below}:
             if any(find_files(folder)):  # such as a competition's, without labels
@@ -154,9 +152,8 @@ def _find_splits(root, folders):
             continue
         if split in given:
             raise UserError(
-                f"expected one folder for {split}, got both "
-                f"{printable(given[split][0].name)} and {printable(folder.name)} "
-                f"in {printable(root)}"
+                f"expected one folder for {split}, got both {printable(given[split][0].name)} and "
+                f"{printable(folder.name)} in {printable(root)}"
             )
         listed = _list_folders(below)
         if not listed:
@@ -186,17 +183,6 @@ def _join_splits(root, given):
         members += its_members
         sides += [SPLITS.index(split)] * len(its_paths)
     return _found(root, paths, members, names, np.array(sides))
-
-
-def _split_folders(root):
-    """Return (split, folder) of the folders beside `train` that are named after a split."""
-    entries = sorted(entry.name for entry in os.scandir(root) if os.path.isdir(entry.path))
-    return [
-        (split, root / name)
-        for split, names in SPLIT_FOLDERS.items()
-        for name in entries
-        if name.lower() in names
-    ]
 
 
 def _refuse_both(folder, paths, rivals):
