@@ -82,13 +82,11 @@ def apply_relabels(found: Found, data_dir: str | os.PathLike, relabels: dict[str
             )
     labels = found.labels.copy()
     for i, names in matching(found, data_dir, relabels):
-        new = {classes[printable(relabels[name])] for name in names}
+        new = {printable(relabels[name]) for name in names}
         if len(new) > 1:
-            raise UserError(
-                f"expected one class for {printable(found.paths[i])}, got "
-                + " and ".join(sorted(printable(found.classes[j]) for j in new))
-            )
-        labels[i] = new.pop()
+            both = " and ".join(sorted(new))
+            raise UserError(f"expected one class for {printable(found.paths[i])}, got {both}")
+        labels[i] = classes[new.pop()]
     return dataclasses.replace(found, labels=labels)
 
 
