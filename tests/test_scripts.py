@@ -454,3 +454,26 @@ def test_a_backend_that_is_not_there_is_named_in_one_line(script, tmp_path):
     assert process.returncode == 2
     assert len(process.stderr.splitlines()) == 1 and "KERAS_BACKEND=nonsense" in process.stderr
     assert f"{script}: error: cannot load Keras" in process.stderr  # and no argument is to blame
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_in_a_destructor_ends_the_script(number, code):
+    # Python prints and forgets an exception of a destructor; Keras and TensorFlow have many.
+    program = f"""
+import os, signal, time
+from catdog import cli
+
+class Resource:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        time.sleep(0.01)
+
+def main():
+    resource = Resource()
+    del resource
+    time.sleep(30)
+
+cli.run(main)
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+    assert process.returncode == code, process.stderr
