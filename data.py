@@ -90,7 +90,7 @@ def split(
 def read_lists(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     """Return the names of --exclude and the labels of --relabel; both may be empty."""
     with cli.blame("--exclude"):
-        exclude = index.read_names(args.exclude)
+        exclude = label_files.read_names(args.exclude)
     with cli.blame("--relabel"):
         return exclude, label_files.read_relabels(args.relabel)
 
@@ -170,12 +170,11 @@ def load(
         data_dir: folder of labelled photos, in one of the layouts of `index.find`.
         image_size: height and width of the decoded photos in pixels.
         cache_dir: folder for the cache; it is made if it is missing.
-        exclude: names of photos to leave out, as `index.read_names` returns them.
+        exclude: names of photos to leave out, see `labels.read_names`.
         fold: 0 to 9, see `split`.
-        relabel: new labels of photos by name, as `labels.read_relabels` returns them.
+        relabel: new labels of photos by name, see `labels.read_relabels`.
     Raises:
-        UserError: unusable folder, no photo, a single class, a class without a readable photo, too
-            few photos to fill every split.
+        UserError: a class without readable photos, or too few photos to fill every split.
     """
     with cli.blame("--data-dir"):
         found = index.find(data_dir, cache_dir)
@@ -199,7 +198,8 @@ def load(
     # Split before any photo is left out, so that leaving one out moves no other.
     assigned = split(names, digests, given_split, fold)
     with cli.blame("--exclude"):
-        excluded = np.isin(good, index.matching(found, data_dir, exclude) if exclude else [])
+        named = label_files.matching(found, data_dir, exclude)
+        excluded = np.isin(good, [number for number, _ in named])
     splits = {name: np.flatnonzero((assigned == i) & ~excluded) for i, name in enumerate(SPLITS)}
     dataset = Dataset(
         images=images,
@@ -274,10 +274,8 @@ def load_or_make(
 def draw_demo(folder: str) -> None:
     """Draw the data set of --demo."""
     cli.say("Drawing cats and dogs. What follows says nothing about photos.")
-    try:
+    with cli.blame("--demo"):
         drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
-    except ValueError as error:
-        raise UserError(str(error), "--demo") from None
 
 
 def download_if_empty(folder: str, cache_dir: str) -> None:
@@ -288,7 +286,7 @@ def download_if_empty(folder: str, cache_dir: str) -> None:
     cli.say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")
     try:
         download.download_photos(folder, progress=cli.progress("downloading", "B"))
-    except download.DownloadError as error:
+    except UserError as error:
         raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
 
 

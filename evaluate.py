@@ -144,8 +144,12 @@ def score(
     novelty_scores, outsiders = classifier.novelty(outputs), None
     if novelty_scores is not None:
         found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelty_scores)
+    if args.unknown and novelty_scores is None:
+        raise UserError(
+            f"expected a run with {novelty.FILE}, got {printable(classifier.run)}", "--model"
+        )
     if args.unknown:
-        outsiders = score_outsiders(classifier, novelty_scores, args.unknown)
+        outsiders = novelty_of_folder(classifier, args.unknown)
         found["outsiders"] = novelty.outsider_score(novelty_scores, outsiders)
     say(
         f"{printable(classifier.run)} on the {args.split} split of {printable(args.data_dir)}: "
@@ -159,24 +163,8 @@ def score(
     )
 
 
-def score_outsiders(
-    classifier: Classifier, novelty_scores: np.ndarray | None, folder: str
-) -> np.ndarray:
-    """Return the novelty of the pictures of --unknown, (n,), if that of the photos is known."""
-    if novelty_scores is None:
-        raise UserError(
-            f"expected a run with {novelty.FILE}, got {printable(classifier.run)}", "--model"
-        )
-    with cli.blame("--unknown"):
-        return novelty_of_folder(classifier, folder)
-
-
 def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
-    """Return the novelty of the pictures in a folder and below it, (n,).
-
-    Raises:
-        UserError: there is no picture that can be read.
-    """
+    """Return the novelty of the pictures in the folder of --unknown and below it, (n,)."""
     found = []
     for batch in decode.Stream(decode.find([folder]), classifier.image_size).batches():
         images = [image for _, image in batch if not isinstance(image, PhotoError)]
@@ -186,7 +174,7 @@ def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
         if images:
             found.append(classifier.novelty(classifier.outputs(np.stack(images))))
     if not found:
-        raise UserError(f"expected a folder with pictures, got {printable(folder)}")
+        raise UserError(f"expected a folder with pictures, got {printable(folder)}", "--unknown")
     return np.concatenate(found)
 
 

@@ -139,7 +139,7 @@ def load(folder: Path | str) -> keras.Model:
         )
     run.check_trained(folder)
     with safe_load.refusing(path):
-        safe_load.check_regular(path)
+        files.check_regular(path)
         # Reject a small file before allocating weights for a large image size.
         if arch not in ANY_SIZE and path.stat().st_size < LEAST_BYTES_PER_PIXEL * size**2:
             raise ValueError(f"expected a network for photos of {size} px, got a smaller file")

@@ -11,6 +11,7 @@ Starts quickly: Keras and TensorFlow are loaded only if needed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shutil
 import sys
@@ -33,7 +34,6 @@ from catdog.runs.classifier import Classifier
 if TYPE_CHECKING:
     from catdog.scores import explain
 
-MANY = 50  # photos; a progress bar for fewer would only flicker
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
 USAGE = """\
 predict.py classifies photos. Try:
@@ -123,27 +123,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     colour = (
         sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     )
-    failed = 0
+    code = 0
     paths = decode.find(args.photos, b"\0" if args.null else os.linesep.encode())
-    for path, probabilities_or_error, evidence, novelty_score in predict(classifier, paths):
+    for prediction in predict(classifier, paths, args.unknown_at):
         if args.json:
-            print(json_line(path, probabilities_or_error, novelty_score, classifier.classes, args))
-        if isinstance(probabilities_or_error, PhotoError):
-            failed += 1
+            print(json_line(prediction, classifier.classes, args))
+        elif not prediction.error:
+            print(text_line(prediction, classifier.classes, args, colour))
+        if prediction.error:
+            code = 1
             continue
-        if not args.json:
-            print(
-                text_line(
-                    path, probabilities_or_error, novelty_score, classifier.classes, args, colour
-                )
-            )
         try:
             for write in outputs:
-                write(path, probabilities_or_error, evidence, is_unknown(novelty_score, args))
+                write(prediction)
         except PhotoError as error:  # it was there a moment ago
-            say(f"{printable(path)}: {error}")
-            failed += 1
-    return 1 if failed else 0
+            say(f"{printable(prediction.path)}: {error}")
+            code = 1
+    return code
 
 
 def load_classifier(args: argparse.Namespace) -> Classifier:
@@ -166,67 +162,73 @@ def load_network(folder: Path) -> keras.Model:
     return model.load(folder)
 
 
+@dataclasses.dataclass
+class Prediction:
+    """What is known of a photo: why it cannot be read, or probabilities (classes,) and more.
+
+    evidence: (height, width, outputs), or None; novelty: 0 to 1, or None for a run that has no
+    reference for it; unknown: whether the photo is called so.
+    """
+
+    path: str
+    error: PhotoError | None = None
+    probabilities: np.ndarray | None = None
+    evidence: np.ndarray | None = None
+    novelty: float | None = None
+    unknown: bool = False
+
+
 def predict(
-    classifier: Classifier, paths: Iterable[tuple[str, PhotoError | None]]
-) -> Iterator[tuple[str, np.ndarray | PhotoError, np.ndarray | None, float | None]]:
-    """Yield the results for `paths`, in their order, as soon as they are known.
+    classifier: Classifier, paths: Iterable[tuple[str, PhotoError | None]], unknown_at: float
+) -> Iterator[Prediction]:
+    """Yield the predictions for `paths`, in their order, as soon as they are known.
 
     Args:
         paths: as `decode.find` yields them.
-    Yields:
-        path; probabilities (classes,) or PhotoError; evidence (height, width, outputs) or None;
-        novelty from 0 to 1, or None for a run that has no reference for it.
+        unknown_at: the novelty from which on a photo is called unknown; 1 calls none so.
     """
     photos = decode.Stream(paths, classifier.image_size)
     # If results scroll by on a terminal, they are the progress.
-    hidden = not sys.stderr.isatty() or sys.stdout.isatty()
-    show, done, total = None, 0, None
+    visible = sys.stderr.isatty() and not sys.stdout.isatty()
+    show = cli.progress("predicting", " photos") if visible else lambda done, total: None
+    done, total = 0, None
     for batch in photos.batches():
-        if show is None and not hidden and photos.found > MANY:
-            show = cli.progress("predicting", " photos")
         images = [image for _, image in batch if not isinstance(image, PhotoError)]
-        if images:
-            outputs = classifier.outputs(np.stack(images))
-            probabilities = iter(classifier.probabilities(outputs["logits"]))
-            evidence = iter(outputs.get("evidence", [None] * len(images)))
-            scores = classifier.novelty(outputs)
-            novelty_scores = iter([None] * len(images) if scores is None else scores.tolist())
+        answers = iter(classify(classifier, images, unknown_at))
         for path, image in batch:
             if isinstance(image, PhotoError):
                 say(f"{printable(path)}: {image}")
-                yield path, image, None, None
+                yield Prediction(path, error=image)
             else:
-                yield path, next(probabilities), next(evidence), next(novelty_scores)
+                yield Prediction(path, None, *next(answers))
         sys.stdout.flush()
         done += len(batch)
-        if show:
-            total = photos.found if photos.complete else None
-            show(done, total)
-    if show and total is None:
+        total = photos.found if photos.complete else None
+        show(done, total)
+    if total is None:
         show(done, done)
 
 
-def is_unknown(novelty_score: float | None, args: argparse.Namespace) -> bool:
-    """Return whether a photo of this novelty is called unknown."""
-    return novelty_score is not None and bool(novelty.is_unknown(novelty_score, args.unknown_at))
+def classify(classifier: Classifier, images: list[np.ndarray], unknown_at: float) -> Iterable:
+    """Return of each image the probabilities, the evidence, the novelty and if it is unknown."""
+    if not images:
+        return []
+    outputs, nothing = classifier.outputs(np.stack(images)), [None] * len(images)
+    evidence, scores = outputs.get("evidence", nothing), classifier.novelty(outputs)
+    unknown = nothing if scores is None else novelty.is_unknown(scores, unknown_at).tolist()
+    scores = nothing if scores is None else scores.tolist()
+    return zip(classifier.probabilities(outputs["logits"]), evidence, scores, unknown, strict=True)
 
 
-def json_line(
-    path: str,
-    probabilities_or_error: np.ndarray | PhotoError,
-    novelty_score: float | None,
-    classes: list[str],
-    args: argparse.Namespace,
-) -> str:
-    """Return the line of --json for a photo, of its probabilities (classes,) or its error."""
-    path = os.fsdecode(path)
+def json_line(prediction: Prediction, classes: list[str], args: argparse.Namespace) -> str:
+    """Return the line of --json for a photo."""
+    path = os.fsdecode(prediction.path)
     if any("\ud800" <= character <= "\udfff" for character in path):
         path = printable(path)  # bytes that are no text: JSON cannot hold them
-    if isinstance(probabilities_or_error, PhotoError):
-        return to_json({"path": path, "error": str(probabilities_or_error)})
-    probabilities = probabilities_or_error
+    if prediction.error:
+        return to_json({"path": path, "error": str(prediction.error)})
+    probabilities, unknown = prediction.probabilities, prediction.unknown
     best = probabilities.argmax()
-    unknown = is_unknown(novelty_score, args)
     unsure = args.threshold is not None and probabilities[best] < args.threshold
     line = {
         "path": path,
@@ -234,38 +236,32 @@ def json_line(
         "probability": probabilities[best],
         "probabilities": dict(zip(classes, probabilities, strict=True)),
     }
-    if novelty_score is not None:
-        line |= {"unknown": unknown, "novelty": novelty_score}
+    if prediction.novelty is not None:
+        line |= {"unknown": unknown, "novelty": prediction.novelty}
     if args.threshold is not None or args.top:
         line["labels"] = [] if unknown else [classes[i] for i in listed(probabilities, args)]
     return to_json(line)
 
 
 def text_line(
-    path: str,
-    probabilities: np.ndarray,
-    novelty_score: float | None,
-    classes: list[str],
-    args: argparse.Namespace,
-    colour: bool,
+    prediction: Prediction, classes: list[str], args: argparse.Namespace, colour: bool
 ) -> str:
     """Return the line of a photo, cells with tabs between: path, label, probability, label ...
 
     Of an unknown one: path, "unknown", novelty.
     """
-    cells = [printable(path)]
-    if is_unknown(novelty_score, args):
-        word = "\x1b[2munknown\x1b[0m" if colour else "unknown"
-        return "\t".join([*cells, word, f"{novelty_score:.4f}"])
-    for place, i in enumerate(listed(probabilities, args)):
+
+    def styled(text, code):
+        return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
+    cells = [printable(prediction.path)]
+    if prediction.unknown:
+        return "\t".join([*cells, styled("unknown", "2"), f"{prediction.novelty:.4f}"])
+    for place, i in enumerate(listed(prediction.probabilities, args)):
         mark = "*" if args.threshold is not None and place == 0 else ""
-        label = printable(classes[i])
-        if colour:
-            label = f"\x1b[1;{COLOURS[i % len(COLOURS)]}m{label}\x1b[0m"
-        cells += [mark + label, f"{probabilities[i]:.4f}"]
-    if len(cells) == 1:
-        cells.append("\x1b[2munsure\x1b[0m" if colour else "unsure")
-    return "\t".join(cells)
+        label = styled(printable(classes[i]), f"1;{COLOURS[i % len(COLOURS)]}")
+        cells += [mark + label, f"{prediction.probabilities[i]:.4f}"]
+    return "\t".join(cells if len(cells) > 1 else [*cells, styled("unsure", "2")])
 
 
 def listed(probabilities: np.ndarray, args: argparse.Namespace) -> np.ndarray:
@@ -281,8 +277,8 @@ def listed(probabilities: np.ndarray, args: argparse.Namespace) -> np.ndarray:
 
 def make_outputs(
     args: argparse.Namespace, classifier: Classifier
-) -> list[Callable[[str, np.ndarray, np.ndarray | None, bool], None]]:
-    """Return functions of (path, probabilities, evidence, unknown) that write files."""
+) -> list[Callable[[Prediction], None]]:
+    """Return functions of a prediction that write files."""
     outputs = []
     if args.explain or args.layers:
         from catdog.scores import explain
@@ -307,17 +303,17 @@ def drawing(drawer: explain.Explanations | explain.Layers, folder: Path) -> Call
     from catdog.scores import explain
 
     pictures = explain.Folder(folder, drawer.ending)
-    return lambda path, *results: pictures.write(drawer.draw(path, *results), path)
+    return lambda prediction: pictures.write(drawer.draw(prediction), prediction.path)
 
 
 def sorting(folder: Path, classes: list[str], args: argparse.Namespace) -> Callable[..., None]:
     """Return a function that copies each photo into `folder`/label, /unknown or /unsure."""
 
-    def write(path, probabilities, evidence, unknown):
-        labels = listed(probabilities, args)
-        label = "unknown" if unknown else classes[labels[0]] if len(labels) else "unsure"
+    def write(prediction):
+        labels = listed(prediction.probabilities, args)
+        label = classes[labels[0]] if len(labels) else "unsure"
         with cli.blame("--sort"):
-            copy(path, folder, label)
+            copy(prediction.path, folder, "unknown" if prediction.unknown else label)
 
     return write
 
@@ -384,10 +380,10 @@ def submit(args: argparse.Namespace) -> int:
                 f"{some_names(classifier.classes)}"
             )
     dog, metric = classifier.classes.index("dog"), args.metric or "log-loss"
-    results = predict(classifier, ((path, None) for path in found.values()))
+    results = predict(classifier, ((path, None) for path in found.values()), unknown_at=1)
     dogs = {
-        identity: None if isinstance(result, PhotoError) else result[dog]
-        for identity, (_, result, *_) in zip(found, results, strict=True)
+        identity: None if result.error else result.probabilities[dog]
+        for identity, result in zip(found, results, strict=True)
     }
     with cli.blame("--kaggle"):
         kaggle.write(args.kaggle, dogs, metric, classifier.clip)

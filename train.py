@@ -134,7 +134,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def make_settings(args: argparse.Namespace) -> Settings:
     """Return the settings of the recipe, overridden by the arguments that are given."""
-    base = RECIPES[default_recipe(args) if args.recipe is None else args.recipe]
+    default = "demo" if args.demo else "tune" if args.init else "full"
+    base = RECIPES[args.recipe or default]
     if args.minutes:  # the image size is chosen later; photos are first loaded at that of fast
         base = dataclasses.replace(base, recipe="minutes", image_size=RECIPES["fast"].image_size)
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
@@ -142,12 +143,6 @@ def make_settings(args: argparse.Namespace) -> Settings:
     if given.get("arch", base.arch) not in recipe.ANY_SIZE:
         given = {"image_size": recipe.FIXED_SIZE} | given  # unless --image-size is given
     return dataclasses.replace(base, **given)
-
-
-def default_recipe(args: argparse.Namespace) -> str:
-    if args.demo:
-        return "demo"
-    return "tune" if args.init else "full"
 
 
 # --- A run, new or resumed ------------------------------------------------------------------------
@@ -158,15 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--image-size"):
         settings = make_settings(args)
-    hosts = args.hosts or []
-    coordinator = hosts[0] if hosts else None
     # Join the other processes first; leave when training ends. Only errors from joining are blamed
     # on the flag.
     with contextlib.ExitStack() as stack:
         with cli.blame("--cluster" if args.cluster else "--hosts"):
-            stack.enter_context(
-                devices.join(coordinator, len(hosts), args.rank, cluster=bool(args.cluster))
-            )
+            stack.enter_context(devices.join(args.hosts, args.rank, bool(args.cluster)))
         if args.folds:
             return train_folds(args, settings)
         if args.resume:
@@ -234,7 +225,11 @@ def train_and_finish(folder: Path, config: dict, settings: Settings, dataset: da
         if devices.index() == 0:
             finish_run(folder, config, settings, dataset, network, history)
     except KeyboardInterrupt:
-        say(f"\nStopped. {how_to_continue(folder)}")
+        if run.has_checkpoint(folder):
+            how = f"To continue:  python train.py --resume {quoted(folder)}"
+        else:
+            how = "No epoch was completed. Run the same command again to start over."
+        say(f"\nStopped. {how}")
         raise
     return 0
 
@@ -250,7 +245,7 @@ def train(
     Each epoch trains on augmented photos, validates the averaged weights and writes a checkpoint.
 
     Args:
-        settings: of the recipe and the arguments, fitted to the photos and the devices.
+        settings: fitted to the photos and the devices.
         dataset: photos decoded at `settings.score_size`.
         folder: the run directory, which receives `checkpoint.npz` and `history.csv`.
         callbacks: further Keras callbacks.
@@ -270,20 +265,14 @@ def train(
         history = run.restore_training(folder, network, average)
     if history and devices.index() == 0:
         say(resuming(len(history), settings))
-
-    def print_estimate(seconds_per_step: float) -> None:
-        say(estimate(seconds_per_step * steps, len(history), settings))
-
     callbacks = [
         average,  # a callback that updates the average every few steps
-        Progress(print_estimate),
+        Progress(lambda per_step: say(estimate(per_step * steps, len(history), settings))),
         keras.callbacks.TerminateOnNaN(raise_error=True),
         *callbacks,
     ]
-    class_weights = dataset.class_weights() if settings.class_weight else None
-    validation_steps = -(-len(dataset.splits["validation"]) // settings.batch_size)
-    validation = functools.cache(lambda size: validation_batches(dataset, settings, size))
-    with_one_label = 0  # epochs in a row in which a single class was predicted
+    validation = functools.cache(functools.partial(validation_batches, dataset, settings))
+    one_label = []  # for each epoch, whether a single class was predicted
     # One call of Keras's fit per epoch: the image size changes between epochs, and the averaged
     # weights are validated after each.
     for epoch in range(len(history), settings.epochs):
@@ -294,19 +283,15 @@ def train(
                 initial_epoch=epoch,
                 epochs=epoch + 1,
                 steps_per_epoch=steps,
-                class_weight=class_weights,
+                class_weight=dataset.class_weights() if settings.class_weight else None,
                 callbacks=callbacks,
-                shuffle=False,  # the batches are shuffled
+                shuffle=False,  # the batches are shuffled, and Keras would warn
                 verbose=0,
             ).history
-        with average.in_place():  # validate the averaged weights, not the current ones
-            size = settings.score_size_after(settings.image_sizes()[epoch])
-            scores = network.evaluate(
-                validation(size), steps=validation_steps, verbose=0, return_dict=True
-            )
+        scores = average.evaluate(validation(settings.image_sizes()[epoch]))
         history.append(history_row(epoch, logs, scores, network, settings, started))
         save_checkpoint(folder, network, average, history, settings)
-        with_one_label = report_epoch(history[-1], scores, settings, with_one_label)
+        report_epoch(history[-1], scores, settings, one_label)
     return averaged_network(average, settings, len(dataset.classes)), history
 
 
@@ -332,20 +317,18 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
 
 
 def averaged_network(average: WeightAverage, settings: Settings, classes: int) -> keras.Model:
-    """Return the network with the averaged weights."""
-    # The trained network may use bfloat16 and fused batch normalization. Return standard float32
-    # layers with the averaged weights.
+    """Return a network of standard float32 layers, which training may not have used."""
     network = model.build(settings.arch, classes, settings.fixed_size, settings.dropout)
     network.set_weights(average.weights)
     return network
 
 
 def validation_batches(dataset: data.Dataset, settings: Settings, size: int) -> tf.data.Dataset:
-    """Stream the validation photos at the size that suits an epoch's own.
+    """Stream the validation photos at the size that suits training at `size`.
 
     A network that has only seen small images does badly on large ones.
     """
-    members = dataset.splits["validation"]
+    members, size = dataset.splits["validation"], settings.score_size_after(size)
     return data.evaluation_batches(dataset, members, settings.batch_size, size)
 
 
@@ -365,27 +348,22 @@ def save_checkpoint(
 
 
 def report_epoch(
-    row: dict[str, float], scores: dict[str, float], settings: Settings, with_one_label: int
-) -> int:
+    row: dict[str, float], scores: dict[str, float], settings: Settings, one_label: list[bool]
+) -> None:
     """Print one line about an epoch, and a warning if the network predicts a single class.
 
     Args:
         row: of `history.csv`.
-        scores: of the validation photos; `largest_share` is the fraction of photos given the most
-            frequent label (`optimizer.LargestShare`).
-        with_one_label: the number of epochs just before this one with a single predicted class.
-    Returns:
-        That number, with this epoch.
+        scores: of the validation photos.
+        one_label: of the epochs before, whether a single class was predicted; gets that of this.
     """
     from catdog.training.progress import epoch_line
 
-    has_one_label = scores["largest_share"] == 1 and scores["accuracy"] < 1
-    with_one_label = with_one_label + 1 if has_one_label else 0
+    one_label.append(scores["largest_share"] == 1 and scores["accuracy"] < 1)
     if devices.index() == 0:
         say(epoch_line(row, settings))
-        if with_one_label == 2:
+        if one_label[-2:] == [True, True] and one_label[-3:-2] != [True]:
             say(ONE_LABEL)
-    return with_one_label
 
 
 # --- After the loop -------------------------------------------------------------------------------
@@ -445,21 +423,16 @@ def calibrate_and_score(folder: Path, dataset: data.Dataset) -> dict:
         `validation` and `test`, as `metrics.score` returns them, and `runtime`, which ran it.
     """
     classifier = Classifier(folder, model.load)
-    show = cli.progress("scoring", " photos")
-    splits = {split: dataset.splits[split] for split in ("validation", "test")}
-    labels = {split: dataset.labels[members] for split, members in splits.items()}
-    outputs = {
-        split: classifier.outputs_of(dataset, members, show) for split, members in splits.items()
-    }
-    classifier.calibrate(outputs["validation"]["logits"], labels["validation"])
-    classifier.fit_novelty(dataset, outputs["validation"].get("features"), show)
-    scores = {
-        split: metrics.score(
-            labels[split], classifier.probabilities(outputs[split]["logits"]), dataset.classes
-        )
-        for split in splits
-    }
-    return {"runtime": classifier.runtime, **scores}
+    show, scores = cli.progress("scoring", " photos"), {"runtime": classifier.runtime}
+    for split in ("validation", "test"):
+        labels = dataset.labels[dataset.splits[split]]
+        outputs = classifier.outputs_of(dataset, dataset.splits[split], show)
+        if split == "validation":
+            classifier.calibrate(outputs["logits"], labels)
+            classifier.fit_novelty(dataset, outputs.get("features"), show)
+        probabilities = classifier.probabilities(outputs["logits"])
+        scores[split] = metrics.score(labels, probabilities, dataset.classes)
+    return scores
 
 
 # --- Photos and settings --------------------------------------------------------------------------
@@ -576,13 +549,6 @@ def say_if_seen(dataset: data.Dataset, init: str) -> None:
 
 def likely_causes(settings: Settings) -> str:
     return LIKELY_CAUSES.format(lr=settings.lr, batch_size=settings.batch_size)
-
-
-def how_to_continue(folder: Path) -> str:
-    """Return how to continue a run that is stopped."""
-    if run.has_checkpoint(folder):
-        return f"To continue:  python train.py --resume {quoted(folder)}"
-    return "No epoch was completed. Run the same command again to start over."
 
 
 def evaluate_command(folder: Path, data_dir: str) -> str:

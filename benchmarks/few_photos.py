@@ -25,7 +25,7 @@ import data
 from benchmarks import measuring
 from catdog import cli
 from catdog.errors import UserError
-from catdog.photos import drawings, index, photo
+from catdog.photos import drawings, labels, photo
 from catdog.runs import run
 
 VALIDATION, TEST = 50, 500  # photos per class, at most of the latter
@@ -122,7 +122,7 @@ def main(argv=None):
     add("flags", nargs="*", metavar="FLAG", help="after --, further flags of train.py")
     args = parser.parse_args(argv)
     with cli.blame("--exclude"):
-        exclude = index.read_names(args.exclude)
+        exclude = labels.read_names(args.exclude)
     splits = held_out(data.load(args.data_dir, 32, args.cache_dir, exclude), args.photos)
     rows = []
     for task in args.tasks:

@@ -23,6 +23,21 @@ ASKED_FOR = LOG_LEVEL in os.environ  # whoever sets it wants to see what TensorF
 
 
 @contextlib.contextmanager
+def redirected(descriptor: int, target: int) -> Iterator[None]:
+    """Send what libraries write to 1 (stdout) or 2 (stderr) to another file descriptor."""
+    stream = {1: sys.stdout, 2: sys.stderr}[descriptor]
+    stream.flush()
+    kept = os.dup(descriptor)
+    os.dup2(target, descriptor)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hide what libraries print to stderr while they are loaded, unless `ASKED_FOR`.
 
@@ -32,15 +47,8 @@ def quiet() -> Iterator[None]:
         yield
         return
     os.environ[LOG_LEVEL] = "3"
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
+    with open(os.devnull, "wb") as nowhere, redirected(2, nowhere.fileno()):
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 @functools.cache
@@ -48,22 +56,14 @@ def _load(name: str) -> types.ModuleType:
     try:
         with quiet():
             module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] not in ("keras", "tensorflow"):
-            raise _cannot_load(error) from None
-        raise UserError(
-            f"this needs {error.name}, which is not installed: pip install -r requirements.txt"
-        ) from None
     except (ImportError, ValueError) as error:
-        raise _cannot_load(error) from None
+        if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):
+            raise  # `cli.run` says how to install it
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        raise UserError(f"cannot load Keras, with KERAS_BACKEND={backend}: {error}") from None
     if name == "tensorflow" and keras.backend.backend() != "tensorflow":
         module.config.set_visible_devices([], "GPU")  # its memory is for the other backend
     return module
-
-
-def _cannot_load(error: Exception) -> UserError:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    return UserError(f"cannot load Keras, with KERAS_BACKEND={backend}: {error}")
 
 
 class _Lazy(types.ModuleType):

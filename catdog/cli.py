@@ -180,30 +180,24 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
     Args:
         closed_pipe: the exit code if the reader of stdout leaves early, as in `| head -1`.
     """
-    name = os.path.basename(sys.argv[0])
     _open_closed_streams()
     _catch_signals()
     logging.getLogger("catdog").addHandler(_Say())
     sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
+    code, message = 2, None
     try:
         _check_current_folder()
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        say(f"{name}: error: {error}")
-        code = 2
+        message = f"error: {error}"
     except ModuleNotFoundError as error:
-        say(
-            f"{name}: error: this needs {error.name}, which is not installed: "
-            "pip install -r requirements.txt"
-        )
-        code = 2
+        command = "pip install -r requirements.txt"
+        message = f"error: this needs {error.name}, which is not installed: {command}"
     except Terminated:
-        say(f"{name}: terminated")
-        code = 143
+        code, message = 143, "terminated"
     except KeyboardInterrupt:
-        say(f"{name}: interrupted")
-        code = 130
+        code, message = 130, "interrupted"
     except BrokenPipeError:
         _discard(sys.stdout)
         code = closed_pipe
@@ -211,8 +205,9 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
         if error.errno not in NO_ROOM:
             raise
         _discard(sys.stdout)
-        say(f"{name}: error: cannot write: {error.strerror}")
-        code = 2
+        code, message = 2, f"error: cannot write: {error.strerror}"
+    if message:
+        say(f"{os.path.basename(sys.argv[0])}: {message}")
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 import shutil
+import stat
 import time
 import unicodedata
 import uuid
@@ -81,28 +82,32 @@ def _machine() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-def remove_leftovers(folder: Path, age: float = LEFTOVER_AGE, name: str | None = None) -> None:
+def remove_leftovers(folder: Path, name: str | re.Pattern = re.compile(".*")) -> None:
     """Remove the temporary files and folders of processes that were killed.
 
     They are those of processes of this machine that no longer run, and all that nobody has touched
-    for a long time: a folder may be shared by several machines.
+    for a day: a folder may be shared by several machines.
 
     Args:
-        age: that time, in seconds.
-        name: of the file or folder that was to be written; by default any.
+        name: of the file or folder that was to be written, or a pattern of its name.
     """
-    ending = ".*" if name is None else re.escape(name[-40:])
+    ending = re.escape(name[-40:]) if isinstance(name, str) else name.pattern
     pattern = re.compile(rf"\.[0-9a-f]{{8}}\.(?:([0-9a-f]{{8}})\.(\d+)\.)?{ending}", re.DOTALL)
     for path in Path(folder).glob(".*"):
         if match := pattern.fullmatch(path.name):
             with contextlib.suppress(OSError):
                 ended = match[1] == _machine() and not _runs(int(match[2]))
-                if not ended and time.time() - path.lstat().st_mtime < age:
+                if not ended and age(path) < LEFTOVER_AGE:
                     continue
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink()
+
+
+def age(path: Path) -> float:
+    """Return the seconds since a file, or a folder or a file in it, was changed."""
+    return time.time() - max(each.lstat().st_mtime for each in (path, *path.glob("*")))
 
 
 def _runs(pid: int) -> bool:
@@ -156,6 +161,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_regular(path: Path) -> None:
+    """Raise OSError unless `path` is a file: a pipe or a device would be waited for."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(None, "not a regular file")
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise UserError unless the disk of a folder has as many bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"expected {amount(needed)} of free disk space in {printable(folder)}, "
+            f"got {amount(free)}"
+        )
+
+
 def check_outside(path: Path, data_dir: Path) -> None:
     """Raise UserError if `path` is among the photos: its pictures would be taken for photos."""
     if Path(path).resolve().is_relative_to(Path(data_dir).resolve()):
@@ -194,6 +215,11 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def amount(size: int) -> str:
+    """Return a number of bytes as text, such as 2.7 GB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def quoted(path: str | os.PathLike) -> str:

@@ -9,7 +9,7 @@ from PIL import Image
 
 import data
 from catdog.errors import UserError
-from catdog.photos import index
+from catdog.photos import index, labels
 from catdog.training.recipe import Settings
 from conftest import draw_photos
 from photo_files import save
@@ -224,7 +224,7 @@ def arguments(folder, *more):
 def test_excluded_photos_leave_their_split_and_move_no_other(with_exclusions, caplog):
     folder = with_exclusions
     dataset = data.load(folder / "photos", 40, folder / "cache")
-    names = index.read_names(folder / "exclude.txt")
+    names = labels.read_names(folder / "exclude.txt")
     assert names == ["cat.12345", "cat.7", "dog.9.png", "train/dog.3.png"]
     fewer = data.load(folder / "photos", 40, folder / "cache", names)
     assert "1 of 4 names match no photo: cat.12345" in caplog.text

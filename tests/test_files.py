@@ -132,5 +132,5 @@ def test_leftovers_of_other_machines_are_removed_when_they_are_old(tmp_path):
         files.remove_leftovers(tmp_path)
         assert (tmp_path / name).exists()
         os.utime(tmp_path / name, (0, 0))
-        files.remove_leftovers(tmp_path, age=60)
+        files.remove_leftovers(tmp_path)
         assert not (tmp_path / name).exists()

@@ -8,15 +8,12 @@ For each folder of photos and size there is one folder, such as `tmp/cache/01234
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import time
-import uuid
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import decode
@@ -35,11 +33,9 @@ logger = logging.getLogger(__name__)
 VERSION = 4  # to be raised whenever decoding or the layout of the cache changes
 FILES = ("images.npy", "index.npz", "checked")
 NAME = re.compile(r"[0-9a-f]{12}-\d+")
-TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}\." + NAME.pattern)
 BLOCK = 64  # photos that share a checksum
 MAX_UNUSED_DAYS = 30
 WORTH_A_LINE = 10**8  # bytes; a smaller cache is written without a word
-MAX_BUILDING_DAYS = 1  # a process that has not finished after a day was killed
 
 
 class _Damaged(Exception):
@@ -189,14 +185,11 @@ def _stamp(path):
 
 def _can_now_be_read(found, errors):
     """Return whether a skipped photo can be read now: its permission may have been corrected."""
-    return any(not isinstance(_try(found.root / found.paths[i]), PhotoError) for i in errors)
-
-
-def _try(path):
-    try:
-        return _decode(path, 8)
-    except PhotoError as error:
-        return error
+    for i in errors:
+        with contextlib.suppress(PhotoError):
+            _decode(found.root / found.paths[i], 8)
+            return True
+    return False
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -206,32 +199,17 @@ def _build(path, found, size, source, on_progress):
     """Decode the photos into a new cache at `path`, unless another process is quicker."""
     if os.path.lexists(path) and not _remove(path):
         raise UserError(f"expected a cache or nothing at {printable(path)}, got other files")
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        needed = size_in_bytes(found, size)
-        _check_space(path.parent, needed)
-        if needed > WORTH_A_LINE:
-            logger.warning(
-                f"Decoding into {printable(path)}, which takes {_amount(needed)} of disk"
-            )
-        temporary.mkdir()
-        _write(temporary, found, size, source, on_progress)
-        with _unless_there():
-            temporary.rename(path)
-            (path / "checked").write_text(_stamp(path / "images.npy"))
-    except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _unless_there():
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        with files.atomic_folder(path) as temporary:
+            needed = size_in_bytes(found, size)
+            files.check_space(path.parent, needed)
+            if needed > WORTH_A_LINE:
+                logger.warning(
+                    f"Decoding into {printable(path)}, which takes {files.amount(needed)} of disk"
+                )
+            _write(temporary, found, size, source, on_progress)
+    except UserError:
+        if not path.is_dir():  # or else another process was quicker
             raise
 
 
@@ -284,36 +262,20 @@ def _decode(path, size):
     return image, digest
 
 
-def _check_space(folder, needed):
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"expected {_amount(needed)} of free disk space in {printable(folder)}, "
-            f"got {_amount(free)}"
-        )
-
-
-def _amount(number):
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
-
-
 # --- Tidying --------------------------------------------------------------------------------------
 
 
 def _tidy(cache_dir, keep):
     """Remove the caches that were not used for a month, and what killed processes left behind."""
-    for path in sorted(Path(cache_dir).glob("*")) if os.path.isdir(cache_dir) else ():
-        if path == keep:
-            continue
+    files.remove_leftovers(cache_dir, name=NAME)
+    for path in sorted(Path(cache_dir).glob("*")):
         with contextlib.suppress(OSError):
-            days = time.time() - max(file.stat().st_mtime for file in (path, *path.glob("*")))
-            days /= 24 * 3600
-            if NAME.fullmatch(path.name) and days > MAX_UNUSED_DAYS and _remove(path):
+            days = files.age(path) / (24 * 3600)
+            unused = path != keep and NAME.fullmatch(path.name) and days > MAX_UNUSED_DAYS
+            if unused and _remove(path):
                 logger.warning(
                     f"removed the cache {printable(path)}, which was not used for {days:.0f} days"
                 )
-            elif TEMPORARY_NAME.fullmatch(path.name) and days > MAX_BUILDING_DAYS:
-                _remove(path)
 
 
 def _remove(path):

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import os
-import shutil
 import tempfile
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from catdog import files
+from catdog.errors import UserError
 
 # Microsoft's copy (CDLA-Permissive-2.0), microsoft.com/download/details.aspx?id=54765. Microsoft
 # publishes no sum: this one was taken from the file itself. As it pins every byte of the archive,
@@ -32,11 +32,7 @@ PAUSE = 1.0  # seconds before the second connection, one more before each furthe
 Progress = Callable[[int, int], None]
 
 
-class DownloadError(Exception):
-    """Why the photos cannot be downloaded, in one line."""
-
-
-class _BrokenOff(DownloadError):
+class _BrokenOff(UserError):
     """The connection failed: another try may help."""
 
 
@@ -60,12 +56,12 @@ def download_photos(
     Returns:
         The path of `PetImages`.
     Raises:
-        DownloadError: with the reason in one line.
+        UserError: with the reason in one line.
     """
     data_dir = Path(data_dir)
     photos = data_dir / "PetImages"
     if os.path.lexists(photos):
-        raise DownloadError(f"{photos}: expected no such folder yet, to download the photos into")
+        raise UserError(f"{photos}: expected no such folder yet, to download the photos into")
     name = Path(urllib.parse.urlsplit(url).path).name
     own = data_dir / f".{name}"
     archive = data_dir / name if (data_dir / name).exists() else own
@@ -73,7 +69,7 @@ def download_photos(
         data_dir.mkdir(parents=True, exist_ok=True)
         present = sum(file.stat().st_size for file in (archive, _part(archive)) if file.exists())
         # JPEGs hardly shrink in an archive; a quarter more is for the blocks they fill on disk.
-        _check_space(data_dir, max(0, size - present) + size * 5 // 4)
+        files.check_space(data_dir, max(0, size - present) + size * 5 // 4)
         fetch(url, archive, size, sha256, progress)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data_dir) as temporary:
             with zipfile.ZipFile(archive) as bundle:
@@ -110,16 +106,16 @@ def fetch(
     Returns:
         The path.
     Raises:
-        DownloadError: with the reason in one line.
+        UserError: with the reason in one line.
     """
     path = Path(path)
     part = _part(path)
     if not url.lower().startswith(("http://", "https://")):
-        raise DownloadError(f"{url!r}: expected an http or https address")
+        raise UserError(f"{url!r}: expected an http or https address")
     with _explained(path):
         if path.exists():
             if wrong := _difference(path, size, sha256):
-                raise DownloadError(f"{path}: {wrong}; move it away to download it anew")
+                raise UserError(f"{path}: {wrong}; move it away to download it anew")
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
@@ -129,7 +125,7 @@ def fetch(
             os.fsync(file.fileno())
         if wrong := _difference(part, size, sha256):
             part.unlink()
-            raise DownloadError(f"{url}: {wrong}; what came was removed")
+            raise UserError(f"{url}: {wrong}; what came was removed")
         part.replace(path)
     return path
 
@@ -187,7 +183,7 @@ def _connect(url, start, size, timeout):
     if response.length not in (None, size - start):
         response.close()
         got = start + response.length
-        raise DownloadError(f"{url}: expected {size:,} bytes, the server announces {got:,}")
+        raise UserError(f"{url}: expected {size:,} bytes, the server announces {got:,}")
     return response, start
 
 
@@ -203,17 +199,9 @@ def _difference(path, size, sha256):
     return None if got == sha256.lower() else f"expected sha256 {sha256}, got {got}"
 
 
-def _check_space(folder, needed):
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DownloadError(
-            f"{folder}: expected {needed / 1e6:,.0f} MB of free disk space, got {free / 1e6:,.0f}"
-        )
-
-
 @contextlib.contextmanager
-def _explained(subject, kind=DownloadError) -> Iterator[None]:
-    """Turn a failure of network or disk into a DownloadError about `subject`."""
+def _explained(subject, kind=UserError) -> Iterator[None]:
+    """Turn a failure of network or disk into a UserError about `subject`."""
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as error:

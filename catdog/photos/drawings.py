@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from catdog import files
+from catdog.errors import UserError
+from catdog.files import printable
 
 NAMES = ("cat", "dog")
 SETTINGS = "demo.json"  # written last: it marks the folder as a complete demo, and as ours
@@ -135,7 +137,7 @@ def make_demo(
     photos: int = 4000,
     seed: int = 0,
     size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Draw pictures, half of them cats, as `folder/train/cat.0.jpg` ... `dog.N.jpg`.
 
@@ -143,7 +145,6 @@ def make_demo(
     atomically. A demo of the same settings is reused, one of other settings is replaced.
 
     Args:
-        folder: the folder of the demo.
         photos: number of pictures, even.
         seed: 0 or more.
         size: side in pixels, at least 8.
@@ -151,7 +152,8 @@ def make_demo(
     Returns:
         The folder.
     Raises:
-        ValueError: impossible numbers, or the folder holds anything that was not drawn here.
+        ValueError: impossible numbers.
+        UserError: the folder holds anything that was not drawn here, or cannot be written.
     """
     if photos < 2 or photos % 2 or size < 8 or seed < 0:
         raise ValueError(
@@ -163,26 +165,20 @@ def make_demo(
     if _is_whole(folder, settings):
         return folder
     home = folder.resolve()  # a link to a folder elsewhere stays a link
-    home.parent.mkdir(parents=True, exist_ok=True)
     files.remove_leftovers(home.parent, name=home.name)
-    temporary = files.temporary_path(home)
-    new = temporary / "new"
-    try:
-        (new / "train").mkdir(parents=True)
+    with files.atomic_folder(home) as new:
+        (new / "train").mkdir()
         for number in range(photos // 2):
             for label, name in enumerate(NAMES):
                 picture = draw(label, np.random.default_rng([seed, label, number]), size)
                 # As small as PNG, and written seven times as fast.
                 picture.save(new / "train" / f"{name}.{number}.jpg", quality=92)
-            done = 2 * (number + 1)
-            if progress and (done % 100 == 0 or done == photos):
-                progress(done, photos)
+            progress(2 * (number + 1), photos)
         (new / SETTINGS).write_text(json.dumps(settings) + "\n", encoding="utf-8")
-        if home.exists():
-            os.replace(home, temporary / "old")
-        os.replace(new, home)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        old = files.temporary_path(home)
+        if home.exists():  # a demo of other settings
+            home.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -190,7 +186,7 @@ def _is_whole(folder, settings):
     """Return True for a demo of these settings, False if one may be put here.
 
     Raises:
-        ValueError: the folder holds something else.
+        UserError: the folder holds something else.
     """
     if not folder.exists():
         return False
@@ -207,7 +203,9 @@ def _is_whole(folder, settings):
             return False
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    raise ValueError(f"{folder} holds files that were not drawn here: expected a demo or nothing")
+    raise UserError(
+        f"{printable(folder)} holds files that were not drawn here: expected a demo or nothing"
+    )
 
 
 def _colour(rng, palette):

@@ -10,8 +10,8 @@ import numpy as np
 
 from catdog.errors import UserError
 from catdog.files import printable, some_names
-from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS, Found
+from catdog.photos.labels import read_csv_layout
 from catdog.photos.photo import find_files
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def _find(root, cache_dir):
     def class_folders(parent):
         return [path for path in folders(parent) if path.name.lower() not in NOT_CLASSES]
 
-    if listed := label_files.read_csv_layout(root):
+    if listed := read_csv_layout(root):
         return _found(root, *listed)
     beside = [*class_folders(root), *folders(root / "PetImages"), *folders(root / "train")]
     for folder, rivals in ((root / "train", folders(root / "train")), (root, beside)):
@@ -254,41 +254,3 @@ def identity(member: str, path: str) -> str:
     if match and member in ("cat", "dog") and (match[1] or member).lower() == member:
         return f"{member}.{int(match[2])}"
     return f"{member}/{path}"
-
-
-# --- Photos to leave out --------------------------------------------------------------------------
-
-
-def read_names(path: str | os.PathLike | None) -> list[str]:
-    """Return the names in a file of photos to leave out, sorted; none if `path` is None.
-
-    One name per line; `#` begins a comment.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    if path is None:
-        return []
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
-    names = {line.split(" #")[0].strip() for line in text.split("\n")}
-    return sorted(name for name in names if name and not name.startswith("#"))
-
-
-def matching(found: Found, data_dir: str | os.PathLike, names: list[str]) -> list[int]:
-    """Return the numbers of the photos that `names` name; warn of names that match none.
-
-    A photo may be named in any of the ways of `labels.names_of`.
-    """
-    wanted, numbers, known = set(names), [], set()
-    for number, ways in enumerate(label_files.names_of(found, data_dir)):
-        if matching := wanted & ways:
-            numbers.append(number)
-            known |= matching
-    if missing := sorted(wanted - known):
-        logger.warning(
-            f"{len(missing)} of {len(wanted)} names match no photo: {some_names(missing, 3)}"
-        )
-    return numbers

@@ -1,7 +1,7 @@
-"""Labels that the user gives in a file: new labels for some photos, or the labels of all of them.
+"""Files of the user that name photos: to leave out, with new labels, or with all labels.
 
-A file of new labels names a photo and its class on each line. `labels.csv` in a folder of photos
-has the labels of all of them.
+A file of photos to leave out names one on each line, and one of new labels its class, too.
+`labels.csv` in a folder of photos has the labels of all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from catdog.errors import UserError
@@ -28,7 +28,19 @@ PHOTO_COLUMNS += ("path", "photo", "name")
 LABEL_COLUMNS = ("label", "class", "breed", "category", "species", "target")
 
 
-# --- New labels for some photos -------------------------------------------------------------------
+# --- Some photos ----------------------------------------------------------------------------------
+
+
+def read_names(path: str | os.PathLike | None) -> list[str]:
+    """Return the names in a file of photos to leave out, sorted; none if `path` is None.
+
+    One name per line; `#` begins a comment.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    names = {line.split(" #")[0].strip() for line in _lines(path)}
+    return sorted(name for name in names if name and not name.startswith("#"))
 
 
 def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
@@ -46,7 +58,7 @@ def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
         UserError: the file cannot be read, has a line of another form, or gives a name two classes.
     """
     relabels = {}
-    for number, line in enumerate(_lines(path) if path is not None else (), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, tab, label = line.partition("\t")
@@ -78,8 +90,6 @@ def apply_relabels(found: Found, data_dir: str | os.PathLike, relabels: dict[str
     Raises:
         UserError: an unknown class, or two names of the same photo with two classes.
     """
-    if not relabels:
-        return found
     classes = {printable(name): i for i, name in enumerate(found.classes)}
     for name, label in relabels.items():
         if printable(label) not in classes:
@@ -87,38 +97,47 @@ def apply_relabels(found: Found, data_dir: str | os.PathLike, relabels: dict[str
                 f"expected one of the classes {some_names(found.classes)} for {printable(name)}, "
                 f"got {printable(label)}"
             )
-    labels, known = found.labels.copy(), set()
-    for i, names in enumerate(names_of(found, data_dir)):
-        if matching := names & relabels.keys():
-            known |= matching
-            new = {classes[printable(relabels[name])] for name in matching}
-            if len(new) > 1:
-                raise UserError(
-                    f"expected one class for {printable(found.paths[i])}, got "
-                    + " and ".join(sorted(printable(found.classes[j]) for j in new))
-                )
-            labels[i] = new.pop()
-    if missing := sorted(relabels.keys() - known):
-        logger.warning(
-            f"{len(missing)} of {len(relabels)} names match no photo: {some_names(missing, 3)}"
-        )
+    labels = found.labels.copy()
+    for i, names in matching(found, data_dir, relabels):
+        new = {classes[printable(relabels[name])] for name in names}
+        if len(new) > 1:
+            raise UserError(
+                f"expected one class for {printable(found.paths[i])}, got "
+                + " and ".join(sorted(printable(found.classes[j]) for j in new))
+            )
+        labels[i] = new.pop()
     return dataclasses.replace(found, labels=labels)
 
 
-def names_of(found: Found, data_dir: str | os.PathLike) -> Iterator[set[str]]:
-    """Yield for each photo the names by which a user's file may call it.
+def matching(
+    found: Found, data_dir: str | os.PathLike, wanted: Collection[str]
+) -> Iterator[tuple[int, set[str]]]:
+    """Yield the number of each photo that is `wanted`, and by which names; warn of other names.
 
-    They are what identifies it (`cat.4085`), its path below the folder of the classes
-    (`Cat/4085.jpg`, as in predictions.csv), its path below `data_dir`, and these as `printable`
-    shows them: a file of one name per line cannot hold a line feed in a name.
+    A photo may be called by what identifies it (`cat.4085`), by its path below the folder of the
+    classes (`Cat/4085.jpg`, as in predictions.csv), by its path below `data_dir`, and by these as
+    `printable` shows them: a file of one name per line cannot hold a line feed in a name.
     """
+    if not wanted:
+        return
+    wanted, known = set(wanted), set()
     below = found.root.relative_to(data_dir).as_posix()
-    for name, path in zip(found.names, found.paths, strict=True):
+    for number, (name, path) in enumerate(zip(found.names, found.paths, strict=True)):
         names = {name, path, f"{below}/{path}"}
-        yield names if path.isprintable() else names | set(map(printable, names))
+        if not path.isprintable():
+            names |= set(map(printable, names))
+        if names := names & wanted:
+            known |= names
+            yield number, names
+    if missing := sorted(wanted - known):
+        logger.warning(
+            f"{len(missing)} of {len(wanted)} names match no photo: {some_names(missing, 3)}"
+        )
 
 
 def _lines(path):
+    if path is None:
+        return []
     try:
         text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:

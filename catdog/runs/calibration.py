@@ -1,8 +1,8 @@
 """From logits to probabilities that can be believed: temperature scaling and clipping.
 
-Logits are those of a network: `(n, 1)`, the logit of class 1 of two classes, or `(n, n_classes)`.
-Labels are integers of shape `(n,)`, each an index into the classes. Both are of photos that the
-network was not trained on.
+Logits are those of a network, finite: `(n, 1)`, the logit of class 1 of two classes, or
+`(n, n_classes)`. Labels are integers of shape `(n,)`, each an index into the classes. Both are of
+photos that the network was not trained on. Arguments that do not fit raise ValueError.
 """
 
 import math
@@ -24,15 +24,10 @@ def softmax(logits: ArrayLike) -> np.ndarray:
 
 
 def probabilities_from_logits(logits: ArrayLike, temperature: float = 1.0) -> np.ndarray:
-    """Return the probabilities of the classes.
+    """Return the probabilities of the classes, float64 `(n, n_classes)`; the rows sum to 1.
 
     Args:
-        logits: finite, `(n, 1)` or `(n, n_classes)`.
         temperature: what the logits are divided by, above 0.
-    Returns:
-        float64 `(n, n_classes)`; the rows sum to 1.
-    Raises:
-        ValueError: another shape, or a temperature that is not above 0.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"expected a temperature above 0, got {temperature}")
@@ -52,14 +47,9 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
     Method: temperature scaling, Guo et al., "On Calibration of Modern Neural Networks", 2017.
 
-    Args:
-        logits: finite, `(n, 1)` or `(n, n_classes)`.
-        labels: `(n,)`.
     Returns:
         From 0.1 to 10. 1.0 if every prediction is right (the best temperature would be 0, certain
         of everything) or if there are no photos.
-    Raises:
-        ValueError: shapes or labels that do not match.
     """
     from scipy.optimize import minimize_scalar
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -25,15 +24,7 @@ logger = logging.getLogger(__name__)
 CLIP = 0.005  # of a run that is not calibrated
 
 Outputs = dict[str, np.ndarray]
-
-
-class Dataset(Protocol):
-    """What is needed of a `data.Dataset`."""
-
-    labels: np.ndarray
-    splits: dict[str, np.ndarray]
-
-    def batches(self, members: np.ndarray, size: int = 64) -> Iterator[np.ndarray]: ...
+Progress = Callable[[int, int], None]
 
 
 class Classifier:
@@ -98,10 +89,7 @@ class Classifier:
         Args:
             images: uint8 `(n, image_size, image_size, 3)`, RGB.
         Returns:
-            logits: float32 `(n, 1)`, of class 1 of two classes, or `(n, classes)`. evidence:
-            `(n, height, width, 1 or classes)`, the logits of every region, whose mean they are;
-            only if the network ends in global average pooling and one fully connected layer.
-            features: `(n, 2 * channels)`, what novelty is computed from; the same condition.
+            The outputs of `for_prediction`, float32.
         """
         images = np.asarray(images, np.float32)
         outputs = self._compute(images)
@@ -127,15 +115,12 @@ class Classifier:
         return dict(zip(self.classes, probabilities.tolist(), strict=True))
 
     def outputs_of(
-        self,
-        dataset: Dataset,
-        members: np.ndarray,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        self, dataset, members: np.ndarray, on_progress: Progress = lambda done, total: None
     ) -> Outputs:
         """Return `outputs`, without the evidence, of photos of a dataset, in order.
 
         Args:
-            members: `(m,)` indices.
+            dataset: a `data.Dataset`; members: `(m,)` indices of its photos.
             on_progress: called with the number of photos that are done and of all.
         """
         found, done = {}, 0
@@ -146,15 +131,6 @@ class Classifier:
             done += len(batch)
             on_progress(done, len(members))
         return {name: np.concatenate(values) for name, values in found.items()}
-
-    def logits_of(
-        self,
-        dataset: Dataset,
-        members: np.ndarray,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> np.ndarray:
-        """Return the logits of `outputs_of`."""
-        return self.outputs_of(dataset, members, on_progress)["logits"]
 
     @functools.cached_property
     def reference(self) -> novelty.Reference | None:
@@ -173,12 +149,12 @@ class Classifier:
         return self.config.get("litert_sha256") or "keras"
 
     def novelty(self, outputs: Outputs) -> np.ndarray | None:
-        """Return how unlike the training photos photos are, 0 to 1, or None for a run without it.
+        """Return the share of validation photos that are less novel than photos, float64 `(n,)`.
+
+        None for a run without a reference.
 
         Args:
-            outputs: as `outputs` returns them.
-        Returns:
-            float64 `(n,)`: the share of validation photos that are less novel.
+            outputs: what `outputs` returns of the photos.
         """
         if "features" not in outputs or self.reference is None:
             return None
@@ -191,16 +167,16 @@ class Classifier:
 
     def fit_novelty(
         self,
-        dataset: Dataset,
+        dataset,
         validation_features: np.ndarray | None,
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_progress: Progress = lambda done, total: None,
     ) -> None:
         """Fit what `novelty` needs and write it into the run, in place of what was there.
 
         Nothing is written with fewer than 100 validation photos, or without features.
 
         Args:
-            dataset: whose training photos the network was trained on.
+            dataset: a `data.Dataset`, whose training photos the network was trained on.
             validation_features: of `outputs_of` all validation photos, or None.
         """
         (self.run / novelty.FILE).unlink(missing_ok=True)
@@ -265,11 +241,13 @@ def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.
 def for_prediction(network: keras.Model, image_size: int) -> keras.Model:
     """Return a trained network as prediction runs it: at one image size, with named outputs.
 
-    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict: `logits`, those of
-    `network`, and `evidence`, (batch, height, width, outputs): the logits of every position of the
-    last feature map. Their mean is `logits`: pooling and the output layer are linear, so that their
-    order may be reversed. `features`, (batch, 2 * channels): see catdog/runs/novelty.py. Without
-    these two layers at the end there is neither `evidence` nor `features`.
+    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict:
+
+    logits: (batch, 1), of class 1 of two classes, or (batch, classes).
+    evidence: (batch, height, width, 1 or classes), the logits of every position of the last feature
+        map. Their mean is `logits`: pooling and the output layer are linear, so that their order
+        may be reversed. Without these two layers at the end there are only logits.
+    features: (batch, 2 * channels), see catdog/runs/novelty.py.
     """
     photos = keras.Input((image_size, image_size, 3), name="photos")
     *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))

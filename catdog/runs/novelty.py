@@ -10,7 +10,7 @@ validation photos:
     weakness    minus the logarithm of the length of its last features
 
 Its novelty is the share of the validation photos that have a lower score. docs/unknown.md has the
-figures. Nothing is tuned by hand: a new network needs nothing but `fit`. NumPy alone is used.
+figures. Nothing is tuned by hand: a new network needs nothing but `fit`.
 
 Features: float (n, 2 * width), not negative. The first half are the inner features: per channel,
 the root mean square over all positions of an inner feature map. The second half are the last ones:
@@ -20,14 +20,12 @@ per channel, the maximum over all positions of the last feature map.
 import dataclasses
 import functools
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from catdog.errors import UserError
-from catdog.files import atomic_file, printable
-from catdog.runs import safe_load
+from catdog.files import atomic_file, check_regular, printable
 
 FILE = "novelty.npz"  # in a run directory
 DEFAULT_LIMIT = 0.99  # of the novelty, from which on a photo is called unknown
@@ -65,18 +63,15 @@ class Reference:
     network: str
 
     def novelty(self, features: np.ndarray) -> np.ndarray:
-        """Return the novelty of photos, float (n,): the share of validation photos below them.
-
-        Args:
-            features: float (n, 2 * width).
-
-        Raises:
-            ValueError: the features have another width.
-        """
+        """Return the share of validation photos below photos of these features, float (n,)."""
         return np.searchsorted(self.scores, self.score(features), side="left") / len(self.scores)
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Return the scores behind `novelty`, float64 (n,): the more unlike, the higher."""
+        """Return the scores behind `novelty`, float64 (n,): the more unlike, the higher.
+
+        Raises:
+            ValueError: the features are not (n, 2 * width).
+        """
         width = self.photos.shape[1]
         if features.ndim != 2 or features.shape[1] != 2 * width:
             raise ValueError(f"expected features (n, {2 * width}), got {features.shape}")
@@ -88,11 +83,7 @@ class Reference:
         return _unit(self.photos)
 
     def save(self, path: Path) -> None:
-        """Write the reference atomically to a file of 0.6 MB at most, or 0.3 MB for two classes.
-
-        Raises:
-            UserError: it cannot be written.
-        """
+        """Write the reference atomically to a file of 0.6 MB at most, or 0.3 MB for two classes."""
         arrays = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         with atomic_file(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, version=VERSION, **arrays)
@@ -104,7 +95,6 @@ class Reference:
         Args:
             path: a file that `save` wrote, or anybody else: its content is checked.
             network: what identifies the network that the features come from.
-
         Raises:
             UserError: the file cannot be read, is damaged, or belongs to another network.
         """
@@ -115,8 +105,7 @@ class Reference:
             reference = dataclasses.replace(reference, network=str(reference.network))
         except OSError as error:
             raise UserError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-        except (ValueError, TypeError, KeyError, EOFError, MemoryError, NotImplementedError,
-                RuntimeError, zipfile.BadZipFile, zlib.error):  # fmt: skip
+        except Exception:  # on changed bytes, NumPy and zipfile raise many kinds
             raise UserError(f"{printable(path)} is damaged") from None
         if version != VERSION:
             raise UserError(f"{printable(path)} was written by another version of this program")
@@ -145,7 +134,7 @@ class Reference:
 
 def _read(path):
     """Return the arrays in the file, {name: array}, none of them larger than `MAX_BYTES`."""
-    safe_load.check_regular(path)
+    check_regular(path)
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
             raise ValueError("too large")
@@ -175,8 +164,8 @@ def fit(features: np.ndarray, validation_features: np.ndarray, network: str) -> 
     with its eight-bit weights and the average over the mirror image.
 
     Args:
-        features: of the training photos that `choose` names, float (n, 2 * width).
-        validation_features: of all validation photos, float (m, 2 * width).
+        features: of the training photos that `choose` names.
+        validation_features: of all validation photos.
         network: what identifies the network, such as the digest of its exported file.
     """
     if len(validation_features) < MIN_VALIDATION or len(features) == 0:
@@ -222,54 +211,39 @@ def is_unknown(novelty: np.ndarray, limit: float = DEFAULT_LIMIT) -> np.ndarray:
     return (np.asarray(novelty) >= limit) & (limit < 1)
 
 
-def refusal_score(
-    labels: np.ndarray, predicted: np.ndarray, novelty: np.ndarray, limit: float = DEFAULT_LIMIT
-) -> dict:
+def refusal_score(labels: np.ndarray, predicted: np.ndarray, novelty: np.ndarray) -> dict:
     """Return what calling photos unknown does to labelled photos of the classes.
-
-    Args:
-        labels, predicted: int (n,).
-        novelty: float (n,).
 
     Returns:
         `limit`; `refused`, how many photos are called unknown; `share_refused`;
         `accuracy_of_the_others`, None where there are no others.
     """
-    kept = ~is_unknown(novelty, limit)
+    kept = ~is_unknown(novelty)
     refused = int(len(kept) - kept.sum())
     return {
-        "limit": limit,
+        "limit": DEFAULT_LIMIT,
         "refused": refused,
         "share_refused": refused / max(len(kept), 1),
         "accuracy_of_the_others": float((labels == predicted)[kept].mean()) if kept.any() else None,
     }
 
 
-def outsider_score(
-    novelty: np.ndarray, outsiders: np.ndarray, limit: float = DEFAULT_LIMIT
-) -> dict:
+def outsider_score(novelty: np.ndarray, outsiders: np.ndarray) -> dict:
     """Return how well novelty distinguishes pictures of no class from photos of the classes.
 
     Args:
-        novelty: of the scored photos, float (n,), n > 0.
-        outsiders: of the pictures of no class, float (m,), m > 0.
-
+        novelty: of the scored photos; outsiders: of the pictures of no class.
     Returns:
         `pictures`, their number; `refused` and `share_refused`, those called unknown; `auroc`, the
         probability that a picture of no class is more novel than a scored photo.
     """
-    refused = int(is_unknown(outsiders, limit).sum())
+    from sklearn.metrics import roc_auc_score
+
+    are_outsiders = np.repeat([False, True], [len(novelty), len(outsiders)])
+    refused = int(is_unknown(outsiders).sum())
     return {
         "pictures": len(outsiders),
         "refused": refused,
         "share_refused": refused / len(outsiders),
-        "auroc": auroc(novelty, outsiders),
+        "auroc": float(roc_auc_score(are_outsiders, np.concatenate([novelty, outsiders]))),
     }
-
-
-def auroc(known: np.ndarray, others: np.ndarray) -> float:
-    """Return the probability that one of `others` is above one of `known`; ties count half."""
-    known = np.sort(known)
-    below = np.searchsorted(known, others, side="left")
-    not_above = np.searchsorted(known, others, side="right")
-    return float((below + not_above).mean() / 2 / len(known))

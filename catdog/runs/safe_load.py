@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catdog import files
 from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
@@ -41,12 +41,6 @@ def refusing(path: Path) -> Iterator[None]:
         raise UserError(f"cannot load {printable(path)}: {reason}") from None
 
 
-def check_regular(path: Path) -> None:
-    """Raise ValueError for a pipe or a device, which would be waited for."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("not a regular file")
-
-
 # --- model.keras ----------------------------------------------------------------------------------
 
 
@@ -60,7 +54,7 @@ def load_weights(network: keras.Model, path: Path) -> None:
         UserError: not what Keras writes for this network.
     """
     with refusing(path):
-        check_regular(path)
+        files.check_regular(path)
         shapes = [tuple(weight.shape) for weight in network.weights]
         most = 4 * sum(map(math.prod, shapes)) + MAX_OVERHEAD
         with zipfile.ZipFile(path) as archive:
@@ -116,7 +110,7 @@ def stored_shapes(file: io.BytesIO) -> list[tuple[int, ...]]:
 
 def check_litert_file(path: Path) -> None:
     """Raise ValueError unless a file looks like a LiteRT network."""
-    check_regular(path)
+    files.check_regular(path)
     with open(path, "rb") as file:
         start = file.read(8)
     if start[4:] != b"TFL3" or path.stat().st_size > MAX_LITERT:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
-from catdog.photos import photo as photos
+from catdog.photos.photo import PhotoError, load_photo, open_photo
 
 INK, PAPER = "#1f2933", "#ffffff"
 # From no activity to the most, ever lighter: readable in grey and by colour-blind people.
@@ -52,11 +52,11 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def open_or_cached(dataset, member: int, side: int) -> Image.Image:
-    """Return a photo of a dataset to be shown at `side` px, or the cached one if it is gone."""
+    """Return a photo of a dataset, or the cached one if it is gone, its longer side `side` px."""
     try:
-        return photos.open_photo(dataset.root / dataset.paths[member], side)
-    except photos.PhotoError:
-        return Image.fromarray(dataset.images[member])
+        return fit(open_photo(dataset.root / dataset.paths[member], side), side)
+    except PhotoError:
+        return fit(Image.fromarray(dataset.images[member]), side)
 
 
 # --- The regions that support the label -----------------------------------------------------------
@@ -83,29 +83,21 @@ class Explanations:
                 "regions of the photo"
             )
 
-    def draw(
-        self, path: str, probabilities: np.ndarray, evidence: np.ndarray, unknown: bool = False
-    ) -> Image.Image:
-        """Return the picture of one photo, at its own size.
+    def draw(self, prediction) -> Image.Image:
+        """Return the picture of one photo, a `predict.Prediction`, at its own size.
 
-        Args:
-            path: the photo.
-            probabilities: `(classes,)`.
-            evidence: `(height, width, 1 or classes)`, an output of the classifier.
-            unknown: whether the photo is called unknown.
         Raises:
             PhotoError: the photo cannot be read any more.
         """
-        label = int(probabilities.argmax())
-        text = title(self.classes, probabilities, unknown)
-        return explanation(photos.open_photo(path), class_evidence(evidence, label), text)
+        of_label = class_evidence(prediction.evidence, int(prediction.probabilities.argmax()))
+        return explanation(open_photo(prediction.path), of_label, title(self.classes, prediction))
 
 
-def title(classes: list[str], probabilities: np.ndarray, unknown: bool) -> str:
+def title(classes: list[str], prediction) -> str:
     """Return the label with its probability, or both in brackets behind "unknown"."""
-    label = int(probabilities.argmax())
-    text = f"{printable(classes[label])} {probabilities[label]:.1%}"
-    return f"unknown ({text})" if unknown else text
+    label = int(prediction.probabilities.argmax())
+    text = f"{printable(classes[label])} {prediction.probabilities[label]:.1%}"
+    return f"unknown ({text})" if prediction.unknown else text
 
 
 def class_evidence(evidence: np.ndarray, label: int) -> np.ndarray:
@@ -202,16 +194,11 @@ class Layers:
         self.blocks = type(network)(network.inputs, outputs)  # a keras.Model of the same layers
         self.filters = maps[starts[0]].get_weights()[0]
 
-    def draw(
-        self, path: str, probabilities: np.ndarray, evidence=None, unknown: bool = False
-    ) -> Image.Image:
-        """Return the picture of one photo.
-
-        The arguments are those of `Explanations.draw`; `evidence` is not used.
-        """
-        image = photos.load_photo(path, self.size)
+    def draw(self, prediction) -> Image.Image:
+        """Return the picture of one photo, a `predict.Prediction`; may raise PhotoError, too."""
+        image = load_photo(prediction.path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
-        text = title(self.classes, probabilities, unknown)
+        text = title(self.classes, prediction)
         return layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], text)
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 from catdog import files
 from catdog.files import printable
 from catdog.photos import alike
-from catdog.photos import photo as photos
 from catdog.photos.found import SPLITS
+from catdog.photos.photo import FORMATS
 from catdog.scores import tables
 
 LINES = 12  # of a list that is shown; the CSV file has all
@@ -104,7 +104,7 @@ def headers(dataset) -> list[tuple[str, int, int]]:
         header = ("?", 0, 0)
         with (
             contextlib.suppress(OSError, Image.DecompressionBombError),
-            Image.open(dataset.root / path, formats=photos.FORMATS) as image,
+            Image.open(dataset.root / path, formats=FORMATS) as image,
         ):
             header = (image.format, *image.size)
         found.append(header)

@@ -2,7 +2,8 @@
 
 Labels are integers of shape `(n,)`, each an index into `classes`. Probabilities are floats of shape
 `(n, n_classes)` whose rows sum to 1; with two classes, column 1 is the probability of class 1. The
-predicted class is the one of the highest probability, the first of them in a tie.
+predicted class is the one of the highest probability, the first of them in a tie. Arguments that do
+not fit raise ValueError.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,7 @@ TOP = 5  # classes of the top-5 accuracy, which is computed if there are more cl
 def wilson(correct: int, total: int) -> tuple[float, float]:
     """Return the 95% Wilson score interval (low, high) of the proportion `correct / total`.
 
-    Returns:
-        Two numbers in [0, 1]; (0.0, 1.0) for a total of 0.
-    Raises:
-        ValueError: not 0 <= correct <= total.
+    It is (0.0, 1.0) for a total of 0.
     """
     from scipy.stats import binomtest
 
@@ -54,9 +52,6 @@ def score(labels: ArrayLike, probabilities: ArrayLike, classes: Sequence[str]) -
         balanced_accuracy: the mean recall of the classes that have images.
         macro_f1: the mean F1 of the classes that have images or were predicted.
         top_5_accuracy: only with six classes or more.
-    Raises:
-        ValueError: fewer than two classes, shapes that do not match, labels outside the classes,
-            probabilities outside [0, 1].
     """
     classes = [str(name) for name in classes]
     if len(classes) < 2:
@@ -124,9 +119,6 @@ def expected_calibration_error(
     The mean gap between confidence (the highest probability) and accuracy over `bins` equally wide
     bins of confidence, each weighted by its number of images. Method: Naeini et al., 2015, with the
     bins of Guo et al., 2017, closed on the right.
-
-    Raises:
-        ValueError: as `score` does.
     """
     labels, probabilities = _checked(labels, probabilities)
     if not len(labels):
@@ -146,8 +138,6 @@ def accuracy_by_threshold(
         thresholds: all thresholds on the highest probability that make a difference, rising.
         accuracy: of the photos that reach the threshold.
         unsure: the share of the photos that do not reach it.
-    Raises:
-        ValueError: as `score` does.
     """
     labels, probabilities = _checked(labels, probabilities)
     confidence = probabilities.max(1)
@@ -188,8 +178,6 @@ def confident_joint(labels: ArrayLike, probabilities: ArrayLike) -> np.ndarray:
     Returns:
         int `(n_classes, n_classes)`: rows are labels, columns the classes. Photos that reach no
         mean count nowhere.
-    Raises:
-        ValueError: as `score` does.
     """
     labels, probabilities = _checked(labels, probabilities)
     n_classes = probabilities.shape[1]

@@ -4,10 +4,10 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from catdog.files import printable
-from catdog.scores import tables
+from catdog.scores import explain, tables
 
 
 def render(template: str, **values) -> str:
@@ -37,8 +37,27 @@ def render(template: str, **values) -> str:
     return environment.get_template(template).render(values)
 
 
-def jpeg(image: Image.Image, quality: int = 82) -> bytes:
-    """Return the content of a JPEG file of an image."""
+def pictures(
+    dataset, member: int, label: int, evidence: np.ndarray | None, side: int, quality: int
+) -> dict[str, bytes | None]:
+    """Return `image`, a photo as JPEG data, and `map`, the same for its class activation map.
+
+    Args:
+        dataset: the `data.Dataset` that has the photo as number `member`.
+        label: the class whose evidence is shown.
+        evidence: of the photo, an output of the classifier, or None: then `map` is None, too.
+        side: the longer side in pixels.
+        quality: of the JPEG data.
+    """
+    image = explain.open_or_cached(dataset, member, side)
+    drawn = None
+    if evidence is not None:
+        of_class = explain.class_evidence(evidence, label)
+        drawn = explain.explanation(image, of_class, printable(dataset.classes[label]))
+    return {"image": _jpeg(image, quality), "map": drawn and _jpeg(drawn, quality)}
+
+
+def _jpeg(image, quality):
     data = io.BytesIO()
     image.save(data, "JPEG", quality=quality, optimize=True)
     return data.getvalue()

@@ -3,13 +3,11 @@
 Pictures are in the page as base64 data. The template escapes all text, names above all.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from catdog.files import printable
-from catdog.scores import explain, pages, tables
+from catdog.scores import pages, tables
 from catdog.scores.plots import Plot
 
 CERTAIN_MISTAKES, LEAST_CERTAIN, RIGHT = 12, 12, 8  # photos shown
@@ -27,24 +25,12 @@ GROUPS = (
 )
 
 
-@dataclasses.dataclass
-class Photo:
-    """A photo shown: JPEG data of it and of its class activation map, or None for the latter."""
-
-    path: str
-    label: str
-    predicted: str
-    probability: float
-    image: bytes
-    map: bytes | None
-
-
 # --- Which photos ---------------------------------------------------------------------------------
 
 
 def photo_groups(
     classifier, dataset, members: np.ndarray, probabilities: np.ndarray
-) -> list[tuple[str, str, list[Photo]]]:
+) -> list[tuple[str, str, list[dict]]]:
     """Choose photos to look at and read them.
 
     Args:
@@ -53,7 +39,8 @@ def photo_groups(
         members: `(m,)` indices of photos in `dataset`.
         probabilities: `(m, n_classes)`.
     Returns:
-        A title, a note and photos, for each group.
+        A title, a note and photos, for each group. Of a photo: path, label, predicted, probability
+        and its `pages.pictures`.
     """
     chosen = choose(dataset.labels[members], probabilities)
     return [
@@ -72,23 +59,15 @@ def choose(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, .
 
 
 def _photo(classifier, dataset, member, probabilities):
-    image = explain.fit(explain.open_or_cached(dataset, member, PHOTO_SIDE), PHOTO_SIDE)
     predicted = int(probabilities.argmax())
-    evidence = classifier.outputs(dataset.images[member][None]).get("evidence")
-    drawn = None
-    if evidence is not None:
-        of_class = explain.class_evidence(np.asarray(evidence)[0], predicted)
-        drawn = pages.jpeg(
-            explain.explanation(image, of_class, printable(classifier.classes[predicted]))
-        )
-    return Photo(
-        path=dataset.paths[member],
-        label=classifier.classes[dataset.labels[member]],
-        predicted=classifier.classes[predicted],
-        probability=float(probabilities[predicted]),
-        image=pages.jpeg(image),
-        map=drawn,
-    )
+    (evidence,) = classifier.outputs(dataset.images[member][None]).get("evidence", [None])
+    return {
+        "path": dataset.paths[member],
+        "label": dataset.classes[dataset.labels[member]],
+        "predicted": dataset.classes[predicted],
+        "probability": float(probabilities[predicted]),
+        **pages.pictures(dataset, member, predicted, evidence, PHOTO_SIDE, quality=82),
+    }
 
 
 # --- The page -------------------------------------------------------------------------------------
@@ -98,7 +77,7 @@ def render(
     metrics: dict,
     thresholds: tuple[np.ndarray, np.ndarray, np.ndarray],
     plots: Sequence[Plot],
-    groups: Sequence[tuple[str, str, list[Photo]]],
+    groups: Sequence[tuple[str, str, list[dict]]],
     config: dict,
 ) -> str:
     """Return the page as text.

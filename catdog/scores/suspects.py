@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 LINES = 24  # of the list that are shown; the CSV file has all
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE, SHEET_TEXT = 10, 10, 150, 36  # photos, photos, px, px
 PAGE_PHOTOS, PAGE_SIDE, PAGE_QUALITY = 500, 208, 65  # photos, px, of JPEG: below 10 MB
-BATCH = 32  # photos
 
 
 @dataclasses.dataclass
@@ -131,8 +130,8 @@ def rank(
         def show(n, _, before=done):
             on_progress(before + n, len(members))
 
-        logits = run.classifier.logits_of(run.dataset, members[places], show)
-        probabilities[places] = run.classifier.probabilities(logits)
+        outputs = run.classifier.outputs_of(run.dataset, members[places], show)
+        probabilities[places] = run.classifier.probabilities(outputs["logits"])
         done += len(places)
     of_label = probabilities[np.arange(len(members)), dataset.labels[members]]
     order = np.argsort(of_label, kind="stable")
@@ -157,13 +156,7 @@ def rows(ranking: Ranking) -> list[list]:
 
 def format_ranking(ranking: Ranking) -> str:
     """Return the first photos and the estimate of wrong labels as text for the terminal."""
-    first = dataclasses.replace(
-        ranking,
-        members=ranking.members[:LINES],
-        run_of=ranking.run_of[:LINES],
-        probabilities=ranking.probabilities[:LINES],
-    )
-    shown = [[printable(str(cell)) for cell in row] for row in rows(first)]
+    shown = [[printable(str(cell)) for cell in row] for row in rows(ranking)[: LINES + 1]]
     return "\n".join([*tables.table(shown, left=5), "", estimate(ranking)])
 
 
@@ -185,7 +178,7 @@ def contact_sheet(ranking: Ranking) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for place, (i, row) in enumerate(zip(members, ranking.probabilities, strict=False)):
         left, top = place % columns * tile, place // columns * (tile + SHEET_TEXT)
-        photo = explain.fit(explain.open_or_cached(dataset, i, tile), tile - 4)
+        photo = explain.open_or_cached(dataset, i, tile - 4)
         sheet.paste(ImageOps.pad(photo, (tile - 4, tile - 4), color="#d9e0e7"), (left + 2, top + 2))
         name, label, predicted = printable(dataset.paths[i]), dataset.labels[i], row.argmax()
         text = f"{place + 1}. {name if len(name) < 20 else '…' + name[-18:]}\n"
@@ -196,20 +189,6 @@ def contact_sheet(ranking: Ranking) -> Image.Image:
 
 
 # --- The page -------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Photo:
-    """A photo of the page: text, probabilities in [0, 1], and JPEG files (`map` may be None)."""
-
-    name: str
-    path: str
-    label: str
-    proposed: str
-    of_label: float
-    of_proposed: float
-    image: bytes
-    map: bytes | None
 
 
 def page(
@@ -234,43 +213,29 @@ def page(
 
 def _photos(ranking, on_progress):
     """Return the photos of the page."""
-    dataset, proposed = ranking.dataset, ranking.proposed
-    total = min(PAGE_PHOTOS, len(ranking.members))
-    count, found = collections.Counter(dataset.names), [None] * total
-    done = 0
-    for number, run in enumerate(ranking.runs):
-        of_run = np.flatnonzero(ranking.run_of[:total] == number)
-        for places in np.split(of_run, range(BATCH, len(of_run), BATCH)):
-            if not len(places):
-                continue
-            outputs = run.classifier.outputs(run.dataset.images[ranking.members[places]])
-            evidence = outputs.get("evidence", [None] * len(places))
-            for place, its_evidence in zip(places, evidence, strict=True):
-                found[place] = _photo(ranking, place, proposed[place], its_evidence, count)
-            done += len(places)
-            on_progress(done, total)
-    return found
+    count = collections.Counter(ranking.dataset.names)
+    proposed, photos = ranking.proposed[:PAGE_PHOTOS].tolist(), []
+    for place, other in enumerate(proposed):
+        photos.append(_photo(ranking, place, other, count))
+        on_progress(place + 1, len(proposed))
+    return photos
 
 
-def _photo(ranking, place, proposed, evidence, count):
+def _photo(ranking, place, proposed, count):
     dataset, i, row = ranking.dataset, ranking.members[place], ranking.probabilities[place]
-    image = explain.fit(explain.open_or_cached(dataset, i, PAGE_SIDE), PAGE_SIDE)
-    drawn = None
-    if evidence is not None:
-        of_class = explain.class_evidence(np.asarray(evidence), proposed)
-        drawn = explain.explanation(image, of_class, printable(dataset.classes[proposed]))
+    run = ranking.runs[ranking.run_of[place]]
+    (evidence,) = run.classifier.outputs(run.dataset.images[i][None]).get("evidence", [None])
     name = dataset.names[i]
-    return Photo(
+    return {
         # Several photos may have one name, such as cat.7.jpg and cat.7.png.
-        name=name if count[name] == 1 else dataset.paths[i],
-        path=dataset.paths[i],
-        label=dataset.classes[dataset.labels[i]],
-        proposed=dataset.classes[proposed],
-        of_label=row[dataset.labels[i]],
-        of_proposed=row[proposed],
-        image=pages.jpeg(image, PAGE_QUALITY),
-        map=pages.jpeg(drawn, PAGE_QUALITY) if drawn else None,
-    )
+        "name": name if count[name] == 1 else dataset.paths[i],
+        "path": dataset.paths[i],
+        "label": dataset.classes[dataset.labels[i]],
+        "proposed": dataset.classes[proposed],
+        "of_label": row[dataset.labels[i]],
+        "of_proposed": row[proposed],
+        **pages.pictures(dataset, i, proposed, evidence, PAGE_SIDE, PAGE_QUALITY),
+    }
 
 
 def write(

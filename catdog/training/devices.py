@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog.backend import keras, tf
+from catdog.backend import keras, redirected, tf
 from catdog.errors import UserError
 
 HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends the others
@@ -36,20 +36,18 @@ SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which s
 
 
 @contextlib.contextmanager
-def join(
-    coordinator: str | None, processes: int, index: int | None, cluster: bool = False
-) -> Iterator[None]:
+def join(addresses: Sequence[str] | None, index: int | None, cluster: bool) -> Iterator[None]:
     """Connect the processes of a distributed run, before anything is computed.
 
     Args:
-        coordinator: HOST:PORT of process 0, or None for a single process.
-        processes: how many there are; index: which of them this is, from 0.
+        addresses: HOST:PORT of every process, the coordinator first; None for a single process.
+        index: which of them this is, from 0.
         cluster: let JAX find all this out from Slurm, Open MPI, Kubernetes or a TPU pod.
     Raises:
         UserError: a backend other than JAX, or processes that cannot be connected. TensorFlow's
             `MultiWorkerMirroredStrategy` fails in Keras's `fit` (keras#20585).
     """
-    if not coordinator and not cluster:
+    if not addresses and not cluster:
         yield
         return
     if keras.backend.backend() != "jax":
@@ -61,13 +59,12 @@ def join(
     from jax.experimental import multihost_utils
 
     if not cluster and index == 0:
-        _check_port(coordinator)
-    where = {} if cluster else {
-        "coordinator_address": coordinator, "num_processes": processes, "process_id": index
-    }  # fmt: skip
+        _check_port(addresses[0])
     try:
         jax.distributed.initialize(
-            **where, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=SHUTDOWN
+            *([] if cluster else [addresses[0], len(addresses), index]),
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -75,7 +72,7 @@ def join(
     keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
     try:
         _check_equal_devices(jax)
-        with _stdout_to_stderr():  # the first message between processors prints a line
+        with redirected(1, 2):  # the first message between processors prints a line
             multihost_utils.sync_global_devices("joined")
         yield
     except BaseException as error:
@@ -161,22 +158,9 @@ def scope() -> Iterator[None]:
         with tf.distribute.MirroredStrategy([f"/{name}" for name in names]).scope():
             yield
     else:
-        with keras.distribution.DataParallel(devices=names).scope(), _stdout_to_stderr():
+        # On processors, JAX's collectives print a line, which is not among the results.
+        with keras.distribution.DataParallel(devices=names).scope(), redirected(1, 2):
             yield
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Keep a line that JAX's collectives print on processors, of Gloo, out of the results."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def synchronize(network: keras.Model) -> None:

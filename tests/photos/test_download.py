@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from catdog.errors import UserError
 from catdog.photos import download
-from catdog.photos.download import DownloadError, download_photos, fetch
+from catdog.photos.download import download_photos, fetch
 
 CONTENT = random.Random(0).randbytes(300_000)
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -97,7 +98,7 @@ def test_fetch_goes_on_where_the_connection_broke_off(server, tmp_path):
 
 def test_fetch_gives_up_and_the_next_call_goes_on(server, tmp_path):
     server.behaviours = ["break"] + [503] * (download.ATTEMPTS - 1)
-    with pytest.raises(DownloadError, match="503"):
+    with pytest.raises(UserError, match="503"):
         fetch_content(server, tmp_path)
     assert os.listdir(tmp_path) == ["photos.zip.part"]
     assert (tmp_path / "photos.zip.part").read_bytes() == CONTENT[:HALF]
@@ -125,7 +126,7 @@ def test_fetch_when_the_server_cannot_resume(server, tmp_path, behaviour, old):
     (tmp_path / "photos.zip.part").write_bytes(old)
     server.behaviours = [behaviour]
     if old != CONTENT[:1000] and (behaviour == "no length" or len(old) > len(CONTENT)):
-        with pytest.raises(DownloadError, match="expected"):
+        with pytest.raises(UserError, match="expected"):
             fetch_content(server, tmp_path)
         assert os.listdir(tmp_path) == []
         server.behaviours.clear()
@@ -135,13 +136,13 @@ def test_fetch_when_the_server_cannot_resume(server, tmp_path, behaviour, old):
 def test_fetch_keeps_nothing_of_a_part_that_cannot_be_resumed(server, tmp_path):
     (tmp_path / "photos.zip.part").write_bytes(bytes(HALF + 1000))
     server.behaviours = ["wrong range", "break"] + [503] * (download.ATTEMPTS - 1)
-    with pytest.raises(DownloadError, match="503"):
+    with pytest.raises(UserError, match="503"):
         fetch_content(server, tmp_path)
     assert (tmp_path / "photos.zip.part").read_bytes() == CONTENT[:HALF]
 
 
 def test_fetch_wrong_sum(server, tmp_path):
-    with pytest.raises(DownloadError, match=f"expected sha256 {'0' * 64}, got {SUM}"):
+    with pytest.raises(UserError, match=f"expected sha256 {'0' * 64}, got {SUM}"):
         fetch_content(server, tmp_path, sha256="0" * 64)
     assert os.listdir(tmp_path) == []
 
@@ -151,7 +152,7 @@ def test_fetch_more_than_expected(server, tmp_path, behaviour):
     server.behaviours = [behaviour]
     server.content = CONTENT + bytes(8 * download.CHUNK)
     written = []
-    with pytest.raises(DownloadError, match="expected 300,000 bytes"):
+    with pytest.raises(UserError, match="expected 300,000 bytes"):
         fetch_content(server, tmp_path, progress=lambda done, total: written.append(done))
     assert not (tmp_path / "photos.zip").exists()
     assert written.count(len(CONTENT)) < 3  # it stopped at the first byte too many
@@ -159,28 +160,28 @@ def test_fetch_more_than_expected(server, tmp_path, behaviour):
 
 
 def test_fetch_fewer_than_expected(server, tmp_path):
-    with pytest.raises(DownloadError, match=r"expected 300,001 bytes.* 300,000"):
+    with pytest.raises(UserError, match=r"expected 300,001 bytes.* 300,000"):
         fetch_content(server, tmp_path, size=len(CONTENT) + 1)
     assert len(server.requests) == 1
 
 
 def test_fetch_not_found(server, tmp_path):
     server.behaviours = [404]
-    with pytest.raises(DownloadError, match=f"^{re.escape(server.url)}: the server answered 404$"):
+    with pytest.raises(UserError, match=f"^{re.escape(server.url)}: the server answered 404$"):
         fetch_content(server, tmp_path)
     assert len(server.requests) == 1
 
 
 def test_fetch_from_something_else(server, tmp_path):
     server.behaviours = ["garbage"]
-    with pytest.raises(DownloadError, match="no HTTP") as caught:
+    with pytest.raises(UserError, match="no HTTP") as caught:
         fetch_content(server, tmp_path)
     assert str(caught.value).isprintable()
 
 
 def test_fetch_stalling_server(server, tmp_path):
     server.behaviours = ["stall"] * download.ATTEMPTS
-    with pytest.raises(DownloadError, match="timed out"):
+    with pytest.raises(UserError, match="timed out"):
         fetch_content(server, tmp_path, timeout=0.3)
     assert (tmp_path / "photos.zip.part").read_bytes() == CONTENT[:HALF]
     server.behaviours = ["stall"]
@@ -192,7 +193,7 @@ def test_fetch_no_server(server, tmp_path):
     url = server.url
     server.shutdown()
     server.server_close()
-    with pytest.raises(DownloadError, match=f"^{url}: Connection refused$"):
+    with pytest.raises(UserError, match=f"^{url}: Connection refused$"):
         fetch(url, tmp_path / "photos.zip", len(CONTENT), SUM)
 
 
@@ -206,30 +207,30 @@ def test_fetch_through_a_proxy(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "photos.zip", ""])
 def test_fetch_other_addresses(tmp_path, url):
-    with pytest.raises(DownloadError, match="http or https"):
+    with pytest.raises(UserError, match="http or https"):
         fetch(url, tmp_path / "photos.zip", len(CONTENT), SUM)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:x/", "http://[1/", "http:///x", "http://a b/"])
 def test_fetch_impossible_address(tmp_path, url):
-    with pytest.raises(DownloadError):
+    with pytest.raises(UserError):
         fetch(url, tmp_path / "photos.zip", len(CONTENT), SUM)
 
 
 def test_fetch_leaves_another_file_alone(server, tmp_path):
     (tmp_path / "photos.zip").write_bytes(b"mine")
-    with pytest.raises(DownloadError, match="expected 300,000 bytes, got 4"):
+    with pytest.raises(UserError, match="expected 300,000 bytes, got 4"):
         fetch_content(server, tmp_path)
     assert (tmp_path / "photos.zip").read_bytes() == b"mine"
 
 
 def test_fetch_disk_errors(server, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DownloadError, match="file"):
+    with pytest.raises(UserError, match="file"):
         fetch_content(server, tmp_path / "file")
     if os.path.exists("/dev/full"):
         (tmp_path / "photos.zip.part").symlink_to("/dev/full")
-        with pytest.raises(DownloadError, match="No space left on device"):
+        with pytest.raises(UserError, match="No space left on device"):
             fetch_content(server, tmp_path)
 
 
@@ -271,7 +272,7 @@ def test_download_photos(server, tmp_path, photos):
     assert {path: (data_dir / path).read_bytes() for path in contents} == contents
     assert sorted(os.listdir(folder)) == ["Cat", "Dog", "MSR-LA - 3467.docx", "readme[1].txt"]
     assert (arguments["size"],) * 2 in seen and seen[-1][0] == seen[-1][1]
-    with pytest.raises(DownloadError, match="PetImages"):
+    with pytest.raises(UserError, match="PetImages"):
         download_photos(data_dir, **arguments)
 
 
@@ -311,10 +312,10 @@ def test_download_photos_uses_the_users_archive(server, tmp_path, photos):
 def test_download_photos_disk_errors(server, tmp_path, photos, monkeypatch):
     arguments, _ = photos
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(DownloadError, match="file"):
+    with pytest.raises(UserError, match="file"):
         download_photos(tmp_path / "file", **arguments)
     monkeypatch.setattr("shutil.disk_usage", lambda path: FullDisk)
-    with pytest.raises(DownloadError, match="free disk space"):
+    with pytest.raises(UserError, match="free disk space"):
         download_photos(tmp_path, **arguments)
     assert server.requests == []
     assert os.listdir(tmp_path) == ["file"]

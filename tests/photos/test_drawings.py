@@ -10,6 +10,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from catdog.errors import UserError
 from catdog.files import temporary_path
 from catdog.photos import drawings
 
@@ -120,7 +121,7 @@ def test_foreign_folder_is_refused(tmp_path, name):
     path = tmp_path / "demo" / name
     path.parent.mkdir(parents=True)
     path.write_text("[]")
-    with pytest.raises(ValueError, match="demo holds files that were not drawn here"):
+    with pytest.raises(UserError, match="demo holds files that were not drawn here"):
         drawings.make_demo(tmp_path / "demo", photos=4)
     assert files(tmp_path) == {f"demo/{name}": b"[]"}
 
@@ -129,14 +130,14 @@ def test_added_files_are_never_deleted(tmp_path):
     folder = drawings.make_demo(tmp_path / "demo", photos=4)
     (folder / "train" / "mine.jpg").write_text("mine")
     before = files(folder)
-    with pytest.raises(ValueError, match="not drawn here"):
+    with pytest.raises(UserError, match="not drawn here"):
         drawings.make_demo(folder, photos=6)
     assert files(folder) == before
 
 
 def test_file_of_that_name_is_refused(tmp_path):
     (tmp_path / "demo").write_text("mine")
-    with pytest.raises(ValueError, match="not drawn here"):
+    with pytest.raises(UserError, match="not drawn here"):
         drawings.make_demo(tmp_path / "demo", photos=4)
     assert (tmp_path / "demo").read_text() == "mine"
 

@@ -246,33 +246,3 @@ def test_photos_of_kaggles_names_beside_class_folders_are_refused(tmp_path, stra
     fill(tmp_path, *classes)
     save(tmp_path / stray)
     assert f"({stray.split('/')[-1]})" in refused(tmp_path, "expected one layout in")
-
-
-# --- Photos to leave out --------------------------------------------------------------------------
-
-
-def test_photos_to_leave_out_are_named_in_three_ways(tmp_path, caplog):
-    for c in ("cat", "dog"):
-        for n in range(4):
-            save(tmp_path / f"train/{c}.{n}.png")
-    listed = tmp_path / "exclude.txt"
-    listed.write_text("# no animals\n\ncat.1  # a house\ntrain/dog.2.png\ndog.3.png\ncat.12345\n")
-    names = index.read_names(listed)
-    assert names == ["cat.1", "cat.12345", "dog.3.png", "train/dog.2.png"]
-    found = index.find(tmp_path)
-    numbers = index.matching(found, tmp_path, names)
-    assert [found.names[i] for i in numbers] == ["cat.1", "dog.2", "dog.3"]
-    assert caplog.messages == ["1 of 4 names match no photo: cat.12345"]
-    assert index.matching(found, tmp_path, []) == []
-
-
-def test_a_file_of_names_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"^cannot read .*missing.txt: No such file"):
-        index.read_names(tmp_path / "missing.txt")
-    assert index.read_names(None) == []
-
-
-def test_an_exclusion_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"cannot read .*missing.txt: No such file"):
-        index.read_names(tmp_path / "missing.txt")
-    assert index.read_names(None) == []

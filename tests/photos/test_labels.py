@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from catdog.errors import UserError
-from catdog.photos import labels
+from catdog.photos import index, labels
 from catdog.photos.found import Found
 from photo_files import save
 
@@ -20,6 +20,30 @@ def refused(call, words):
     with pytest.raises(UserError, match=re.escape(words)) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+# --- Photos to leave out --------------------------------------------------------------------------
+
+
+def test_photos_to_leave_out_are_named_in_three_ways(tmp_path, caplog):
+    for c in ("cat", "dog"):
+        for n in range(4):
+            save(tmp_path / f"train/{c}.{n}.png")
+    listed = tmp_path / "exclude.txt"
+    listed.write_text("# no animals\n\ncat.1  # a house\ntrain/dog.2.png\ndog.3.png\ncat.12345\n")
+    names = labels.read_names(listed)
+    assert names == ["cat.1", "cat.12345", "dog.3.png", "train/dog.2.png"]
+    found = index.find(tmp_path)
+    numbers = [number for number, _ in labels.matching(found, tmp_path, names)]
+    assert [found.names[i] for i in numbers] == ["cat.1", "dog.2", "dog.3"]
+    assert caplog.messages == ["1 of 4 names match no photo: cat.12345"]
+    assert list(labels.matching(found, tmp_path, [])) == []
+
+
+def test_a_file_of_names_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"^cannot read .*missing.txt: No such file"):
+        labels.read_names(tmp_path / "missing.txt")
+    assert labels.read_names(None) == []
 
 
 # --- New labels -----------------------------------------------------------------------------------

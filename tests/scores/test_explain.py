@@ -6,6 +6,7 @@ from PIL import Image
 
 from catdog.errors import UserError
 from catdog.scores import explain
+from predict import Prediction
 
 
 def test_heat_rises_from_dark_to_light():
@@ -77,7 +78,7 @@ def test_layers_show_filters_and_feature_maps_of_a_network(tmp_path):
     Image.new("RGB", (80, 60), (200, 30, 30)).save(tmp_path / "photo.png")
     made = explain.Layers(network, ["cat", "dog"], 64)
     assert len(made.blocks.outputs) == 10 and made.filters.shape == (3, 3, 3, 32)
-    picture = made.draw(tmp_path / "photo.png", np.array([0.25, 0.75]))
+    picture = made.draw(Prediction(tmp_path / "photo.png", None, np.array([0.25, 0.75])))
     assert picture.width == explain.GAP + explain.SHOWN * (explain.TILE + explain.GAP)
     assert picture.height > 11 * explain.TILE
 

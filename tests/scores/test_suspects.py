@@ -40,10 +40,10 @@ class Oracle:
     def __init__(self, table, evidence=True):
         self.table, self.evidence, self.scored = np.asarray(table), evidence, []
 
-    def logits_of(self, dataset, members, on_progress):
+    def outputs_of(self, dataset, members, on_progress):
         self.scored += list(members)
         on_progress(len(members), len(members))
-        return np.log(self.table[members])
+        return {"logits": np.log(self.table[members])}
 
     def probabilities(self, logits):
         return np.exp(logits)
