@@ -1,6 +1,9 @@
 """What the tests share: small drawn data sets in temporary folders, and a run trained on one."""
 
 import contextlib
+import importlib
+import io
+import logging
 import os
 import resource
 import signal
@@ -17,7 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A shell has its background jobs ignore Ctrl-C, and the processes that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from catdog.photos import drawings  # noqa: E402  found through the line above
+from catdog import cli  # noqa: E402  found through a line above
+from catdog.photos import drawings  # noqa: E402
 
 
 def draw_photos(folder, per_class, size=48, seed=0):
@@ -38,6 +42,27 @@ def run_script(*arguments, cwd=ROOT, **options):
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=170, **options
     )
+
+
+def run_here(script, *arguments, cwd=ROOT):
+    """Does what `run_script` does within this process, for what no process is needed to show."""
+    module = importlib.import_module(script.removesuffix(".py"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    logger = logging.getLogger("catdog")
+    log_handlers = list(logger.handlers)
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(sys, "stderr", stderr)
+        patch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as ended:
+            cli.run(module.main)
+    logger.handlers[:] = log_handlers
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    texts = [stream.buffer.getvalue().decode() for stream in (stdout, stderr)]
+    return subprocess.CompletedProcess(sys.argv, ended.value.code, *texts)
 
 
 def users_environment(**more):

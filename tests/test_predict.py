@@ -24,7 +24,7 @@ from catdog import files
 from catdog.errors import UserError
 from catdog.runs import export
 from catdog.runs import run as runs
-from conftest import ROOT, disk_full_at, draw_photos, run_script, users_environment
+from conftest import ROOT, disk_full_at, draw_photos, run_here, run_script, users_environment
 
 
 @pytest.fixture(scope="session")
@@ -528,14 +528,14 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_and_exit_code_2(mistake, tmp_path):
     arguments, words = MISTAKES[mistake]
-    process = run_script("predict.py", *arguments, cwd=tmp_path)
+    process = run_here("predict.py", *arguments, cwd=tmp_path)
     assert process.returncode == 2 and process.stdout == ""
     assert words in process.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_arguments_the_script_explains_itself(tmp_path):
-    process = run_script("predict.py", cwd=tmp_path)
+    process = run_here("predict.py", cwd=tmp_path)
     assert process.returncode == 2 and process.stdout == ""
     assert process.stderr.count("    python predict.py ") == 2
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from conftest import ROOT, draw_photos, run_script
+from conftest import ROOT, draw_photos, run_here, run_script
 
 
 def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):
@@ -270,7 +270,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_that_names_the_argument_and_exit_code_2(mistake, tmp_path):
     command, words = MISTAKES[mistake]
-    process = run_script(*command, cwd=tmp_path)
+    process = run_here(*command, cwd=tmp_path)
     assert process.returncode == 2
     assert process.stdout == ""
     last = process.stderr.splitlines()[-1]
