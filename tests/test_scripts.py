@@ -285,7 +285,7 @@ def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
     fake.mkdir()
     (fake / "config.json").write_text((run / "config.json").read_text())
     (fake / "model.keras").write_text("not a model")
-    process = run_script("predict.py", "--model", fake, "photo.jpg")
+    process = run_here("predict.py", "--model", fake, "photo.jpg")
     assert process.returncode == 2
     without_litert, line = process.stderr.splitlines()
     assert "using Keras" in without_litert and "--model: cannot load" in line
