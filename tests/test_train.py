@@ -15,26 +15,7 @@ from catdog.runs import run
 from catdog.training.recipe import FIXED_SIZE, RECIPES, Settings
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_plain():
-    """Cuts `plain` down to two of its ten convolutions, so that a run takes a quarter of the time.
-
-    Every kind of layer stays. Runs of the whole network are those of conftest.py and test_kill.py.
-    """
-
-    def two_convolutions(inputs, outputs, dropout):
-        x = model.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-        x = model.conv(x, 32, pool=True)
-        x = model.conv(x, 64)
-        x = model.layers.GlobalAveragePooling2D()(x)
-        x = model.layers.Dropout(dropout)(x)
-        return model.output(x, outputs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.ARCHITECTURES, "plain", two_convolutions)
-        yield
+pytestmark = pytest.mark.usefixtures("small_plain")
 
 
 @pytest.fixture(scope="module")
