@@ -17,6 +17,7 @@ from catdog.runs import run
 from catdog.training.recipe import FIXED_SIZE, RECIPES, Settings
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
+pytestmark = pytest.mark.usefixtures("small_plain")
 
 
 @pytest.fixture(scope="module")
