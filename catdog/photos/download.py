@@ -14,6 +14,7 @@ from pathlib import Path
 
 from catdog import files
 from catdog.errors import UserError
+from catdog.files import printable
 
 # Microsoft's copy (CDLA-Permissive-2.0), microsoft.com/download/details.aspx?id=54765. Microsoft
 # publishes no sum: this one was taken from the file itself. As it pins every byte of the archive,
@@ -38,7 +39,7 @@ class _BrokenOff(UserError):
 
 def download_photos(
     data_dir: str | os.PathLike,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     url: str = URL,
     size: int = SIZE,
     sha256: str = SHA256,
@@ -51,12 +52,9 @@ def download_photos(
 
     Args:
         data_dir: the folder; made if it is missing.
-        progress: function of (done, total), in bytes of the download.
-        url, size, sha256: the archive, see `fetch`.
+        progress, url, size, sha256: see `fetch`.
     Returns:
         The path of `PetImages`.
-    Raises:
-        UserError: with the reason in one line.
     """
     data_dir = Path(data_dir)
     photos = data_dir / "PetImages"
@@ -88,23 +86,18 @@ def fetch(
     path: str | os.PathLike,
     size: int,
     sha256: str,
-    progress: Progress | None = None,
+    progress: Progress = lambda done, total: None,
     timeout: float = 30,
 ) -> Path:
-    """Download `url` to `path`, which appears only when it is complete and correct.
+    """Download `url` to `path`, which appears only when it is complete and correct; return `path`.
 
     Until then the bytes are in `path` + ".part", and the next call continues there. A file at
     `path` with this size and sum is reused; any other file there is refused and left alone.
 
     Args:
-        url: http or https.
-        path: the file.
-        size: bytes that are expected.
-        sha256: the sum that is expected, in hex.
+        size, sha256: what is expected, in bytes and in hex.
         progress: function of (done, total), in bytes.
         timeout: the longest silence of the server, in seconds.
-    Returns:
-        The path.
     Raises:
         UserError: with the reason in one line.
     """
@@ -153,8 +146,7 @@ def _download(url, file, size, progress, timeout):
                         break
                     file.write(chunk)
                     done += len(chunk)
-                    if progress:
-                        progress(min(done, size), size)
+                    progress(min(done, size), size)
             if done < size:
                 raise _BrokenOff(f"{url}: the connection closed at {done:,} of {size:,} bytes")
         except _BrokenOff:
@@ -205,11 +197,6 @@ def _explained(subject, kind=UserError) -> Iterator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise kind(f"{subject}: {_reason(error)}") from error
-
-
-def _reason(error):
-    if isinstance(error, urllib.error.URLError):
-        error = error.reason
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return "".join(char if char.isprintable() else " " for char in text)
+        cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        raise kind(f"{subject}: {printable(text)}") from error

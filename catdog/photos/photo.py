@@ -70,16 +70,12 @@ _OTHER_IMAGES = {
     rb"8BPS": ("Photoshop", "export it as JPEG or PNG"),
     rb"(\xef\xbb\xbf)?\s*<(svg|\?xml.*<svg|!--.*<svg|!DOCTYPE svg)": ("SVG", "export it as PNG"),
 }
+_WEB_PAGE = rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script))"
+_VIDEO = rb"....(ftyp|moov|mdat|wide)|\x1aE\xdf\xa3|RIFF....AVI "
 _OTHER_FILES = {
     rb"%PDF-": ("a PDF document", "export its pages as JPEG or PNG"),
-    rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script))": (
-        "a web page",
-        "download the photo itself",
-    ),
-    rb"....(ftyp|moov|mdat|wide)|\x1aE\xdf\xa3|RIFF....AVI ": (
-        "a video",
-        "save a frame of it as JPEG",
-    ),
+    _WEB_PAGE: ("a web page", "download the photo itself"),
+    _VIDEO: ("a video", "save a frame of it as JPEG"),
 }
 
 _ORIENTATION = 0x0112  # a tag of EXIF
@@ -128,9 +124,7 @@ _files, _pixels = _Budget(MAX_BYTES), _Budget(MAX_MEMORY)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Return the content of a regular file of up to `MAX_BYTES`.
-
-    Never waits for a pipe or a device.
+    """Return the content of a file of up to `MAX_BYTES`; never wait for a pipe or a device.
 
     Raises:
         PhotoError: it is something else, or cannot be read.
@@ -154,11 +148,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 @contextlib.contextmanager
 def content_of(path: str | os.PathLike) -> Iterator[bytes]:
-    """Yield what `read_bytes` returns, in a block that bounds the memory of all threads.
-
-    Raises:
-        PhotoError: as `read_bytes` does.
-    """
+    """Yield what `read_bytes` returns, in a block that bounds the memory of all threads."""
     try:
         size = min(os.path.getsize(path), MAX_BYTES)
     except (OSError, ValueError):
@@ -190,28 +180,21 @@ def find_files(folder: str | os.PathLike) -> Iterator[str]:
     (`.name`) are left out. Links are followed, but no folder is entered twice. What cannot be
     listed as a folder is yielded itself: `read_bytes` says why.
     """
-    entered = set()
-    waiting = [os.fsdecode(folder)]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in entered:
-                continue
-            entered.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
-        except (OSError, ValueError):
-            yield folder
+    entered, errors = set(), []
+    walk = os.walk(os.fsdecode(folder), onerror=errors.append, followlinks=True)
+    for folder, folders, names in walk:
+        while errors:
+            yield errors.pop(0).filename
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
             continue
-        folders = []
-        for entry in sorted(visible, key=lambda entry: entry.name):
-            # entry.is_dir() needs no system call, but raises for a link that leads to itself.
-            if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
-                folders.append(entry.path)
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield entry.path
-        waiting.extend(reversed(folders))
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield os.path.join(folder, name)
+    yield from (error.filename for error in errors)
 
 
 # --- Decoding -------------------------------------------------------------------------------------
@@ -235,15 +218,10 @@ def open_photo(source: str | os.PathLike | bytes, draft_size: int | None = None)
 
 
 def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
-    """Decode a photo and squash it to a square, without keeping its aspect ratio.
+    """Decode a photo, as `open_photo` does, and squash it to a square.
 
-    Args:
-        source: path, or the bytes of a file.
-        size: side of the square in pixels.
     Returns:
         Read-only uint8 array `(size, size, 3)`, RGB, 0 to 255.
-    Raises:
-        PhotoError: as in `open_photo`.
     """
 
     def square(image):
@@ -371,9 +349,8 @@ def _without_metadata(data: bytes, kind: str) -> bytes:
     needed, and `_orientation` finds it.
     """
     if kind == "JPEG":
-        return data.replace(b"Exif\0\0", b"exif\0\0").replace(
-            b"Photoshop 3.0\0", b"photoshop 3.0\0"
-        )
+        data = data.replace(b"Photoshop 3.0\0", b"photoshop 3.0\0")
+        return data.replace(b"Exif\0\0", b"exif\0\0")
     if kind == "HEIC":
         _check_items(data)
     if kind == "AVIF":  # its orientation is not in EXIF

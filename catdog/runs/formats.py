@@ -23,8 +23,8 @@ def export_as(network, path: Path, format: str) -> float | None:
     """Export a network and compare the outputs of the file with those of Keras.
 
     Args:
-        network: a `keras.Model` from `photos`, float32 (batch, size, size, 3), to a dict of
-            outputs; all keep their names. A Core ML file takes one photo at a time.
+        network: as `classifier.for_prediction` returns it; the outputs keep their names. A Core ML
+            file takes one photo at a time.
         path: a new file with the suffix of the format. OpenVINO also writes a .bin file beside
             it; Core ML writes a folder.
         format: a key of `SUFFIXES`.
@@ -35,7 +35,6 @@ def export_as(network, path: Path, format: str) -> float | None:
         UserError: a package is missing, the path has another suffix or exists, the network cannot
             be converted, or the file answers differently.
     """
-    path = Path(path)
     if path.suffix != SUFFIXES[format]:
         raise UserError(f"expected a name that ends in {SUFFIXES[format]}, got {printable(path)}")
     check_new(path, "file")
@@ -51,32 +50,26 @@ def export_as(network, path: Path, format: str) -> float | None:
         temporary = Path(folder, path.name)
         try:
             with quiet():
-                _export(network, temporary, format)
+                if format == "coreml":
+                    _export_coreml(network, temporary)
+                else:
+                    network.export(str(temporary), format=format, verbose=False)
                 got = RUN[format](temporary, photos)
         except UserError:
             raise
         except Exception as error:  # of many kinds, for a network that cannot be converted
             reason = printable(" ".join(str(error).split()) or type(error).__name__)[:300]
             raise UserError(f"cannot export {printable(path)}: {reason}") from error
-        difference = None if got is None else _difference(got, expected)
-        if difference is not None and not difference <= TOLERANCE:
-            raise UserError(f"the {format} file differs from Keras by {difference:.2g}")
+        difference = None
+        if got is not None:
+            largest = max(np.abs(values).max() for values in expected.values())
+            absolute = max(np.abs(got[name] - values).max() for name, values in expected.items())
+            difference = float(absolute / largest)
+            if not difference <= TOLERANCE:
+                raise UserError(f"the {format} file differs from Keras by {difference:.2g}")
         for written in Path(folder).iterdir():
             written.replace(path.with_name(written.name))
     return difference
-
-
-def _difference(got, expected):
-    largest = max(np.abs(values).max() for values in expected.values())
-    difference = max(np.abs(got[name] - values).max() for name, values in expected.items())
-    return float(difference / largest)
-
-
-def _export(network, path, format):
-    if format == "coreml":
-        _export_coreml(network, path)
-    else:
-        network.export(str(path), format=format, verbose=False)
 
 
 def _export_coreml(network, path):

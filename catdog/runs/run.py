@@ -40,11 +40,7 @@ MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos
 
 
 def chosen(model: str | None) -> Path:
-    """Return the run directory `model`, or by default the one that comes with the project.
-
-    Raises:
-        UserError: `model` is None and the project came without a trained network.
-    """
+    """Return the run directory `model`, or by default the one that comes with the project."""
     if model is not None:
         return Path(model)
     if not WEIGHTS.is_dir():
@@ -86,12 +82,11 @@ def _relative(path, folder, typed):
 def is_unstarted(run: Path) -> bool:
     """Return whether a run ended before its first checkpoint, so that it may begin again."""
     try:
-        if {path.name for path in Path(run).iterdir() if path.name[0] != "."} != {"config.json"}:
-            return False
+        names = {path.name for path in Path(run).iterdir() if path.name[0] != "."}
         read_config(run)
     except (OSError, UserError):
         return False
-    return True
+    return names == {"config.json"}
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -154,20 +149,15 @@ def create(run: Path, config: dict) -> None:
 
 
 def new_config(
-    run: Path,
-    settings,
-    dataset,
-    places: dict[str, str],
-    exclude: list[str],
-    relabel: dict[str, str],
+    run: Path, settings, dataset, places: dict[str, str], exclude: list[str], relabel: dict
 ) -> dict:
     """Return the `config.json` of a new run.
 
     Args:
-        settings: `recipe.Settings`, a dataclass.
+        settings: `recipe.Settings`.
         dataset: the `data.Dataset` to train on.
         places: `data_dir` and `cache_dir` as they were typed in the current folder.
-        exclude, relabel: names of photos to leave out, and new labels of photos by name.
+        exclude, relabel: as for `data.load`.
     """
     return {
         "settings": dataclasses.asdict(settings),
@@ -189,11 +179,7 @@ def update_config(run: Path, **changes: object) -> None:
 
 
 def read_config(run: Path | str) -> dict:
-    """Return the content of `config.json`; what prediction needs of it is checked.
-
-    Raises:
-        UserError: no run directory, or one whose `config.json` is damaged.
-    """
+    """Return the content of `config.json`; raise UserError if prediction cannot use it."""
     path = Path(run) / "config.json"
     try:
         config = json.loads(_read(path))
@@ -295,11 +281,7 @@ def write_checkpoint(run: Path, state: dict, arrays: Sequence[np.ndarray]) -> No
 
 
 def read_checkpoint(run: Path) -> tuple[dict, list[np.ndarray]] | None:
-    """Return (state, arrays) as they were written, or None if there is no checkpoint.
-
-    Raises:
-        UserError: it is damaged, or no file.
-    """
+    """Return (state, arrays) as they were written, or None; raise UserError for damage."""
     path = Path(run) / "checkpoint.npz"
     try:
         files.check_regular(path)
@@ -346,26 +328,19 @@ def check_arrays(arrays: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
 
 
 def training_arrays(network: keras.Model, average) -> list[np.ndarray]:
-    """Return the arrays of a checkpoint: of the network, its optimizer and the average.
-
-    Args:
-        network: compiled.
-        average: a `training.average.WeightAverage`.
-    """
+    """Return the arrays of a checkpoint: of a compiled network, its optimizer and the average."""
     variables = [*network.variables, *network.optimizer.variables]
     return [*(np.asarray(keras.ops.convert_to_numpy(each)) for each in variables), *average.weights]
 
 
 def restore_training(run: Path, network: keras.Model, average) -> list[dict]:
-    """Restore the checkpoint if there is one.
+    """Restore the checkpoint if there is one; raise UserError if it is of another network.
 
     Args:
         network: compiled; its weights and the state of its optimizer are set.
         average: a `training.average.WeightAverage`; its weights and its number of updates are set.
     Returns:
         The rows of its history, or an empty list.
-    Raises:
-        UserError: the checkpoint is damaged, or of another network.
     """
     checkpoint = read_checkpoint(run)
     if checkpoint is None:

@@ -47,9 +47,6 @@ def refusing(path: Path) -> Iterator[None]:
 def load_weights(network: keras.Model, path: Path) -> None:
     """Give a network the numbers in a `.keras` file, whose own architecture is not read.
 
-    Args:
-        network: of the architecture that is expected, built.
-        path: the file.
     Raises:
         UserError: not what Keras writes for this network.
     """
@@ -120,14 +117,7 @@ def check_litert_file(path: Path) -> None:
 def check_litert_network(
     interpreter: Interpreter, file_size: int, image_size: int, classes: int
 ) -> None:
-    """Raise ValueError unless a network fits `config.json`; nothing is allocated yet.
-
-    Args:
-        interpreter: of the file.
-        file_size: in bytes.
-        image_size: height and width in pixels of the photos that it takes.
-        classes: their number.
-    """
+    """Raise ValueError unless a network fits `config.json`; nothing is allocated yet."""
     most = max(file_size, VALUES_PER_PIXEL * image_size**2)
     for tensor in interpreter.get_tensor_details():
         size = math.prod(map(int, tensor["shape"]))

@@ -282,6 +282,9 @@ def test_download_photos_stopped_at_any_moment(server, tmp_path, photos, monkeyp
     def stop(*args):
         raise KeyboardInterrupt
 
+    def go_on(*args):
+        pass
+
     extract = zipfile.ZipFile._extract_member
 
     def stop_later(bundle, member, *rest):
@@ -289,7 +292,7 @@ def test_download_photos_stopped_at_any_moment(server, tmp_path, photos, monkeyp
             raise KeyboardInterrupt
         return extract(bundle, member, *rest)
 
-    for progress, unpack in ((stop, extract), (None, stop), (None, stop_later)):
+    for progress, unpack in ((stop, extract), (go_on, stop), (go_on, stop_later)):
         monkeypatch.setattr(zipfile.ZipFile, "_extract_member", unpack)
         with pytest.raises(KeyboardInterrupt):
             download_photos(tmp_path, progress, **arguments)

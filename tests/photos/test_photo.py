@@ -677,7 +677,7 @@ def test_find_files_names_what_cannot_be_listed(tmp_path, monkeypatch):
 
     def refuse(path):
         if os.path.basename(path) == "closed":
-            raise PermissionError(errno.EACCES, "Permission denied")
+            raise PermissionError(errno.EACCES, "Permission denied", path)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may list everything
