@@ -180,10 +180,10 @@ def fit_to_size(settings: Settings, photos: int, batch_size: int | None = None) 
     """Return the settings for the given number of training photos.
 
     Few photos get small batches, so that an epoch has at least sixteen steps (unless a `batch_size`
-    is asked for), and a run of few steps gets the `MILD` augmentation.
+    is asked for). A run of few steps gets the `MILD` augmentation, unless its own is mild.
     """
     batch_size = batch_size or min(settings.batch_size, max(8, photos // 16))
     settings = dataclasses.replace(settings, batch_size=min(batch_size, photos))
-    if settings.epochs * photos < SHORT_RUN * settings.batch_size:
+    if settings.erase and settings.epochs * photos < SHORT_RUN * settings.batch_size:
         settings = dataclasses.replace(settings, **MILD)
     return settings
