@@ -97,29 +97,18 @@ def read_lists(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
 
 @dataclasses.dataclass
 class Dataset:
-    """Decoded photos with their labels and splits.
+    """Decoded photos with their labels and splits."""
 
-    Attributes:
-        images: (n, size, size, 3) uint8, memory-mapped.
-        labels: (n,) int, index into `classes`.
-        paths: (n,) paths below `root`.
-        names: (n,) what identifies each photo, such as `cat.7`.
-        splits: the indices of each split, without the excluded photos.
-        skipped: (path, reason) of each file that could not be decoded.
-        digests: (n,) a digest of each file's bytes.
-        excluded: the indices of the photos that are left out.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8 (n, size, size, 3), memory-mapped
+    labels: np.ndarray  # int (n,), index into `classes`
     classes: list[str]
-    paths: list[str]
-    names: list[str]
-    splits: dict[str, np.ndarray]
-    skipped: list[tuple[str, str]]
+    paths: list[str]  # (n,) below `root`
+    names: list[str]  # (n,) what identifies each photo, such as `cat.7`
+    splits: dict[str, np.ndarray]  # the indices of each split, without the excluded photos
+    skipped: list[tuple[str, str]]  # path and reason of each file that could not be decoded
     root: Path
-    digests: np.ndarray
-    excluded: np.ndarray
+    digests: np.ndarray  # (n,) of each file's bytes
+    excluded: np.ndarray  # the indices of the photos that are left out
 
     def split_sizes(self) -> dict[str, int]:
         """Return the number of photos of each split."""
@@ -254,13 +243,12 @@ def load_or_make(
     """Load the photos to train on; print which are skipped.
 
     Draws those of --demo first, and downloads the public copy of Dogs vs. Cats if tmp/ holds none.
-
-    Args:
-        settings: the recipe, the image size and the fold.
-        data_dir, cache_dir, exclude, relabel: as for `load`.
+    Recipe, image size and fold are those of the settings.
     """
     if settings.recipe == "demo":
-        draw_demo(data_dir)
+        cli.say("Drawing cats and dogs. What follows says nothing about photos.")
+        with cli.blame("--demo"):
+            drawings.make_demo(data_dir, progress=cli.progress("drawing", " pictures"))
     elif data_dir == "tmp":
         download_if_empty(data_dir, cache_dir)
     dataset = load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
@@ -269,13 +257,6 @@ def load_or_make(
     if len(dataset.skipped) > 10:
         cli.say(f"skipped {len(dataset.skipped) - 10} more")
     return dataset
-
-
-def draw_demo(folder: str) -> None:
-    """Draw the data set of --demo."""
-    cli.say("Drawing cats and dogs. What follows says nothing about photos.")
-    with cli.blame("--demo"):
-        drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
 
 
 def download_if_empty(folder: str, cache_dir: str) -> None:
@@ -304,8 +285,7 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.dat
         epoch: counted from 0.
     Returns:
         A `tf.data.Dataset` of (images, targets): float32 (batch, size, size, 3) in 0-255, where
-        size is that of the epoch (`settings.image_sizes()`), and the targets returned by
-        `targets_of`.
+        size is that of the epoch, and what `targets_of` returns.
     """
     members = dataset.splits["train"]
     order = np.random.default_rng([settings.seed, epoch]).permutation(members)
@@ -390,7 +370,6 @@ def augment(images: tf.Tensor, size: int, seed: tf.Tensor, settings: Settings) -
 
     Args:
         images: uint8 (batch, height, width, 3).
-        size: height and width of the result in pixels.
         seed: (2,) int64; the same seed gives the same result.
         settings: how strongly; see `recipe.Settings`.
     Returns:
@@ -558,13 +537,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def rank_held_out(
     classifiers: Sequence[Classifier], data_dir: str, cache_dir: str, exclude=(), relabel=None
 ) -> suspects.Ranking:
-    """Score photos, each by a run that was not trained on it.
+    """Score photos, each by a run that was not trained on it; those most in doubt come first.
 
     Args:
         classifiers: of one run, or of the folds of the same photos.
-        data_dir, cache_dir, exclude, relabel: as for `load`.
-    Returns:
-        The photos, those with the least probable labels first.
     """
     from catdog.runs import run
     from catdog.scores import suspects

@@ -49,7 +49,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--unknown", metavar="DIR",
         help="folder of pictures that belong to none of the classes; report how many are labelled "
         "unknown")
-    add("--output", metavar="DIR", help="new folder for report, metrics, predictions and plots")
+    add("--output", metavar="DIR", type=Path,
+        help="new folder for report, metrics, predictions and plots")
     add("--json", action="store_true", help="print one line of JSON")
     # fmt: on
     args = parser.parse_args(argv)
@@ -60,20 +61,16 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclasses.dataclass
 class Scored:
-    """A run with its predictions for the photos `members` of `dataset`, and their `metrics`.
-
-    probabilities: (m, n_classes); uncalibrated: the same, before temperature scaling; novelty:
-    (m,), or None for a run without a reference; outsiders: novelty of the pictures of --unknown.
-    """
+    """A run with its predictions for photos."""
 
     classifier: Classifier
     dataset: data.Dataset
-    members: np.ndarray
-    probabilities: np.ndarray
-    uncalibrated: np.ndarray
+    members: np.ndarray  # (m,) indices of the photos in `dataset`
+    probabilities: np.ndarray  # (m, n_classes)
+    uncalibrated: np.ndarray  # the same, before temperature scaling
     metrics: dict
-    novelty: np.ndarray | None = None
-    outsiders: np.ndarray | None = None
+    novelty: np.ndarray | None = None  # (m,), or None for a run without a reference
+    outsiders: np.ndarray | None = None  # novelty of the pictures of --unknown
 
     @property
     def labels(self) -> np.ndarray:
@@ -84,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     cli.check_output(args.output, args.data_dir)
     if args.output:
-        output = Path(args.output)
-        files.remove_leftovers(output.parent, name=output.name)
+        files.remove_leftovers(args.output.parent, name=args.output.name)
     with cli.blame("--model"):
         folders = [Path(each) for each in args.model] if args.model else [run.chosen(None)]
         classifiers = [Classifier(folder, model.load, args.runtime) for folder in folders]
@@ -102,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(to_json(only.metrics) if args.json else tables.format_score(only.metrics))
     if args.output:
         with cli.blame("--output"):
-            write(only, output)
-        say(f"Report:  {printable(output / 'report.html')}")
+            write(only, args.output)
+        say(f"Report:  {printable(args.output / 'report.html')}")
     return 0
 
 

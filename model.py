@@ -224,13 +224,9 @@ def summary(arch: str, classes: int, image_size: int | None) -> str:
 
 
 def describe(layer: keras.layers.Layer) -> str:
-    """Return the kind of a layer with the sizes that matter."""
-    kind = type(layer).__name__
-    if isinstance(layer, layers.Conv2D):
-        return f"{kind} {layer.kernel_size[0]} x {layer.kernel_size[1]}"
-    if isinstance(layer, layers.MaxPooling2D):
-        return f"{kind} {layer.pool_size[0]} x {layer.pool_size[1]}"
-    return kind
+    """Return the kind of a layer with the size of its window."""
+    window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", ())
+    return " ".join([type(layer).__name__, " x ".join(map(str, window))]).rstrip()
 
 
 def load_trained(args: argparse.Namespace) -> tuple[Path, dict, keras.Model]:

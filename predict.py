@@ -164,17 +164,13 @@ def load_network(folder: Path) -> keras.Model:
 
 @dataclasses.dataclass
 class Prediction:
-    """What is known of a photo: why it cannot be read, or probabilities (classes,) and more.
-
-    evidence: (height, width, outputs), or None; novelty: 0 to 1, or None for a run that has no
-    reference for it; unknown: whether the photo is called so.
-    """
+    """What is known of a photo: why it cannot be read, or all the rest."""
 
     path: str
     error: PhotoError | None = None
-    probabilities: np.ndarray | None = None
-    evidence: np.ndarray | None = None
-    novelty: float | None = None
+    probabilities: np.ndarray | None = None  # (classes,)
+    evidence: np.ndarray | None = None  # (height, width, outputs)
+    novelty: float | None = None  # 0 to 1; None for a run that has no reference for it
     unknown: bool = False
 
 

@@ -27,7 +27,7 @@ from catdog import backend, cli, files
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable
-from catdog.photos import index
+from catdog.photos import drawings, index
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -96,7 +96,7 @@ def find_photos(data_dir: str | None) -> tuple[Path, index.Found, str]:
             raise UserError(f"expected labelled photos, got none in {printable(data_dir)}")
     if found is None:
         folder = ROOT / "tmp" / "demo"
-        data.draw_demo(str(folder))
+        drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
         found = index.find(folder)
         return folder, found, f"{len(found.paths):,} drawings of --demo"
     return folder, found, f"{len(found.paths):,} photos"

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import logging
+import math
 import os
 import signal
 import sys
@@ -110,35 +111,24 @@ def check_output(output: os.PathLike | str | None, data_dir: os.PathLike | str) 
             files.check_outside(output, data_dir)
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
     """Return an argparse type: a whole number from `least` to `most`."""
-
-    def parse(text):
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or value < least or (most is not None and value > most):
-            limit = f"from {least} to {most}" if most is not None else f"of {least} or more"
-            raise argparse.ArgumentTypeError(f"expected a whole number {limit}, got {text!r}")
-        return value
-
-    return parse
+    limits = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
+    return _number(int, lambda value: least <= value <= most, f"a whole number {limits}")
 
 
 def number(above: float, most: float) -> Callable[[str], float]:
     """Return an argparse type: a number greater than `above` and at most `most`."""
+    expected = f"a number above {above:g} and at most {most:g}"
+    return _number(float, lambda value: above < value <= most, expected)
 
+
+def _number(kind, is_good, expected):
     def parse(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not above < value <= most:
-            raise argparse.ArgumentTypeError(
-                f"expected a number above {above:g} and at most {most:g}, got {text!r}"
-            )
-        return value
+        with contextlib.suppress(ValueError):
+            if is_good(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
 
     return parse
 

@@ -30,7 +30,6 @@ def atomic_file(path: Path, make_folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path; the file written there becomes `path` if the block ends well.
 
     Args:
-        path: the file, in the same folder as the temporary one.
         make_folder: make the folders that are missing. (A run directory that somebody removed must
             not come back with a checkpoint alone.)
     Raises:
@@ -53,11 +52,7 @@ def atomic_file(path: Path, make_folder: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder, which becomes `path` if the block ends well; see `check_new`.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Yield a temporary folder, which becomes `path` if the block ends well; see `atomic_file`."""
     temporary = temporary_path(path)
     try:
         temporary.mkdir(parents=True)

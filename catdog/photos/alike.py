@@ -11,9 +11,6 @@ def look_hashes(images: np.ndarray) -> np.ndarray:
 
     Each bit says whether a pixel of the grey photo, shrunk to 9x8, is lighter than its left
     neighbour (dHash, N. Krawetz 2013).
-
-    Args:
-        images: uint8 `(n, size, size, 3)`.
     """
     hashes = np.empty(len(images), np.uint64)
     for i, image in enumerate(images):

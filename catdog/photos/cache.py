@@ -51,7 +51,6 @@ def images(
     """Return the decoded photos, from the cache if it holds just these files.
 
     Args:
-        found: the photos.
         size: side of the squares, in pixels.
         cache_dir: folder of all caches; made if it is missing.
         on_progress: function of (done, total), called while photos are decoded.

@@ -83,12 +83,11 @@ class Stream:
     """Decodes photos in threads, while whoever reads `batches` runs the network.
 
     Args:
-        paths: an iterable of (path, None or PhotoError), as `find` gives.
+        paths: as `find` yields them.
         size: side of the decoded squares, in pixels.
-        decode: function of (path, size) that returns what is handed on, `load_photo` by default.
+        decode: returns what is handed on.
     Attributes:
-        found: how many photos there are so far.
-        complete: whether these are all.
+        found: how many photos there are so far; complete: whether these are all.
     """
 
     def __init__(

@@ -115,10 +115,6 @@ def draw(label: int, rng: np.random.Generator, size: int = 64) -> Image.Image:
         label: 0 for a cat, 1 for a dog.
         rng: the source of everything random in the drawing.
         size: side in pixels, at least 8.
-    Returns:
-        An RGB image of `size` x `size` pixels.
-    Raises:
-        ValueError: another label or a smaller size.
     """
     if label not in (0, 1) or size < 8:
         raise ValueError(f"expected label 0 or 1 and size >= 8, got label {label} and size {size}")
@@ -146,13 +142,11 @@ def make_demo(
 
     Args:
         photos: number of pictures, even.
-        seed: 0 or more.
         size: side in pixels, at least 8.
-        progress: function of (done, total), called now and then.
+        progress: function of (done, total).
     Returns:
         The folder.
     Raises:
-        ValueError: impossible numbers.
         UserError: the folder holds anything that was not drawn here, or cannot be written.
     """
     if photos < 2 or photos % 2 or size < 8 or seed < 0:

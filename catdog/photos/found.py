@@ -1,4 +1,4 @@
-"""The labelled photos under a folder, as `index.find` returns them."""
+"""What `index.find` returns."""
 
 import dataclasses
 from pathlib import Path
@@ -10,21 +10,11 @@ SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass
 class Found:
-    """The labelled photos under a folder.
+    """The labelled photos under a folder."""
 
-    Attributes:
-        root: the folder that `paths` are relative to.
-        classes: names of the classes, sorted.
-        paths: (n,) path of each photo, with forward slashes.
-        labels: (n,) int, index into `classes`.
-        names: (n,) what identifies each photo in any layout, such as `cat.7`.
-        given: (n,) int, index into `SPLITS`, the split that the user's folders say, or None if
-            there are no such folders beside train/.
-    """
-
-    root: Path
-    classes: list[str]
-    paths: list[str]
-    labels: np.ndarray
-    names: list[str]
-    given: np.ndarray | None = None
+    root: Path  # the folder that `paths` are relative to
+    classes: list[str]  # sorted
+    paths: list[str]  # (n,), with forward slashes
+    labels: np.ndarray  # int (n,), index into `classes`
+    names: list[str]  # (n,) what identifies each photo in any layout, such as `cat.7`
+    given: np.ndarray | None = None  # int (n,), index into `SPLITS`, if the user's folders say it

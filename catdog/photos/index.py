@@ -38,7 +38,6 @@ def find(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None
     4. One folder per class, such as `cats/...`.
 
     Args:
-        data_dir: the folder.
         cache_dir: folder of decoded photos, which is not taken for a class.
     Returns:
         The photos, or None if there are no labelled photos.
@@ -174,11 +173,7 @@ def _find_splits(root, folders):
 
 
 def _join_splits(root, given):
-    """Return the photos of all splits as one `Found`.
-
-    Args:
-        given: for each split its folder, and the paths, classes and names of its photos.
-    """
+    """Return the photos of all splits, given as (folder, paths, classes, names), as one `Found`."""
     paths, members, names, sides, taken = [], [], [], [], set()
     for split, (folder, its_paths, its_members, its_names) in given.items():
         for path, name in zip(its_paths, its_names, strict=True):
@@ -243,12 +238,8 @@ def class_name(folder_name: str) -> str:
 def identity(member: str, path: str) -> str:
     """Return what identifies a photo in every layout.
 
-    Args:
-        member: name of its class.
-        path: its path below the class folder, with forward slashes.
-    Returns:
-        Class and number (`cat.7`) if the name is one of Kaggle's or Microsoft's, which number the
-        photos alike; otherwise class and path.
+    It is class and number (`cat.7`) if the name is one of Kaggle's or Microsoft's, which number the
+    photos alike; otherwise class and path below the class folder.
     """
     match = NUMBER_NAME.fullmatch(path)
     if match and member in ("cat", "dog") and (match[1] or member).lower() == member:

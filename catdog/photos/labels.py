@@ -35,27 +35,17 @@ def read_names(path: str | os.PathLike | None) -> list[str]:
     """Return the names in a file of photos to leave out, sorted; none if `path` is None.
 
     One name per line; `#` begins a comment.
-
-    Raises:
-        UserError: the file cannot be read.
     """
     names = {line.split(" #")[0].strip() for line in _lines(path)}
     return sorted(name for name in names if name and not name.startswith("#"))
 
 
 def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
-    """Read a file of new labels.
+    """Return the class of each name in a file of new labels; none if `path` is None.
 
     Each line has the name of a photo, a tab and a class: both may contain spaces. A line of two
     words may have spaces instead of the tab: `cat.4085 dog`. A line that begins with `#` is a
     comment, and so is what follows ` #` after the class.
-
-    Args:
-        path: the file, or None.
-    Returns:
-        The class of each name; empty if `path` is None.
-    Raises:
-        UserError: the file cannot be read, has a line of another form, or gives a name two classes.
     """
     relabels = {}
     for number, line in enumerate(_lines(path), 1):
@@ -78,17 +68,10 @@ def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
 
 
 def apply_relabels(found: Found, data_dir: str | os.PathLike, relabels: dict[str, str]) -> Found:
-    """Return the photos with their new labels; warn of names that match none.
+    """Return the photos found in `data_dir` with new labels; warn of names that match none.
 
     Names and paths stay the same, so that every photo keeps its split. The classes stay the same,
     too: a new label must be one of them.
-
-    Args:
-        found: an `index.Found`, which is not changed.
-        data_dir: the folder in which it was found.
-        relabels: what `read_relabels` returns.
-    Raises:
-        UserError: an unknown class, or two names of the same photo with two classes.
     """
     classes = {printable(name): i for i, name in enumerate(found.classes)}
     for name, label in relabels.items():
@@ -156,8 +139,6 @@ def read_csv_layout(root: str | os.PathLike) -> tuple[list[str], list[str], list
     in it, with or without its ending, as in Kaggle's Dog Breed Identification. Photos that the file
     does not name are left out.
 
-    Args:
-        root: the folder.
     Returns:
         paths: of each photo, below `root`, with forward slashes, sorted.
         classes: of each photo.
@@ -165,8 +146,8 @@ def read_csv_layout(root: str | os.PathLike) -> tuple[list[str], list[str], list
             label must not move the photo to another split.
         None if there is no `labels.csv`, or if its first line tells no columns.
     Raises:
-        UserError: the file cannot be read; a name that leads out of the folder, that matches no
-            photo or several, or that comes with two labels; a line without a name or a label.
+        UserError: a name that leads out of the folder, that matches no photo or several, or that
+            comes with two labels; a line without a name or a label.
     """
     path = Path(root, CSV_NAME)
     if not path.is_file():

@@ -211,8 +211,7 @@ def open_photo(source: str | os.PathLike | bytes, draft_size: int | None = None)
         The first frame as an RGB image, turned upright by its EXIF orientation. Transparent pixels
         are white.
     Raises:
-        PhotoError: the file cannot be read, is no image of these formats, is damaged or truncated,
-            or has more than `MAX_PIXELS` (a JPEG with a draft size: `MAX_JPEG_PIXELS`).
+        PhotoError: the file cannot be read, is no image of these formats, is damaged or too large.
     """
     return _open(source, draft_size, lambda image: image)
 

@@ -79,9 +79,6 @@ def fit_clip(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     Args:
         probabilities: of class 1 of two classes, `(n,)`.
-        labels: `(n,)`, 0 or 1.
-    Returns:
-        From 1e-7 to 0.2.
     """
     right = np.append(np.where(np.asarray(labels) == 1, probabilities, 1 - probabilities), 0.0)
     clips = np.geomspace(SMALLEST_PROBABILITY, LARGEST_CLIP, 400)

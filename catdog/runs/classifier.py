@@ -193,8 +193,7 @@ class Classifier:
         """Fit temperature and clip and write them into the run.
 
         Args:
-            logits: as `logits` returns them, of photos that the network was not trained on.
-            labels: `(n,)` int, indices into `classes`.
+            logits, labels: of photos that the network was not trained on.
         """
         self.temperature = calibration.fit_temperature(logits, labels)
         changes = {"temperature": self.temperature}

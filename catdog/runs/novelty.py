@@ -46,21 +46,15 @@ TINY = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What novelty is measured against.
+    """What novelty is measured against."""
 
-    Attributes:
-        photos: inner features of training photos, uint8 (n, width), each scaled to a maximum of
-            255. Only their direction is used.
-        mean, deviation: float64 (2,), of the two parts of the score on the validation photos.
-        scores: of the validation photos, float64 (m,), ascending.
-        network: what identifies the network whose features these are.
-    """
-
+    # Inner features of training photos, uint8 (n, width), each scaled to a maximum of 255. Only
+    # their direction is used.
     photos: np.ndarray
-    mean: np.ndarray
-    deviation: np.ndarray
-    scores: np.ndarray
-    network: str
+    mean: np.ndarray  # float64 (2,), of the two parts of the score on the validation photos
+    deviation: np.ndarray  # the same
+    scores: np.ndarray  # of the validation photos, float64 (m,), ascending
+    network: str  # what identifies the network whose features these are
 
     def novelty(self, features: np.ndarray) -> np.ndarray:
         """Return the share of validation photos below photos of these features, float (n,)."""

@@ -273,7 +273,6 @@ def write_checkpoint(run: Path, state: dict, arrays: Sequence[np.ndarray]) -> No
 
     Args:
         state: `updates`, how often the weights were averaged, and `history`, one row per epoch.
-        arrays: of numbers, of any shapes.
     """
     named = {f"array{i}": array for i, array in enumerate(arrays)}
     with files.atomic_file(Path(run) / "checkpoint.npz") as temporary:
@@ -369,7 +368,6 @@ def write_trained_on(run: Path, identities: np.ndarray, init: str | None = None)
 
     Args:
         identities: (n, 2) uint64, hashes of the names and of the looks of the photos.
-        init: the run that this one started from.
     """
     before = None if init is None else _read_trained_on(init)
     known = identities if before is None else np.concatenate([identities, before])

@@ -176,8 +176,6 @@ class Layers:
 
     Args:
         network: a functional `keras.Model`. Keras itself is not imported here.
-        classes: the names.
-        image_size: height and width in px of what the network takes.
     Raises:
         UserError: the network has no convolution.
     """

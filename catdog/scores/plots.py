@@ -49,8 +49,6 @@ def picture(path: Path, **options) -> Iterator:
 
     Args:
         options: of the Figure, such as `figsize` (inches) and `dpi`.
-    Raises:
-        UserError: `path` cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -81,12 +79,7 @@ def plot_history(rows: Sequence[dict], path: Path) -> None:
     """Draw the history of a training run as a PNG.
 
     Args:
-        rows: a dict per epoch, of numbers or their text, with the keys epoch (default: counted from
-            1), loss, val_loss (nats), accuracy, val_accuracy (0 to 1), learning_rate and image_size
-            (pixels). Any may be missing, empty or NaN.
-        path: the file.
-    Raises:
-        UserError: it cannot be written.
+        rows: of `history.csv`, of numbers or their text; any may be missing, empty or NaN.
     """
     with picture(path, figsize=(12, 7), dpi=120) as figure:
         axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
@@ -184,11 +177,8 @@ def plot_evaluation(
 
     Args:
         labels: `(n,)` int.
-        probabilities: `(n, n_classes)`.
-        uncalibrated: the same before temperature scaling.
-        classes: the names.
+        probabilities: `(n, n_classes)`; uncalibrated: the same before temperature scaling.
         history: rows of the training run, as for `plot_history`.
-        folder: a folder that exists.
     """
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
@@ -323,7 +313,6 @@ def plot_novelty(novelty: np.ndarray, outsiders: np.ndarray | None, folder: Path
     Args:
         novelty: of the scored photos, `(n,)`, from 0 to 1.
         outsiders: of pictures of no class, or None.
-        folder: a folder that exists.
     """
     return _draw(
         Path(folder), "novelty", "Novelty", "share of validation photos that are less novel",

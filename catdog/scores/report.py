@@ -34,10 +34,8 @@ def photo_groups(
     """Choose photos to look at and read them.
 
     Args:
-        classifier: a `Classifier`.
-        dataset: a `data.Dataset`.
-        members: `(m,)` indices of photos in `dataset`.
-        probabilities: `(m, n_classes)`.
+        classifier: a `Classifier`; dataset: a `data.Dataset`.
+        members: `(m,)` indices of its photos; probabilities: `(m, n_classes)`.
     Returns:
         A title, a note and photos, for each group. Of a photo: path, label, predicted, probability
         and its `pages.pictures`.

@@ -28,35 +28,22 @@ PAGE_PHOTOS, PAGE_SIDE, PAGE_QUALITY = 500, 208, 65  # photos, px, of JPEG: belo
 
 @dataclasses.dataclass
 class Run:
-    """A trained network and the photos in its split.
+    """A trained network and the photos in its split."""
 
-    Attributes:
-        classifier: a `Classifier`.
-        dataset: a `data.Dataset`, with the split of this run.
-        trained_on: bool `(k,)`, on which photos of `held_out(dataset)` the network was trained all
-            the same, or None if that is not known.
-    """
-
-    classifier: object
-    dataset: object
+    classifier: object  # a `Classifier`
+    dataset: object  # a `data.Dataset`, with the split of this run
+    # bool `(k,)`, on which photos of `held_out(dataset)` it was trained all the same, if known.
     trained_on: np.ndarray | None = None
 
 
 @dataclasses.dataclass
 class Ranking:
-    """Photos, the most disputed label first.
+    """Photos, the most disputed label first."""
 
-    Attributes:
-        runs: the runs that scored them.
-        members: `(m,)` indices of photos in the dataset.
-        run_of: `(m,)` index into `runs` of the run that scored each photo.
-        probabilities: `(m, n_classes)`.
-    """
-
-    runs: Sequence[Run]
-    members: np.ndarray
-    run_of: np.ndarray
-    probabilities: np.ndarray
+    runs: Sequence[Run]  # that scored them
+    members: np.ndarray  # `(m,)` indices of photos in the dataset
+    run_of: np.ndarray  # `(m,)` index into `runs` of the run that scored each photo
+    probabilities: np.ndarray  # `(m, n_classes)`
 
     @property
     def dataset(self):
@@ -76,7 +63,7 @@ class Ranking:
         return others.argmax(1)
 
     def wrong(self) -> int:
-        """Return how many of the labels are wrong, as confident learning estimates it."""
+        """Return how many labels are wrong, as confident learning estimates it."""
         joint = metrics.confident_joint(self.labels, self.probabilities)
         return int(joint.sum() - joint.trace())
 
@@ -194,11 +181,7 @@ def contact_sheet(ranking: Ranking) -> Image.Image:
 def page(
     ranking: Ranking, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> str:
-    """Return the HTML page on which a person marks the photos of the first ranks.
-
-    Args:
-        on_progress: called with the number of photos that are done and of all.
-    """
+    """Return the HTML page on which a person marks the photos of the first ranks."""
     script = Path(__file__).with_name("suspects.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return pages.render(
@@ -243,11 +226,7 @@ def write(
     ranking: Ranking,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write a new folder with `suspects.csv`, the page `suspects.html` and `suspects.png`.
-
-    Args:
-        on_progress: called with the number of photos of the page that are done and of all.
-    """
+    """Write a new folder with `suspects.csv`, the page `suspects.html` and `suspects.png`."""
     with files.atomic_folder(folder) as temporary:
         tables.write_csv(temporary / "suspects.csv", rows(ranking))
         contact_sheet(ranking).save(temporary / "suspects.png")

@@ -129,9 +129,8 @@ def format_comparison(scores: Sequence[dict], pairs: Sequence[dict]) -> str:
     """Return the comparison of runs on the same photos as text of several lines.
 
     Args:
-        scores: a dict of `metrics.score` per run, each with its `model`.
-        pairs: a dict of `metrics.mcnemar` per pair of runs, in the order of
-            `itertools.combinations`.
+        scores: `metrics.score` of each run, with its `model`.
+        pairs: `metrics.mcnemar` of each pair of runs, in the order of `itertools.combinations`.
     """
     letters = [chr(ord("A") + i) for i in range(len(scores))]  # for the runs, whose paths are long
     rows = [["run", "accuracy", "95% interval", "log loss", "ROC AUC"]]

@@ -210,9 +210,7 @@ def broadcast(content: bytes | None) -> bytes | None:
 def own_copy(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """Yield a folder to read from: `folder` in process 0, a copy of its files in the others.
 
-    Args:
-        folder: a run directory, which process 0 alone need have.
-        names: of the files that are copied, if they exist.
+    Process 0 alone need have the folder; of the files `names`, those that exist are copied.
     """
     if index() == 0:
         for name in names if processes() > 1 else ():
