@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
@@ -208,6 +209,17 @@ def _catch_signals() -> None:
             signal.signal(each, lambda *_: os._exit(128 + signum))
         raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
 
+    def send_again(ignored):
+        # Python ignores an exception in a destructor, also this one.
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            signum = signal.SIGTERM if ignored.exc_type is Terminated else signal.SIGINT
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, stop)
+            threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
+        else:
+            sys.__unraisablehook__(ignored)
+
+    sys.unraisablehook = send_again
     signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
         signal.signal(signal.SIGINT, stop)

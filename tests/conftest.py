@@ -1,6 +1,9 @@
 """What the tests share: small drawn data sets in temporary folders, and a run trained on one."""
 
 import contextlib
+import importlib
+import io
+import logging
 import os
 import resource
 import signal
@@ -17,7 +20,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # A shell has its background jobs ignore Ctrl-C, and the processes that they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from catdog.photos import drawings  # noqa: E402  found through the line above
+import model  # noqa: E402  found through a line above
+from catdog import cli  # noqa: E402
+from catdog.photos import drawings  # noqa: E402
 
 
 def draw_photos(folder, per_class, size=48, seed=0):
@@ -30,14 +35,36 @@ def draw_photos(folder, per_class, size=48, seed=0):
     return folder
 
 
-def run_script(*arguments, cwd=ROOT, **options):
+def run_script(*arguments, cwd=ROOT, timeout=170, **options):
     """Runs a script as a user does: `run_script("train.py", "--demo")`."""
     script, *rest = map(str, arguments)
     command = [sys.executable, str(ROOT / script), *rest]
     environment = users_environment(**options.pop("env", {}))
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=170, **options
-    )
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout,
+        **options,
+    )  # fmt: skip
+
+
+def run_here(script, *arguments, cwd=ROOT):
+    """Does what `run_script` does within this process, for what no process is needed to show."""
+    module = importlib.import_module(script.removesuffix(".py"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    logger = logging.getLogger("catdog")
+    log_handlers = list(logger.handlers)
+    stdout, stderr = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(sys, "stderr", stderr)
+        patch.setenv("COLUMNS", "100")
+        with pytest.raises(SystemExit) as ended:
+            cli.run(module.main)
+    logger.handlers[:] = log_handlers
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    texts = [stream.buffer.getvalue().decode() for stream in (stdout, stderr)]
+    return subprocess.CompletedProcess(sys.argv, ended.value.code, *texts)
 
 
 def users_environment(**more):
@@ -85,6 +112,26 @@ def trained(photos_dir, tmp_path_factory):
         folder / "run",
     )
     return folder / "run", process
+
+
+@pytest.fixture(scope="module")
+def small_plain():
+    """Cuts `plain` down to two of its ten convolutions: it trains in a third of the time.
+
+    Every kind of layer stays. `trained` and the runs of test_kill.py are of the whole network.
+    """
+
+    def two_convolutions(inputs, outputs, dropout):
+        x = model.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+        x = model.conv(x, 32, pool=True)
+        x = model.conv(x, 64)
+        x = model.layers.GlobalAveragePooling2D()(x)
+        x = model.layers.Dropout(dropout)(x)
+        return model.output(x, outputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.ARCHITECTURES, "plain", two_convolutions)
+        yield
 
 
 def pytest_sessionfinish(session):

@@ -13,7 +13,7 @@ import model
 from catdog import files
 from catdog.errors import UserError
 from catdog.runs import run as runs
-from catdog.scores import tables
+from catdog.scores import plots, tables
 from conftest import draw_photos, run_script
 
 
@@ -112,14 +112,15 @@ def test_a_split_of_one_class_has_null_and_no_nan(folder, tmp_path, capsys):
     assert "nan" not in pictures_apart.lower()
 
 
-def test_a_network_without_activation_maps_shows_its_photos_alone(folder, tmp_path):
+def test_a_network_without_activation_maps_shows_its_photos_alone(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "plot_evaluation", lambda *_: [])
     assert run(folder, "--output", tmp_path / "out", models=["classic"]) == 0
     text = (tmp_path / "out" / "report.html").read_text()
     assert 'class="pair alone"' in text and "class activation map" not in text
 
 
 def test_runs_of_different_sizes_are_compared_on_the_same_photos(folder, capsys):
-    models = ["plain", "classic", "plain"]
+    models = ["classic", "plain", "classic"]
     assert run(folder, "--json", "--split", "all", models=models) == 0
     result = strict(capsys.readouterr().out)
     assert result["images"] == 80 and result["split"] == "all"
@@ -133,16 +134,15 @@ def test_runs_of_different_sizes_are_compared_on_the_same_photos(folder, capsys)
 
 
 def test_what_fails_leaves_nothing(folder, tmp_path, monkeypatch):
-    from catdog.scores import report
-
     (tmp_path / "exists").mkdir()
     with pytest.raises(UserError, match="argument --output: expected a new folder"):
         run(folder, "--output", tmp_path / "exists")
 
-    def stop(*_):
+    def stop(*arguments):
+        (arguments[-1] / "roc.png").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "render", stop)
+    monkeypatch.setattr(plots, "plot_evaluation", stop)
     with pytest.raises(KeyboardInterrupt):
         run(folder, "--output", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["exists"]
@@ -190,7 +190,10 @@ def test_keras_and_litert_score_the_same(trained, photos_dir, capsys):
     assert scores["keras"]["log_loss"] == pytest.approx(scores["litert"]["log_loss"], abs=0.05)
 
 
-def test_what_a_killed_process_left_is_removed_when_the_report_is_made_again(folder, tmp_path):
+def test_what_a_killed_process_left_is_removed_when_the_report_is_made_again(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plots, "plot_evaluation", lambda *_: [])
     left = tmp_path / f".0123abcd.{files._machine()}.999999999.rep"
     left.mkdir()
     (left / "half.png").touch()
@@ -211,8 +214,8 @@ def test_an_unfinished_run_is_named_with_how_to_go_on(folder, tmp_path):
 
 
 def test_runs_of_different_folds_are_not_compared(folder, tmp_path):
-    config = runs.read_config(folder / "plain")
-    runs.create(tmp_path / "run", {**config, "settings": {"arch": "plain", "fold": 3}})
-    runs.save_network(tmp_path / "run", model.build("plain", 2, 40))
+    config = runs.read_config(folder / "classic")
+    runs.create(tmp_path / "run", {**config, "settings": {"arch": "classic", "fold": 3}})
+    runs.save_network(tmp_path / "run", model.build("classic", 2, 32))
     with pytest.raises(UserError, match="--model: the runs must be scored on the same photos"):
-        run(folder, models=["plain", "plain", tmp_path / "run"])  # two folds for three runs
+        run(folder, models=["classic", "classic", tmp_path / "run"])  # two folds for three runs

@@ -8,6 +8,7 @@ import pytest
 
 import model
 from catdog.errors import UserError
+from catdog.runs import export
 from catdog.runs.classifier import Classifier
 from catdog.training import recipe
 
@@ -102,7 +103,11 @@ def test_the_script_prints_the_layers_of_each_network(capsys):
     assert text.splitlines()[-2].split() == ["total", f"{expected:,}"]
 
 
-def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys):
+def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys, monkeypatch):
+    def convert(source, target, weights):  # takes seconds, and wrote this file after training
+        shutil.copy(trained[0] / "model.tflite", target)
+
+    monkeypatch.setattr(export, "_convert", convert)
     run = shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite"))
     photos = ["--data-dir", str(photos_dir), "--cache-dir", str(trained[0].parent / "cache")]
     assert model.main(["--export", "litert", "--model", str(run), *photos]) == 0

@@ -10,7 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
-from conftest import ROOT, draw_photos, run_script
+from conftest import ROOT, draw_photos, run_here, run_script
 
 
 def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):
@@ -18,7 +18,7 @@ def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):
         run = tmp_path / lost
         shutil.copytree(trained[0], run)
         (run / lost).unlink()
-        process = run_script("train.py", "--resume", run)
+        process = run_here("train.py", "--resume", run)
         assert process.returncode == 2 and lost in process.stderr
         assert "Traceback" not in process.stderr
 
@@ -177,7 +177,7 @@ def test_evaluate_repeats_the_test_accuracy_of_the_run(trained, photos_dir):
 def test_evaluate_says_how_many_photos_the_model_was_trained_on(trained, photos_dir, split):
     run, _ = trained
     splits = json.loads((run / "config.json").read_text())["splits"]
-    process = run_script(
+    process = run_here(
         "evaluate.py",
         "--model",
         run,
@@ -214,7 +214,7 @@ def test_predict_prints_a_line_for_each_photo_and_names_those_that_fail(trained,
 
 def test_a_finished_run_has_nothing_to_resume(trained):
     run, _ = trained
-    process = run_script("train.py", "--resume", run)
+    process = run_here("train.py", "--resume", run)
     assert process.returncode == 0 and "is finished" in process.stderr
 
 
@@ -270,7 +270,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_that_names_the_argument_and_exit_code_2(mistake, tmp_path):
     command, words = MISTAKES[mistake]
-    process = run_script(*command, cwd=tmp_path)
+    process = run_here(*command, cwd=tmp_path)
     assert process.returncode == 2
     assert process.stdout == ""
     last = process.stderr.splitlines()[-1]
@@ -285,7 +285,7 @@ def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
     fake.mkdir()
     (fake / "config.json").write_text((run / "config.json").read_text())
     (fake / "model.keras").write_text("not a model")
-    process = run_script("predict.py", "--model", fake, "photo.jpg")
+    process = run_here("predict.py", "--model", fake, "photo.jpg")
     assert process.returncode == 2
     without_litert, line = process.stderr.splitlines()
     assert "using Keras" in without_litert and "--model: cannot load" in line
@@ -298,7 +298,7 @@ def test_a_network_that_does_not_fit_its_classes_is_refused(trained, tmp_path):
     config["classes"] = ["ant", "bee", "fly"]
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     photo = draw_photos(tmp_path, 1) / "cat.0.png"
-    process = run_script("predict.py", "--model", tmp_path / "run", photo)
+    process = run_here("predict.py", "--model", tmp_path / "run", photo)
     assert process.returncode == 2 and process.stdout == ""
     assert "expected a network of 3 classes" in process.stderr
 
@@ -401,7 +401,7 @@ def test_a_limit_on_the_size_of_files_ends_in_one_line(trained, photos_dir, tmp_
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "data.py"])
 def test_an_output_among_the_photos_is_refused(script, trained, photos_dir):
     model = ["--model", trained[0]] if script == "evaluate.py" else []
-    process = run_script(script, *model, "--data-dir", photos_dir, "--output", photos_dir / "out")
+    process = run_here(script, *model, "--data-dir", photos_dir, "--output", photos_dir / "out")
     assert process.returncode == 2
     assert "--output: expected a folder outside the photos" in process.stderr
     assert not (photos_dir / "out").exists()
@@ -409,7 +409,7 @@ def test_an_output_among_the_photos_is_refused(script, trained, photos_dir):
 
 def test_a_run_whose_photos_cannot_be_used_leaves_no_folder(tmp_path):
     draw_photos(tmp_path / "photos" / "train", 1)  # too few, which is known after decoding
-    process = run_script("train.py", "--data-dir", "photos", "--cache-dir", "cache", cwd=tmp_path)
+    process = run_here("train.py", "--data-dir", "photos", "--cache-dir", "cache", cwd=tmp_path)
     assert process.returncode == 2
     assert "expected enough photos of every class" in process.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "cache"}
@@ -423,7 +423,7 @@ def test_classes_other_than_the_models_are_refused(trained, tmp_path):
             (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
             drawn = tmp_path / "drawn" / f"cat.{number}.png"
             drawn.rename(tmp_path / "data" / name / f"{number}.png")
-    process = run_script(
+    process = run_here(
         "evaluate.py",
         "--model",
         run,
@@ -454,3 +454,26 @@ def test_a_backend_that_is_not_there_is_named_in_one_line(script, tmp_path):
     assert process.returncode == 2
     assert len(process.stderr.splitlines()) == 1 and "KERAS_BACKEND=nonsense" in process.stderr
     assert f"{script}: error: cannot load Keras" in process.stderr  # and no argument is to blame
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_in_a_destructor_ends_the_script(number, code):
+    # Python prints and forgets an exception of a destructor; Keras and TensorFlow have many.
+    program = f"""
+import os, signal, time
+from catdog import cli
+
+class Resource:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        time.sleep(0.01)
+
+def main():
+    resource = Resource()
+    del resource
+    time.sleep(30)
+
+cli.run(main)
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+    assert process.returncode == code, process.stderr

@@ -1,6 +1,8 @@
 """Training through its public functions."""
 
+import ctypes
 import dataclasses
+import gc
 from pathlib import Path
 
 import keras
@@ -15,6 +17,7 @@ from catdog.runs import run
 from catdog.training.recipe import FIXED_SIZE, RECIPES, Settings
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
+pytestmark = pytest.mark.usefixtures("small_plain")
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +160,10 @@ def test_memory_stays_flat_over_fifty_epochs(dataset, tmp_path, monkeypatch):
     def measure(said):
         if not said.startswith("epoch"):
             return
+        # Without the memory that is freed but kept by the allocator: with it, two runs of the same
+        # code had slopes of 0.15 and 0.31 MB; without it, 0.01 to 0.1 MB.
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         (line,) = (
             line
             for line in Path("/proc/self/status").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Photos that are called unknown, by the scripts as a user runs them."""
+"""Photos that are called unknown, by the scripts."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from catdog.photos import drawings
 from catdog.runs import novelty
 from catdog.runs.classifier import Classifier
-from conftest import run_script
+from conftest import run_here
 
 ALMOST_ALL = ("--unknown-at", 0.0001)  # call nearly every photo unknown
 
@@ -39,7 +39,7 @@ def photo(tmp_path):
 
 
 def predict(run, *arguments):
-    process = run_script("predict.py", "--model", run, *arguments)
+    process = run_here("predict.py", "--model", run, *arguments)
     assert process.returncode == 0, process.stderr
     return process
 
@@ -162,7 +162,7 @@ def test_evaluate_reports_refused_photos_and_outsiders(with_reference, photos_di
         drawings.draw(0, np.random.default_rng(number), 64).save(pictures / f"{number}.png")
     (pictures / "broken.png").write_text("no picture")
     arguments = ("--data-dir", photos_dir, "--cache-dir", tmp_path / "cache")
-    process = run_script(
+    process = run_here(
         "evaluate.py", "--model", with_reference, *arguments, "--unknown", pictures,
         "--output", tmp_path / "report",
     )  # fmt: skip
@@ -178,7 +178,7 @@ def test_evaluate_reports_refused_photos_and_outsiders(with_reference, photos_di
 def test_unknown_folder_without_pictures_is_refused(with_reference, photos_dir, tmp_path):
     (tmp_path / "empty").mkdir()
     arguments = ("--data-dir", photos_dir, "--cache-dir", tmp_path / "cache")
-    process = run_script(
+    process = run_here(
         "evaluate.py", "--model", with_reference, *arguments, "--unknown", tmp_path / "empty"
     )
     assert process.returncode == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 from pathlib import Path
 
@@ -25,7 +26,10 @@ def best_precision(device: str) -> str:
     except OSError:  # not Linux
         return "float32"
     fast = platform.machine() == "x86_64" and ("avx512_bf16" in flags or "amx_bf16" in flags)
-    return "mixed_bfloat16" if fast else "float32"
+    # The newest instructions that TensorFlow's convolutions may use, such as AVX512_CORE.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    allowed = limit in ("ALL", "DEFAULT") or any(name in limit for name in ("BF16", "AMX", "AVX10"))
+    return "mixed_bfloat16" if fast and allowed else "float32"
 
 
 def compile(network: keras.Model, settings: Settings, classes: int, steps_per_epoch: int) -> None:

@@ -25,6 +25,22 @@ def network():
     return model.build("plain", 2, None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def converted_once():
+    """Keeps what the converter wrote: all tests give it the same network, and it takes seconds."""
+    convert, written = export._convert, {}
+
+    def convert_once(source, target, weights):
+        if weights not in written:
+            convert(source, target, weights)
+            written[weights] = target.read_bytes()
+        target.write_bytes(written[weights])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_convert", convert_once)
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path, network):
     run.create(tmp_path / "run", CONFIG)
@@ -85,12 +101,11 @@ def test_without_the_litert_package_there_is_no_file(folder, network, photos, mo
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.keras"}
 
 
-EXPORT = """
-import sys, numpy as np, model
+CONVERT = """
+import sys
+from pathlib import Path
 from catdog.runs import export
-network = model.for_prediction(model.load(sys.argv[1]), 32)
-print("begun", flush=True)
-export.export(sys.argv[1], network, np.zeros((4, 32, 32, 3), np.uint8), np.array([0, 1, 0, 1]))
+export._convert(Path(sys.argv[1], "model.keras"), Path(sys.argv[1], "new.tflite"), "eight-bit")
 """
 
 
@@ -101,15 +116,12 @@ def children(pid):
     return [int(line) for line in listed.stdout.split()]
 
 
-def test_the_exporter_ends_with_its_parent(folder):
+def test_the_exporter_ends_with_its_parent(tmp_path):
+    os.mkfifo(tmp_path / "model.keras")  # the exporter waits for it, and never ends by itself
     environment = users_environment(PYTHONPATH=str(ROOT))
     parent = subprocess.Popen(
-        [sys.executable, "-c", EXPORT, folder],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", CONVERT, tmp_path], env=environment, stderr=subprocess.DEVNULL
     )
-    parent.stdout.readline()
     started = time.monotonic()
     while not (found := children(parent.pid)):
         assert time.monotonic() - started < 60
@@ -119,5 +131,5 @@ def test_the_exporter_ends_with_its_parent(folder):
     parent.communicate()
     killed = time.monotonic()
     while any(os.path.exists(f"/proc/{pid}") for pid in found):
-        assert time.monotonic() - killed < 5
+        assert time.monotonic() - killed < 20
         time.sleep(0.05)

@@ -129,14 +129,15 @@ def test_plot_evaluation_says_the_figures_of_the_curves(tmp_path):
 
 
 def drawn_by(monkeypatch):
-    """Return a list of the figures that are drawn from now on."""
+    """Return a list of the figures that are laid out from now on, of which none is written."""
     from matplotlib.figure import Figure
 
-    figures, save = [], Figure.savefig
+    figures = []
 
-    def keep(figure, *arguments, **options):
-        save(figure, *arguments, **options)
+    def keep(figure, path, **options):
+        figure.draw_without_rendering()
         figures.append(figure)
+        path.touch()
 
     monkeypatch.setattr(Figure, "savefig", keep)
     return figures

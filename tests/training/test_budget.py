@@ -1,6 +1,11 @@
-"""--minutes: what fits into a time."""
+"""--minutes: what fits into a time.
+
+MINUTES=3 python -m pytest -m slow tests/training/test_budget.py        in full
+"""
 
 import dataclasses
+import os
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +13,9 @@ import pytest
 import model
 from catdog.training import budget
 from catdog.training.recipe import RECIPES, Settings
+from conftest import draw_photos, run_script
 
+MINUTES = float(os.environ.get("MINUTES", 1))
 RATE = np.array([0.05, 2e-5])  # seconds per step and per step and square pixel
 PHOTOS = {"train": 18_000, "validation": 2_250, "test": 2_250}
 
@@ -32,7 +39,22 @@ def test_a_time_that_is_too_short_for_anything_gives_one_epoch():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_measured_steps_take_longer_for_larger_images(classes):
+def test_measured_steps_take_longer_for_larger_images(classes, small_plain):
     settings = Settings(batch_size=16)
     a, b = budget.measure(lambda: model.build("plain", classes, None), settings, classes)
     assert a >= 0 and b > 0
+
+
+@pytest.mark.slow
+def test_a_run_ends_within_its_minutes_and_makes_use_of_them(tmp_path):
+    draw_photos(tmp_path / "photos" / "train", 200)
+    started = time.monotonic()
+    process = run_script(
+        "train.py", "--data-dir", "photos", "--cache-dir", "cache", "--minutes", MINUTES,
+        "--output", "run", cwd=tmp_path, timeout=120 * MINUTES,
+    )  # fmt: skip
+    minutes = (time.monotonic() - started) / 60
+    assert process.returncode == 0, process.stderr
+    print(process.stderr)
+    print(f"{minutes:.2f} of {MINUTES:g} minutes")
+    assert 2 / 3 * MINUTES <= minutes <= 1.1 * MINUTES

@@ -77,3 +77,21 @@ def test_a_training_step_changes_every_trainable_weight(dataset):
         network.train_on_batch(images, targets)  # the rate of the first step is zero
     for old, new in zip(before, network.trainable_weights, strict=True):
         assert np.isfinite(new).all() and not np.array_equal(old, new), new.path
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "precision"),
+    [
+        ("avx512f amx_bf16", None, "mixed_bfloat16"),
+        ("avx512f amx_bf16", "AVX512_CORE_BF16", "mixed_bfloat16"),
+        ("avx512f amx_bf16", "avx512_core", "float32"),  # bfloat16 would be emulated
+        ("avx512f avx2", None, "float32"),
+    ],
+)
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch, flags, limit, precision):
+    monkeypatch.setattr(optimizer.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(optimizer.Path, "read_text", lambda path: flags)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert optimizer.best_precision("cpu:0") == precision

@@ -56,3 +56,9 @@ def test_a_setting_of_another_type_or_outside_its_limits_is_refused(change):
 def test_settings_that_are_no_table_are_refused(settings):
     with pytest.raises(UserError, match="expected the settings of a run"):
         Settings.from_dict(settings)
+
+
+def test_short_recipes_keep_their_own_mild_augmentation():
+    for name in ("fast", "polish", "demo"):
+        settings = RECIPES[name]
+        assert fit_to_size(settings, 18_028) == settings
