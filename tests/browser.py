@@ -112,9 +112,9 @@ class Browser:
         files = [str(Path(path).resolve()) for path in paths]
         self.send("DOM.setFileInputFiles", files=files, objectId=found["result"]["objectId"])
 
-    def press(self, key: str, code: int, text: str = "") -> None:
-        """Press and release a key."""
-        key = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+    def press(self, key: str, code: int, text: str = "", modifiers: int = 0) -> None:
+        """Press and release a key; of the modifiers, 8 is Shift."""
+        key = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **key)
         self.send("Input.dispatchKeyEvent", type="keyUp", **key)
 

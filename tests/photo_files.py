@@ -32,6 +32,21 @@ def save(path: Path, colour: tuple | None = None, size: int = 8) -> Path:
     return path
 
 
+def fill(root: Path, *folders: str, photos: int = 1) -> None:
+    """Write pictures 0.png, 1.png ... into folders below `root`."""
+    for folder in folders:
+        for n in range(photos):
+            save(root / folder / f"{n}.png")
+
+
+def cats_and_dogs(root: Path) -> Path:
+    """Write 60 pictures of each class as train/cat.0.png, train/dog.0.png ...; return `root`."""
+    for n in range(60):
+        for c in ("cat", "dog"):
+            save(root / f"train/{c}.{n}.png")
+    return root
+
+
 def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -12,7 +12,7 @@ from catdog.errors import UserError
 from catdog.photos import index, labels
 from catdog.training.recipe import Settings
 from conftest import draw_photos
-from photo_files import save
+from photo_files import cats_and_dogs, fill, save
 
 # --- Split ----------------------------------------------------------------------------------------
 
@@ -64,10 +64,7 @@ def test_the_folds_test_every_photo_once():
 
 @pytest.fixture
 def folder(tmp_path):
-    for n in range(60):
-        for c in ("cat", "dog"):
-            save(tmp_path / f"train/{c}.{n}.png")
-    return tmp_path
+    return cats_and_dogs(tmp_path)
 
 
 def test_photos_that_cannot_be_decoded_are_skipped_with_a_reason_and_stay_where_they_are(folder):
@@ -195,9 +192,7 @@ def test_evaluation_batches_hold_every_photo_once_and_are_of_one_size(folder, si
 
 
 def test_three_classes_stream_one_hot_targets(tmp_path):
-    for c in ("ant", "bee", "fly"):
-        for n in range(40):
-            save(tmp_path / c / f"{n}.png")
+    fill(tmp_path, "ant", "bee", "fly", photos=40)
     dataset = data.load(tmp_path, 40, tmp_path / "cache")
     _, targets = next(data.training_batches(dataset, SETTINGS, 0).as_numpy_iterator())
     assert targets.shape == (16, 3) and (targets.sum(1) == 1).all()

@@ -14,15 +14,12 @@ from catdog.errors import UserError
 from catdog.photos import cache, index
 from catdog.photos.photo import PhotoError
 from conftest import disk_full_at, draw_photos
-from photo_files import save
+from photo_files import cats_and_dogs, save
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for n in range(60):
-        for c in ("cat", "dog"):
-            save(tmp_path / f"train/{c}.{n}.png")
-    return tmp_path
+    return cats_and_dogs(tmp_path)
 
 
 @pytest.fixture

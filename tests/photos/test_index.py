@@ -10,13 +10,7 @@ from PIL import Image
 import data
 from catdog.errors import UserError
 from catdog.photos import index
-from photo_files import save
-
-
-def fill(root, *folders, photos=1):
-    for folder in folders:
-        for n in range(photos):
-            save(root / folder / f"{n}.png")
+from photo_files import fill, save
 
 
 def refused(root, words):

@@ -1,9 +1,11 @@
 """Labels that may be wrong: the ranking, the files, and the page in a browser (slow)."""
 
 import base64
+import contextlib
 import csv
 import hashlib
 import re
+import tempfile
 import types
 
 import numpy as np
@@ -198,20 +200,17 @@ def test_network_without_evidence_makes_a_page_without_maps(tmp_path):
 @pytest.fixture
 def open_page(tmp_path):
     """Returns a function that opens a page in a new browser."""
-    opened = []
+    with contextlib.ExitStack() as opened:
 
-    def opener(page, width=1280):
-        browser = Browser(tmp_path / f"profile-{len(opened)}")
-        opened.append(browser)
-        downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
-        browser.send("Page.setDownloadBehavior", **downloads)
-        browser.resize(width, 844)
-        browser.open(page)
-        return browser
+        def opener(page, width=1280):
+            browser = opened.enter_context(Browser(tempfile.mkdtemp(dir=tmp_path)))
+            downloads = {"behavior": "allow", "downloadPath": str(tmp_path)}
+            browser.send("Page.setDownloadBehavior", **downloads)
+            browser.resize(width, 844)
+            browser.open(page)
+            return browser
 
-    yield opener
-    for browser in opened:
-        browser.__exit__()
+        yield opener
 
 
 def press(browser, *keys):
@@ -226,15 +225,7 @@ def save(browser, name, folder):
     for _ in range(9):
         if browser.run(f"document.activeElement.id === '{name}'"):
             break
-        for kind in ("keyDown", "keyUp"):
-            browser.send(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key="Tab",
-                code="Tab",
-                windowsVirtualKeyCode=9,
-                modifiers=8,
-            )
+        browser.press("Tab", CODES["Tab"], modifiers=8)
     press(browser, "Enter")
     browser.wait(f"document.getElementById('message').textContent.startsWith('{name}.txt')", 20)
     for _ in range(200):
