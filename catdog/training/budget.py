@@ -16,16 +16,22 @@ from catdog.training.recipe import MILD, THREE_STAGES, Settings
 WORTHWHILE = {160: 48, 128: 28, 96: 16, 80: 9, 64: 5, 48: 1}
 STRONG = 20  # epochs from which on the strong augmentation of `full` pays
 MOST_EPOCHS = 300
-MEASURED_SIZES, MEASURED_STEPS = (48, 96), 6  # px, steps; a step takes a + b * px**2 seconds
-EXPORT = 20  # seconds for model.tflite and the report of a finished run
+MEASURED_SIZES = (48, 96)  # px
+LEAST_STEPS, LEAST_SECONDS = 6, 4  # of measuring: steps at each of these sizes, seconds in all
+# What a run has to do besides its steps: compile, write model.tflite, draw its curves. It takes as
+# long as so many first steps, however slow the machine is; measured on two cores: 5.
+FIRST_STEPS = 8
 SPARE = 0.93  # share of the time that is planned for; other programs slow a machine down
 
 
 def measure(build: Callable[[], keras.Model], settings: Settings, classes: int) -> np.ndarray:
-    """Return (a, b): a training step at `px` pixels takes about a + b * px**2 seconds here.
+    """Return how fast this machine trains, with whatever else it is doing now.
 
     Args:
         build: returns a network with fresh weights.
+    Returns:
+        (first, a, b): the first training step takes about `first` seconds, as it is compiled, and
+        each of the others at `px` pixels about a + b * px**2.
     """
     keras.config.set_dtype_policy(settings.precision)
     try:
@@ -34,16 +40,19 @@ def measure(build: Callable[[], keras.Model], settings: Settings, classes: int) 
         keras.config.set_dtype_policy("float32")
     optimizer.compile(network, settings, classes, steps_per_epoch=1000)
     targets = np.zeros((settings.batch_size, *network.output_shape[1:]), np.float32)
-    seconds = []
-    for size in MEASURED_SIZES:
+
+    def step(size):
         images = np.zeros((settings.batch_size, size, size, 3), np.float32)
-        network.train_on_batch(images, targets)  # traced and compiled
         started = time.perf_counter()
-        for _ in range(MEASURED_STEPS):
-            network.train_on_batch(images, targets)
-        seconds.append((time.perf_counter() - started) / MEASURED_STEPS)
-    b, a = np.polyfit(np.square(MEASURED_SIZES), seconds, 1)
-    return np.array([max(a, 0), max(b, 1e-9)])
+        network.train_on_batch(images, targets)
+        return time.perf_counter() - started
+
+    first = np.mean([step(size) for size in MEASURED_SIZES])
+    seconds = []  # a row per turn: the sizes alternate, so that other programs slow both alike
+    while len(seconds) < LEAST_STEPS or np.sum(seconds) < LEAST_SECONDS:
+        seconds.append([step(size) for size in MEASURED_SIZES])
+    b, a = np.polyfit(np.square(MEASURED_SIZES), np.mean(seconds, axis=0), 1)
+    return np.array([first, max(a, 0), max(b, 1e-9)])
 
 
 def choose(
@@ -83,8 +92,8 @@ def fitting_epochs(
 
 
 def duration(settings: Settings, rate: np.ndarray, photos: dict[str, int]) -> float:
-    """Return about how many seconds a run takes, from its first step to its printed score."""
-    a, b = rate
+    """Return about how many seconds a run takes, from building its network to its score."""
+    first, a, b = rate
     steps = max(1, photos["train"] // settings.batch_size)
     sizes = np.array(settings.image_sizes())
     training = (steps * (a + b * sizes**2)).sum()
@@ -94,4 +103,4 @@ def duration(settings: Settings, rate: np.ndarray, photos: dict[str, int]) -> fl
     held_out = 2 * (photos["validation"] + photos["test"])  # each with its mirror image
     checked = 4 * min(photos["validation"], 2000)  # model.tflite against Keras, novelty
     final = (held_out + checked) / settings.batch_size * b * settings.score_size**2 / 3
-    return training + validation + final + EXPORT
+    return training + validation + final + FIRST_STEPS * first
