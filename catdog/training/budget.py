@@ -72,14 +72,9 @@ def fitting_epochs(
     settings: Settings, rate: np.ndarray, photos: dict[str, int], seconds: float
 ) -> int:
     """Return the largest number of epochs, up to `MOST_EPOCHS`, of a run of `seconds`."""
-    low, high = 0, MOST_EPOCHS
-    while low < high:
-        middle = (low + high + 1) // 2
-        run = dataclasses.replace(settings, epochs=middle)
-        low, high = (
-            (middle, high) if duration(run, rate, photos) <= SPARE * seconds else (low, middle - 1)
-        )
-    return low
+    runs = (dataclasses.replace(settings, epochs=i + 1) for i in range(MOST_EPOCHS))
+    fitting = (run.epochs for run in runs if duration(run, rate, photos) <= SPARE * seconds)
+    return max(fitting, default=0)
 
 
 def duration(settings: Settings, rate: np.ndarray, photos: dict[str, int]) -> float:
