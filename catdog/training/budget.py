@@ -22,11 +22,7 @@ SPARE = 0.93  # share of the time that is planned for; other programs slow a mac
 
 
 def measure(build: Callable[[], keras.Model], settings: Settings, classes: int) -> np.ndarray:
-    """Return (a, b): a training step at `px` pixels takes about a + b * px**2 seconds here.
-
-    Args:
-        build: returns a network with fresh weights.
-    """
+    """Return (a, b): a training step at `px` pixels takes about a + b * px**2 seconds here."""
     keras.config.set_dtype_policy(settings.precision)
     try:
         network = normalization.fuse(build())
