@@ -123,7 +123,7 @@ def build(arch: str, classes: int, image_size: int | None, dropout: float = 0.0)
 
 
 def load(folder: Path | str) -> keras.Model:
-    """Load the trained network of a run: architecture from this file, numbers from `model.keras`."""
+    """Load the network of a run: architecture from this file, numbers from `model.keras`."""
     config = run.read_config(folder)
     arch, size, path = (
         config["settings"].get("arch"), config["score_size"], Path(folder) / "model.keras"
