@@ -537,11 +537,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def rank_held_out(
     classifiers: Sequence[Classifier], data_dir: str, cache_dir: str, exclude=(), relabel=None
 ) -> suspects.Ranking:
-    """Score photos, each by a run that was not trained on it; those most in doubt come first.
-
-    Args:
-        classifiers: of one run, or of the folds of the same photos.
-    """
+    """Score photos by a run, or each by the fold that was not trained on it; then rank them."""
     from catdog.runs import run
     from catdog.scores import suspects
 

@@ -123,11 +123,7 @@ def build(arch: str, classes: int, image_size: int | None, dropout: float = 0.0)
 
 
 def load(folder: Path | str) -> keras.Model:
-    """Load the trained network of a run: architecture from this file, numbers from `model.keras`.
-
-    Raises:
-        UserError: no run, an unfinished one, or a file that is not of the network in `config.json`.
-    """
+    """Load the network of a run: architecture from this file, numbers from `model.keras`."""
     config = run.read_config(folder)
     arch, size, path = (
         config["settings"].get("arch"), config["score_size"], Path(folder) / "model.keras"
@@ -149,11 +145,7 @@ def load(folder: Path | str) -> keras.Model:
 
 
 def copy_weights(network: keras.Model, settings: Settings, classes: list[str]) -> None:
-    """Copy the weights of the run `settings.init`; skip the output layer if the classes differ.
-
-    Raises:
-        UserError: that run has no network of this kind.
-    """
+    """Copy the weights of the run `settings.init`; skip the output layer if the classes differ."""
     config = run.read_config(settings.init)
     other = Settings.from_dict(config["settings"])
     if (other.arch, other.fixed_size) != (settings.arch, settings.fixed_size):

@@ -184,11 +184,11 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int
         # Reload: the image size may have changed.
         dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
     places = {"data_dir": data_dir, "cache_dir": cache_dir}
-    config = run.new_config(folder, settings, dataset, places, exclude, relabel)
     if is_main_process:
+        config = run.new_config(folder, settings, dataset, places, exclude, relabel)
         with cli.blame("--output"):
             run.create(folder, config)
-    return train_and_finish(folder, config, settings, dataset)
+    return train_and_finish(folder, settings, dataset)
 
 
 def resume_run(folder: Path) -> int:
@@ -212,10 +212,10 @@ def resume_run(folder: Path) -> int:
                 "restore them or start a new run",
                 "--resume",
             )
-        return train_and_finish(local_folder, config, settings, dataset)
+        return train_and_finish(local_folder, settings, dataset)
 
 
-def train_and_finish(folder: Path, config: dict, settings: Settings, dataset: data.Dataset) -> int:
+def train_and_finish(folder: Path, settings: Settings, dataset: data.Dataset) -> int:
     """Train, then score the network and complete the run directory."""
     check_processes(settings, dataset)
     print_description(folder, settings, dataset)
@@ -223,7 +223,7 @@ def train_and_finish(folder: Path, config: dict, settings: Settings, dataset: da
         with devices.scope():
             network, history = train(settings, dataset, folder)
         if devices.index() == 0:
-            finish_run(folder, config, settings, dataset, network, history)
+            finish_run(folder, settings, dataset, network, history)
     except KeyboardInterrupt:
         if run.has_checkpoint(folder):
             how = f"To continue:  python train.py --resume {quoted(folder)}"
@@ -370,12 +370,7 @@ def report_epoch(
 
 
 def finish_run(
-    folder: Path,
-    config: dict,
-    settings: Settings,
-    dataset: data.Dataset,
-    network: keras.Model,
-    history: list[dict],
+    folder: Path, settings: Settings, dataset: data.Dataset, network: keras.Model, history: list
 ) -> None:
     """Save, export, calibrate and score the trained network; print its scores."""
     plots.plot_history(history, folder / "curves.png")
@@ -395,7 +390,7 @@ def finish_run(
             "\nThese are drawings: the figure says nothing about photos, and this network knows\n"
             "drawings only."
         )
-    data_dir = run.from_run(folder, config["data_dir"])
+    data_dir = run.from_run(folder, run.read_config(folder)["data_dir"])
     say(
         f"\nNext:  {evaluate_command(folder, data_dir)}\n"
         f"       python predict.py --model {quoted(folder)} photo.jpg"

@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_weights_and_history_to_the_bit(dataset, wh
 def test_a_resumed_run_leaves_the_same_photos_out(photos_dir, tmp_path, monkeypatch):
     seen = []
 
-    def keep(run, config, settings, dataset):
+    def keep(run, settings, dataset):
         seen.append([dataset.names[i] for i in dataset.excluded])
         return 0
 

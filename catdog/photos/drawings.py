@@ -177,11 +177,7 @@ def make_demo(
 
 
 def _is_whole(folder, settings):
-    """Return True for a demo of these settings, False if one may be put here.
-
-    Raises:
-        UserError: the folder holds something else.
-    """
+    """Return True for a demo of these settings, False if one may be put here; else UserError."""
     if not folder.exists():
         return False
     try:

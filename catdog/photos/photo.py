@@ -124,13 +124,9 @@ _files, _pixels = _Budget(MAX_BYTES), _Budget(MAX_MEMORY)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Return the content of a file of up to `MAX_BYTES`; never wait for a pipe or a device.
+    """Return the content of a file of up to `MAX_BYTES`; raise PhotoError for anything else."""
 
-    Raises:
-        PhotoError: it is something else, or cannot be read.
-    """
-
-    def open_without_waiting(path, flags):
+    def open_without_waiting(path, flags):  # for a pipe or a device
         return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
     try:
@@ -217,11 +213,7 @@ def open_photo(source: str | os.PathLike | bytes, draft_size: int | None = None)
 
 
 def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
-    """Decode a photo, as `open_photo` does, and squash it to a square.
-
-    Returns:
-        Read-only uint8 array `(size, size, 3)`, RGB, 0 to 255.
-    """
+    """Decode a photo as `open_photo`, and squash it: read-only uint8 `(size, size, 3)`, RGB."""
 
     def square(image):
         if image.size == (size, size):  # or Pillow would copy it

@@ -190,11 +190,7 @@ class Classifier:
         reference.save(self.run / novelty.FILE)
 
     def calibrate(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Fit temperature and clip and write them into the run.
-
-        Args:
-            logits, labels: of photos that the network was not trained on.
-        """
+        """Fit temperature and clip to photos that were not trained on; write them into the run."""
         self.temperature = calibration.fit_temperature(logits, labels)
         changes = {"temperature": self.temperature}
         if len(self.classes) == 2:

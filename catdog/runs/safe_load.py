@@ -45,11 +45,7 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 def load_weights(network: keras.Model, path: Path) -> None:
-    """Give a network the numbers in a `.keras` file, whose own architecture is not read.
-
-    Raises:
-        UserError: not what Keras writes for this network.
-    """
+    """Give a network the numbers in a `.keras` file, if it is what Keras writes for the network."""
     with refusing(path):
         files.check_regular(path)
         shapes = [tuple(weight.shape) for weight in network.weights]

@@ -68,8 +68,7 @@ class Explanations:
 
     Method: Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
 
-    Raises:
-        UserError: the network does not compute which region a logit comes from.
+    A network that does not compute which region a logit comes from is a UserError.
     """
 
     ending = ".jpg"
@@ -85,11 +84,7 @@ class Explanations:
             )
 
     def draw(self, prediction) -> Image.Image:
-        """Return the picture of one photo, a `predict.Prediction`, at its own size.
-
-        Raises:
-            PhotoError: the photo cannot be read any more.
-        """
+        """Return the picture of a `predict.Prediction`, at its own size; may raise PhotoError."""
         of_label = class_evidence(prediction.evidence, int(prediction.probabilities.argmax()))
         return explanation(open_photo(prediction.path), of_label, title(self.classes, prediction))
 
@@ -175,10 +170,7 @@ class Layers:
     A block is a convolution with all that follows it, up to the next one or to the pooling that
     ends in the fully connected layers.
 
-    Args:
-        network: a functional `keras.Model`. Keras itself is not imported here.
-    Raises:
-        UserError: the network has no convolution.
+    The network is a functional `keras.Model`; one without convolutions is a UserError.
     """
 
     ending = ".png"
@@ -194,7 +186,7 @@ class Layers:
         self.filters = maps[starts[0]].get_weights()[0]
 
     def draw(self, prediction) -> Image.Image:
-        """Return the picture of one photo, a `predict.Prediction`; may raise PhotoError, too."""
+        """Return the picture of a `predict.Prediction`; may raise PhotoError."""
         image = load_photo(prediction.path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
         text = title(self.classes, prediction)

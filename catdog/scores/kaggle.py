@@ -19,11 +19,7 @@ UNREADABLE = {"accuracy": 0, "log-loss": 0.5}  # what an unreadable photo is sub
 
 
 def find(folder: str) -> dict[int, str]:
-    """Return {id: path} of the photos in `folder`/test1, `folder`/test or `folder`, by id.
-
-    Raises:
-        UserError: there are none, two of one id, or the folder cannot be listed.
-    """
+    """Return {id: path} of the photos in `folder`/test1, `folder`/test or `folder`, by id."""
     for base in (Path(folder, "test1"), Path(folder, "test"), Path(folder)):
         try:
             names = sorted(os.listdir(base))

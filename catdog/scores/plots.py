@@ -45,11 +45,7 @@ NAMED_CLASSES = 30  # the names of more would overlap
 
 @contextlib.contextmanager
 def picture(path: Path, **options) -> Iterator:
-    """Yield a matplotlib Figure in the style of all plots, written to `path` at the end.
-
-    Args:
-        options: of the Figure, such as `figsize` (inches) and `dpi`.
-    """
+    """Yield a matplotlib Figure in the style of all plots, written to `path` at the end."""
     import matplotlib
     from matplotlib.figure import Figure
 

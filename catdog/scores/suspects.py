@@ -87,8 +87,6 @@ def rank(
     Args:
         runs: one, or those of several folds of the same photos.
         on_progress: called with the number of photos that are done and of all.
-    Raises:
-        UserError: runs of different photos; the networks were trained on all photos.
     """
     dataset = runs[0].dataset
     for run in runs:

@@ -63,11 +63,7 @@ def _faster_than_this_cpu() -> str:
 
 
 class Progress(keras.callbacks.Callback):
-    """Show a bar if stderr is a terminal; measure the seconds per step in the first epoch.
-
-    Args:
-        on_rate: called once after the first steps, with the seconds per step; or None.
-    """
+    """Show a bar if stderr is a terminal; call `on_rate` once with the seconds per step."""
 
     WARM, MEASURED = 5, 15  # steps that are slower than the others; steps that are timed
 
@@ -121,11 +117,7 @@ def history_row(
 
 
 def epoch_line(row: dict, settings: Settings) -> str:
-    """Return one line about an epoch and the time left, of 80 characters on a narrow terminal.
-
-    Args:
-        row: a row of `history.csv`.
-    """
+    """Return one line about a row of `history.csv`, of 80 characters on a narrow terminal."""
     left = row["seconds"] * _pixels(settings, row["epoch"]) / row["image_size"] ** 2
     wide = shutil.get_terminal_size((120, 24)).columns >= 112
     accuracy = f"accuracy {row['accuracy']:.4f}  " if wide else ""
