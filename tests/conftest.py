@@ -22,7 +22,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import model  # noqa: E402  found through a line above
 from catdog import cli  # noqa: E402
+from catdog.errors import UserError  # noqa: E402
 from catdog.photos import drawings  # noqa: E402
+from catdog.runs import export  # noqa: E402
 
 
 def draw_photos(folder, per_class, size=48, seed=0):
@@ -133,6 +135,16 @@ def small_plain():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.ARCHITECTURES, "plain", two_convolutions)
         yield
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    """Runs of this process end without a model.tflite, which takes longer than a short training."""
+
+    def refuse(*_):
+        raise UserError("not in this test")
+
+    monkeypatch.setattr(export, "export", refuse)
 
 
 def pytest_sessionfinish(session):
