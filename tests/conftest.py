@@ -22,7 +22,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import model  # noqa: E402  found through a line above
 from catdog import cli  # noqa: E402
+from catdog.errors import UserError  # noqa: E402
 from catdog.photos import drawings  # noqa: E402
+from catdog.runs import export  # noqa: E402
 
 
 def draw_photos(folder, per_class, size=48, seed=0):
@@ -114,24 +116,35 @@ def trained(photos_dir, tmp_path_factory):
     return folder / "run", process
 
 
+def two_convolutions(inputs, outputs, dropout):
+    """The network `plain` cut down to two of its ten convolutions; every kind of layer stays."""
+    x = model.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = model.conv(x, 32, pool=True)
+    x = model.conv(x, 64)
+    x = model.layers.GlobalAveragePooling2D()(x)
+    x = model.layers.Dropout(dropout)(x)
+    return model.output(x, outputs)
+
+
 @pytest.fixture(scope="module")
 def small_plain():
-    """Cuts `plain` down to two of its ten convolutions: it trains in a third of the time.
+    """Puts `two_convolutions` in the place of `plain`: a run takes a third of the time.
 
-    Every kind of layer stays. `trained` and the runs of test_kill.py are of the whole network.
+    `trained` and the runs of test_kill.py are of the whole network.
     """
-
-    def two_convolutions(inputs, outputs, dropout):
-        x = model.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-        x = model.conv(x, 32, pool=True)
-        x = model.conv(x, 64)
-        x = model.layers.GlobalAveragePooling2D()(x)
-        x = model.layers.Dropout(dropout)(x)
-        return model.output(x, outputs)
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(model.ARCHITECTURES, "plain", two_convolutions)
         yield
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    """Runs of this process end without a model.tflite, which takes longer than a short training."""
+
+    def refuse(*_):
+        raise UserError("not in this test")
+
+    monkeypatch.setattr(export, "export", refuse)
 
 
 def pytest_sessionfinish(session):

@@ -105,6 +105,8 @@ def test_no_bad_file_stops_a_script_and_each_is_named_with_its_reason(hostile, t
     train = run_script(
         "train.py",
         *options,
+        "--arch",
+        "classic",
         "--image-size",
         32,
         "--epochs",

@@ -36,7 +36,7 @@ def test_two_hundred_photos_a_class_are_enough_to_learn_from(tmp_path):
         "--image-size",
         48,
         "--epochs",
-        20,
+        12,
         "--output",
         "run",
         cwd=tmp_path,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from conftest import run_script
+from conftest import run_here, run_script
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +144,7 @@ def test_predict_lists_the_most_probable_explains_them_and_can_be_unsure(folder,
     assert {line.split("\t")[1] for line in process.stdout.splitlines()} == {"unsure"}
 
 
-def test_another_run_can_start_from_it_with_other_classes(folder, run):
+def test_another_run_can_start_from_it_with_other_classes(folder, run, no_export):
     two = folder / "two"
     for name in CLASSES[:2]:
         (two / name).mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_another_run_can_start_from_it_with_other_classes(folder, run):
             draw_shape(shape, COLOURS[colour], np.random.default_rng([n, 7])).save(
                 two / name / f"{n}.png"
             )
-    process = run_script(
+    process = run_here(
         "train.py",
         "--data-dir",
         two,

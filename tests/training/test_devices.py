@@ -18,7 +18,7 @@ import first_steps
 from catdog import backend
 from catdog.errors import UserError
 from catdog.training import devices
-from conftest import ROOT, draw_photos, run_script, users_environment
+from conftest import ROOT, draw_photos, users_environment
 
 JAX = {"KERAS_BACKEND": "jax"}
 TWO_DEVICES = {**JAX, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -49,8 +49,8 @@ def start(*arguments, program=(ROOT / "train.py",), env=JAX, **options):
     )  # fmt: skip
 
 
-def small(kind="one"):
-    return (ROOT / "tests" / "train_small.py", kind)
+def small(kind="one", script="train.py"):
+    return (ROOT / "tests" / "train_small.py", kind, script)
 
 
 def new_run(folder, name):
@@ -142,21 +142,12 @@ def test_a_run_saved_by_one_backend_is_scored_by_the_other_with_the_same_result(
     for run in (of_jax, of_tensorflow):
         scores = []
         for env in ({}, JAX):
-            process = run_script(
-                "evaluate.py",
-                "--model",
-                run,
-                "--data-dir",
-                folder / "photos",
-                "--cache-dir",
-                folder / "cache",
-                "--split",
-                "all",
-                "--json",
-                env=env,
-            )
-            assert process.returncode == 0, process.stderr
-            scores.append(json.loads(process.stdout))
+            arguments = [
+                *("--model", run, "--data-dir", folder / "photos", "--cache-dir", folder / "cache"),
+                *("--runtime", "keras", "--split", "all", "--json"),
+            ]
+            process = start(*arguments, program=small(script="evaluate.py"), env=env)
+            scores.append(json.loads(finish(process)[0]))
         assert scores[0]["confusion_matrix"] == scores[1]["confusion_matrix"]
         assert scores[0]["log_loss"] == pytest.approx(scores[1]["log_loss"], rel=TOLERANCE)
 
