@@ -27,11 +27,16 @@ LARGEST_DIFFERENCE = 1e-4  # of a logit, in float32
 # it does not know. Its process ends with ours, when nobody holds the other end of its stdin.
 CONVERT = """
 import os, sys, threading
-threading.Thread(target=lambda: (sys.stdin.buffer.read(), os._exit(1)), daemon=True).start()
+# Not sys.stdin.read(): its lock turns an exception of the main thread into an abort of the process.
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 import keras, tensorflow as tf
-source, target, weights = sys.argv[1:]
+source, target, weights, batch = sys.argv[1:]
+network = keras.saving.load_model(source)
 more = {"optimizations": [tf.lite.Optimize.DEFAULT]} if weights == "eight-bit" else {}
-keras.saving.load_model(source).export(target, format="litert", verbose=False, **more)
+if batch == "one photo":
+    shape = (1, *network.input_shape[1:])
+    more["input_signature"] = [tf.TensorSpec(shape, tf.float32, name="photos")]
+network.export(target, format="litert", verbose=False, **more)
 os._exit(0)
 """
 
@@ -61,7 +66,7 @@ def export(
         try:
             network.save(source)
             for weights in ("eight-bit", "float32"):
-                _convert(source, path, weights)
+                convert(source, path, weights)
                 got = _logits(_load(path, config), images)
                 reason = _worse(weights, expected, got, labels)
                 if reason is None:
@@ -89,15 +94,22 @@ def _load(path, config):
         raise UserError(f"cannot export to LiteRT: {error}") from None
 
 
-def _convert(source, target, weights):
-    """Write the network in the `.keras` file `source` as LiteRT, in a process of its own."""
+def convert(source: Path, target: Path, weights: str, batch: str = "any size") -> None:
+    """Write the network in the `.keras` file `source` as LiteRT, in a process of its own.
+
+    Args:
+        weights: `eight-bit` or `float32`.
+        batch: the photos that the file takes at a time, `any size` or `one photo`.
+    Raises:
+        UserError: it cannot be converted.
+    """
     environment = {
         **os.environ,
         "KERAS_BACKEND": "tensorflow",
         "CUDA_VISIBLE_DEVICES": "-1",  # a GPU is not needed, rounds more, and may be full
     }
     # -P: no module of the current folder is imported.
-    command = [sys.executable, "-P", "-c", CONVERT, source, target, weights]
+    command = [sys.executable, "-P", "-c", CONVERT, source, target, weights, batch]
     with subprocess.Popen(
         command,
         env=environment,
@@ -112,7 +124,9 @@ def _convert(source, target, weights):
             child.kill()
     if code or not target.exists():
         reason = errors.decode(errors="replace").strip().rpartition("\n")[2]
-        raise UserError(f"cannot export to LiteRT (exit code {code}): {printable(reason[:300])}")
+        raise UserError(
+            f"cannot convert the network for LiteRT (exit code {code}): {printable(reason[:300])}"
+        )
 
 
 def _worse(weights, expected, got, labels):

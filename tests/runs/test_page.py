@@ -171,17 +171,19 @@ def test_converter_that_fails_gives_one_line(monkeypatch):
     with pytest.raises(
         UserError, match=r"cannot convert the network for LiteRT \(exit code 1\): ."
     ) as e:
-        convert.convert(network, eight_bit=True)
+        convert.convert(network, "eight-bit")
     assert "\n" not in str(e.value)
 
 
 def test_float_weights_are_kept_where_eight_bits_change_answers(monkeypatch):
-    monkeypatch.setattr(convert, "convert", lambda network, eight_bit: b"8" if eight_bit else b"32")
-    monkeypatch.setattr(convert, "largest_difference", lambda network, content: content == b"8")
-    assert convert.small_network(None) == b"32"
+    monkeypatch.setattr(convert, "convert", lambda network, weights: weights)
+    monkeypatch.setattr(
+        convert, "largest_difference", lambda network, content: content == "eight-bit"
+    )
+    assert convert.small_network(None) == "float32"
     monkeypatch.setattr(convert, "largest_difference", lambda network, content: 0)
-    assert convert.small_network(None) == b"8"
-    assert convert.small_network(None, try_eight_bit=False) == b"32"
+    assert convert.small_network(None) == "eight-bit"
+    assert convert.small_network(None, try_eight_bit=False) == "float32"
     monkeypatch.setattr(convert, "largest_difference", lambda network, content: np.nan)
     with pytest.raises(UserError, match="differs from Keras"):
         convert.small_network(None)
