@@ -135,18 +135,7 @@ class Classifier:
     @functools.cached_property
     def reference(self) -> novelty.Reference | None:
         """What novelty is measured against, or None for a run without it."""
-        path = self.run / novelty.FILE
-        if not os.path.lexists(path):
-            return None
-        try:
-            return novelty.Reference.load(path, self._network_id)
-        except UserError as error:
-            logger.warning(f"{error}: no photo is called unknown")
-            return None
-
-    @property
-    def _network_id(self):
-        return self.config.get("litert_sha256") or "keras"
+        return novelty.load(self.run, self.config)
 
     def novelty(self, outputs: Outputs) -> np.ndarray | None:
         """Return the share of validation photos that are less novel than photos, float64 `(n,)`.
@@ -186,7 +175,7 @@ class Classifier:
         members = dataset.splits["train"]
         members = members[novelty.choose(dataset.labels[members], len(self.classes))]
         features = self.outputs_of(dataset, members, on_progress)["features"]
-        reference = novelty.fit(features, validation_features, self._network_id)
+        reference = novelty.fit(features, validation_features, novelty.network_id(self.config))
         reference.save(self.run / novelty.FILE)
 
     def calibrate(self, logits: np.ndarray, labels: np.ndarray) -> None:

@@ -19,6 +19,8 @@ per channel, the maximum over all positions of the last feature map.
 
 import dataclasses
 import functools
+import logging
+import os
 import zipfile
 from pathlib import Path
 
@@ -26,6 +28,8 @@ import numpy as np
 
 from catdog.errors import UserError
 from catdog.files import atomic_file, check_regular, printable
+
+logger = logging.getLogger(__name__)
 
 FILE = "novelty.npz"  # in a run directory
 DEFAULT_LIMIT = 0.99  # of the novelty, from which on a photo is called unknown
@@ -124,6 +128,28 @@ class Reference:
         if not good:
             raise UserError(f"{printable(path)} is damaged")
         return self
+
+
+def network_id(config: dict) -> str:
+    """Return what identifies the network of a run that has this `config.json`."""
+    return config.get("litert_sha256") or "keras"
+
+
+def load(folder: Path, config: dict) -> Reference | None:
+    """Return the reference of a run, or None if it has none; warn if it cannot be used.
+
+    Args:
+        folder: the run directory.
+        config: its config.json.
+    """
+    path = Path(folder) / FILE
+    if not os.path.lexists(path):
+        return None
+    try:
+        return Reference.load(path, network_id(config))
+    except UserError as error:
+        logger.warning(f"{error}: no photo is called unknown")
+        return None
 
 
 def _read(path):

@@ -20,7 +20,8 @@ from browser import Browser
 from catdog.errors import UserError
 from catdog.photos import drawings
 from catdog.photos.photo import load_photo
-from catdog.runs import page
+from catdog.runs import novelty, page
+from catdog.runs.classifier import Classifier
 from catdog.runs.page import convert, vendor
 from conftest import ROOT
 
@@ -66,7 +67,7 @@ def filled(run, content=b"network", network=None):
 def network_in(path):
     """The .tflite file that a page holds."""
     text = re.search(r'id="network">([^<]*)<', path.read_text(encoding="utf-8"))[1]
-    return gzip.decompress(base64.b64decode(text))
+    return gzip.decompress(base64.b85decode(text.replace(",", "<")))
 
 
 # --- The file -------------------------------------------------------------------------------------
@@ -129,6 +130,12 @@ def test_page_says_what_it_is_from(tmp_path):
         assert words in text
 
 
+def test_page_without_a_reference_calls_nothing_unknown(tmp_path):
+    text = filled(make_run(tmp_path / "run", ["cat", "dog"]))
+    assert json.loads(re.search(r'id="about">(.*?)</script>', text)[1])["novelty"] is None
+    assert "It gives one of these labels to any other photo, too." in text
+
+
 @pytest.mark.parametrize("metrics", ["", "[]", '{"test": {}}', '{"test": {"accuracy": "x"}}'])
 def test_unfinished_run_makes_a_page_without_accuracy(metrics, tmp_path):
     run = make_run(tmp_path / "run", ["a", "b"], settings=7)
@@ -162,7 +169,7 @@ def test_large_page_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
     run = make_run(tmp_path / "run", ["a", "b"])
     with caplog.at_level(logging.WARNING):
         page.write_page(run, stand_in(), tmp_path / "page.html")
-    assert re.search(r"page\.html has 9\.\d MB: the network has 1,234,567 weights", caplog.text)
+    assert re.search(r"page\.html has 8\.\d MB: the network has 1,234,567 weights", caplog.text)
     assert network_in(tmp_path / "page.html") == content
 
 
@@ -271,13 +278,37 @@ def test_page_answers_as_the_native_runtime(cats, browser, tmp_path):
     dog = native(network_in(cats), paths, 200, temperature)
     for card, path, p in zip(cards, paths, dog, strict=True):
         assert card["name"] == path.name
-        assert card["label"] == ("dog" if p > 0.5 else "cat")
+        assert card["best"] == ("dog" if p > 0.5 else "cat")
         assert abs(float(card["probability"]) - max(p, 1 - p)) < 0.01
-    assert len({card["label"] for card in cards}) == 2
-    counts = {label: sum(card["label"] == label for card in cards) for label in ("cat", "dog")}
+    labels = ("cat", "dog", "unknown")
+    counts = {label: sum(card["label"] == label for card in cards) for label in labels}
+    assert len({card["best"] for card in cards}) == 2
     summary = browser.run("document.getElementById('summary').textContent")
     assert summary.startswith("50 photos: ")
-    assert all(f"{count} {label}" in summary for label, count in counts.items())
+    assert all(f"{count} {label}" in summary for label, count in counts.items() if count)
+
+
+@pytest.mark.slow
+def test_unknown_pictures_are_those_of_predict(cats, browser, tmp_path):
+    paths = draw(tmp_path, 20)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        colours = rng.integers(0, 256, (2 + number, 2 + number, 3), np.uint8)
+        paths.append(tmp_path / f"gradient{number}.png")
+        Image.fromarray(colours).resize((300, 200), Image.Resampling.BICUBIC).save(paths[-1])
+    classifier = Classifier(ROOT / "weights")
+    outputs = classifier.outputs(np.stack([load_photo(path, 200) for path in paths]))
+    novel = classifier.novelty(outputs)
+    assert 0 < novelty.is_unknown(novel).sum() < len(paths)
+    opened(browser, cats)
+    cards = cards_of(browser, paths)
+    for card, path, expected in zip(cards, paths, novel, strict=True):
+        assert card["name"] == path.name
+        assert float(card["novelty"]) == pytest.approx(expected, abs=0.005)
+        if abs(expected - novelty.DEFAULT_LIMIT) > 0.005:
+            assert (card["label"] == "unknown") == novelty.is_unknown(expected)
+    count = sum(card["label"] == "unknown" for card in cards)
+    assert f"{count} unknown" in browser.run("document.getElementById('summary').textContent")
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@
     runtime.js                      how it uses LiteRT.js
     litertjs/                       LiteRT.js, the work of other people; vendor.py fetches it
 
-`write_page` puts them and the network into one file: scripts as they are, the WebAssembly module
-and the network as gzip in base64. See docs/page.md.
+`write_page` puts them, the network and what novelty is measured against into one file: scripts as
+they are, everything else as gzip in base85. See docs/page.md.
 """
 
 import base64
@@ -20,6 +20,7 @@ from pathlib import Path
 from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.runs import novelty
 from catdog.runs import run as runs
 from catdog.runs.page.convert import small_network
 from catdog.runs.page.vendor import FOLDER as LITERT
@@ -36,8 +37,9 @@ def write_page(run: Path, network, path: Path) -> None:
 
     Args:
         run: the run directory, for classes, temperature, and where the network is from.
-        network: a `keras.Model` from `photos` (batch, size, size, 3) to a dict of `logits` and,
-            for the map over a photo, `evidence` (batch, height, width, outputs).
+        network: a `keras.Model` from `photos` (batch, size, size, 3) to a dict of `logits`; for the
+            map over a photo, `evidence` (batch, height, width, outputs); and, for novelty,
+            `features`, as catdog/runs/novelty.py describes them.
         path: the HTML file; one that exists is replaced.
     Raises:
         UserError: the run cannot be read, its network cannot be converted, or the file cannot be
@@ -52,7 +54,7 @@ def write_page(run: Path, network, path: Path) -> None:
         )
     # Where model.tflite has float32 weights, eight bits were measured to be worse.
     content = small_network(network, try_eight_bit=config.get("litert_weights") != "float32")
-    text = fill_page(run, config, network, content).encode()
+    text = fill_page(run, config, network, content, reference_of(run, config, network)).encode()
     with files.atomic_file(Path(path)) as temporary:
         temporary.write_bytes(text)
     if len(text) > MOST_BYTES:
@@ -62,7 +64,21 @@ def write_page(run: Path, network, path: Path) -> None:
         )
 
 
-def fill_page(run: Path, config: dict, network, content: bytes) -> str:
+def reference_of(run: Path, config: dict, network) -> novelty.Reference | None:
+    """Return what the novelty of photos is measured against, or None for a run without it."""
+    if "features" not in network.output:
+        return None
+    reference, width = novelty.load(run, config), network.output["features"].shape[-1]
+    if reference is not None and 2 * reference.photos.shape[1] != width:
+        path = printable(Path(run) / novelty.FILE)
+        logger.warning(f"{path} belongs to another network: no photo is called unknown")
+        return None
+    return reference
+
+
+def fill_page(
+    run: Path, config: dict, network, content: bytes, reference: novelty.Reference | None = None
+) -> str:
     """Return the HTML of a page.
 
     Args:
@@ -70,9 +86,11 @@ def fill_page(run: Path, config: dict, network, content: bytes) -> str:
         config: its config.json.
         network: its `keras.Model` for prediction.
         content: the .tflite file of `network`, for one photo at a time.
+        reference: what the novelty of photos is measured against.
     """
     classes, size = [printable(name) for name in config["classes"]], network.input_shape[1]
     about = {"classes": classes, "size": size, "temperature": config.get("temperature", 1.0)}
+    about["novelty"] = _about_novelty(reference)
     style, script = _read("page.css"), _read("page.js")
     litert = fill(_read("runtime.js"), loader=_read("litertjs/litert_wasm.js"), core=_core())
     said = {
@@ -82,6 +100,7 @@ def fill_page(run: Path, config: dict, network, content: bytes) -> str:
         "Accuracy": accuracy(run),
         "Input": f"{size} × {size} px, and the mirror image",
         "Weights": f"{network.count_params():,}",
+        "Unknown": _unknown_means(reference),
         "SHA-256": hashlib.sha256(content).hexdigest(),
     }
     parts = {
@@ -91,13 +110,14 @@ def fill_page(run: Path, config: dict, network, content: bytes) -> str:
         "origin": html.escape(
             "; ".join(filter(None, [f"From the run {said['Run']}", said["Accuracy"]]))
         ),
-        "warning": html.escape(warning(classes)),
+        "warning": html.escape(warning(classes, reference)),
         "facts": _definitions(said),
         "version": VERSION,
         "licence": html.escape(_read("litertjs/LICENSE")),
         "about": json.dumps(about).replace("<", "\\u003c"),  # a name could end the script
-        "runtime": _base64((LITERT / "litert_wasm.wasm.gz").read_bytes()),
-        "network": _base64(gzip.compress(content, 9, mtime=0)),
+        "runtime": base85((LITERT / "litert_wasm.wasm.gz").read_bytes()),
+        "network": base85(gzip.compress(content, 9, mtime=0)),
+        "reference": base85(gzip.compress(reference_bytes(reference), 9, mtime=0)),
         "litert": litert,
         "script": script,
     }
@@ -126,10 +146,28 @@ def title(classes: list[str]) -> str:
     return f"{text[:1].upper()}{text[1:]}?"
 
 
-def warning(classes: list[str]) -> str:
+def warning(classes: list[str], reference: novelty.Reference | None = None) -> str:
     """Return what the page says of photos that show none of the classes."""
     known = " and ".join(classes) if len(classes) < 4 else f"its {len(classes):,} classes"
-    return f"The network knows {known} only. It gives one of these labels to any other photo, too."
+    known = f"The network knows {known} only."
+    if reference is None:
+        return f"{known} It gives one of these labels to any other photo, too."
+    return (
+        f"{known} Most other photos are called unknown, but some get one of these labels. Novelty "
+        "says how unlike the training photos a photo is. It is the share of the validation photos, "
+        f"other photos of the classes, that are less unlike; from {novelty.DEFAULT_LIMIT} on, a "
+        "photo is unknown."
+    )
+
+
+def _unknown_means(reference):
+    """Return the facts about novelty, or nothing."""
+    if reference is None:
+        return ""
+    return (
+        f"compared with {len(reference.photos):,} training photos; "
+        f"novelty of {novelty.DEFAULT_LIMIT} or more"
+    )
 
 
 def trained_with(config: dict) -> str:
@@ -166,6 +204,30 @@ def _core():
 
 def _read(name):
     return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def reference_bytes(reference: novelty.Reference | None) -> bytes:
+    """Return the arrays of a reference: float32 scores, little-endian, then the uint8 photos."""
+    if reference is None:
+        return b""
+    return reference.scores.astype("<f4").tobytes() + reference.photos.tobytes()
+
+
+def _about_novelty(reference):
+    """Return what page.js needs beside `reference_bytes`, or None."""
+    return reference and {
+        "photos": len(reference.photos),
+        "scores": len(reference.scores),
+        "mean": reference.mean.tolist(),
+        "deviation": reference.deviation.tolist(),
+        "mostFamiliar": novelty.MOST_FAMILIAR,
+        "limit": novelty.DEFAULT_LIMIT,
+    }
+
+
+def base85(content: bytes) -> str:
+    """Return base85 with a comma for <, which HTML could take for a comment: 6% below base64."""
+    return base64.b85encode(content).decode().replace("<", ",")
 
 
 def _base64(content):

@@ -4,7 +4,7 @@
 // allow. LiteRT is defined by the script before this one. Text that comes from outside, such as
 // the names of files and classes, is set with textContent only.
 
-const ABOUT = JSON.parse(byId("about").textContent); // classes, size (px), temperature
+const ABOUT = JSON.parse(byId("about").textContent); // classes, size (px), temperature, novelty
 const MAX_BYTES = 64 * 2 ** 20; // the limits of predict.py
 const MAX_PIXELS = 89_478_485;
 const STRIP = 2 ** 22; // pixels read from a canvas at a time: telephones limit a canvas to 16 million
@@ -15,20 +15,37 @@ const COLOURS = 6; // see page.css
 // From no support to the most, light rising all the way: readable for the colour-blind.
 const HEAT = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 
+// The digits of Python's base64.b85encode, with a comma for <.
+const BASE85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+const TINY = 1e-6; // of novelty.py
+
 function byId(id) {
   return document.getElementById(id);
 }
 
 // --- The network ---------------------------------------------------------------------------------
 
-/** Return the bytes of an element that holds a gzip file in base64, and remove it. */
+/** Return the bytes of an element that holds a gzip file in base85, and remove it. */
 async function unpack(id) {
-  const text = atob(byId(id).textContent);
+  const bytes = fromBase85(byId(id).textContent);
   byId(id).remove();
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** Return the bytes of base85: five digits are four bytes; the last group may be shorter. */
+function fromBase85(text) {
+  const digits = new Uint8Array(128); // by character code
+  for (let i = 0; i < 85; i++) digits[BASE85.charCodeAt(i)] = i;
+  const groups = Math.ceil(text.length / 5);
+  const padded = text.padEnd(5 * groups, "~");
+  const words = new DataView(new ArrayBuffer(4 * groups));
+  for (let group = 0; group < groups; group++) {
+    let word = 0;
+    for (let i = 5 * group; i < 5 * group + 5; i++) word = 85 * word + digits[padded.charCodeAt(i)];
+    words.setUint32(4 * group, word);
+  }
+  return new Uint8Array(words.buffer, 0, 4 * groups - (padded.length - text.length));
 }
 
 /** Return the compiled network, or throw an Error that says what the browser lacks. */
@@ -66,7 +83,7 @@ async function run(network, rgb) {
   }
 }
 
-/** Return the probabilities of the classes, and the class activation map where there is one. */
+/** Return the probabilities of the classes, novelty, and class activation map where there is one. */
 async function answer(network, rgb) {
   const straight = await run(network, rgb);
   const mirrored = await run(network, mirror(rgb, ABOUT.size, 3));
@@ -74,11 +91,13 @@ async function answer(network, rgb) {
   const logits = mean(straight.logits.values, mirrored.logits.values);
   const probabilities = softmax(logits);
   const best = probabilities.indexOf(Math.max(...probabilities));
-  if (!straight.evidence) return { probabilities, best };
+  const novelty = reference &&
+    noveltyOf(mean(straight.features.values, mirrored.features.values));
+  if (!straight.evidence) return { probabilities, best, novelty };
   const [, height, width, outputs] = straight.evidence.shape;
   const turned = mirror(mirrored.evidence.values, width, outputs);
   const evidence = mean(straight.evidence.values, turned);
-  return { probabilities, best, map: { height, width, values: support(evidence, outputs, best) } };
+  return { probabilities, best, novelty, map: { height, width, values: support(evidence, outputs, best) } };
 }
 
 /** Mirror rows of `width` pixels of `channels` values each. */
@@ -111,6 +130,56 @@ function support(evidence, outputs, best) {
   }
   const greatest = Math.max(...values, 1e-9);
   return values.map((value) => Math.max(value, 0) / greatest);
+}
+
+// --- Novelty -------------------------------------------------------------------------------------
+
+/** Return what novelty is measured against: scores of validation photos, and training photos. */
+async function unpackReference() {
+  const bytes = await unpack("reference"); // float32 scores, then a row of uint8 per training photo
+  const scores = new Float32Array(bytes.buffer, 0, ABOUT.novelty.scores);
+  const rows = bytes.subarray(scores.byteLength);
+  const width = rows.length / ABOUT.novelty.photos;
+  const photos = [];
+  for (let i = 0; i < rows.length; i += width) photos.push(unit(rows.subarray(i, i + width)));
+  return { scores, photos };
+}
+
+/** Return the novelty of a photo, 0 to 1: the share of the validation photos of a lower score.
+ *
+ * As in catdog/runs/novelty.py, the score is the sum of two standardized numbers: the distance of
+ * the inner features to the most similar training photo (1 minus the cosine; compare Sun et al.,
+ * "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022), and how weak the last
+ * features are (minus the logarithm of their length). `features` holds the inner ones, then the
+ * last ones.
+ */
+function noveltyOf(features) {
+  const { mean, deviation, mostFamiliar } = ABOUT.novelty;
+  const half = features.length / 2;
+  const inner = unit(features.subarray(0, half));
+  const cosines = reference.photos.map((photo) => dot(photo, inner));
+  const distance = 1 - Math.max(...cosines);
+  const weakness = -Math.log(length(features.subarray(half)));
+  let score = 0;
+  [distance, weakness].forEach((part, i) => {
+    score += Math.max((part - mean[i]) / deviation[i], mostFamiliar);
+  });
+  return reference.scores.filter((other) => other < score).length / reference.scores.length;
+}
+
+function unit(vector) {
+  const scale = length(vector);
+  return Float32Array.from(vector, (value) => value / scale);
+}
+
+function length(vector) {
+  return Math.max(Math.sqrt(dot(vector, vector)), TINY);
+}
+
+function dot(a, b) {
+  let sum = 0;
+  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+  return sum;
 }
 
 // --- From a file to pixels -----------------------------------------------------------------------
@@ -357,7 +426,7 @@ function addCard(file) {
   return card;
 }
 
-function fillCard(card, { probabilities, best, map }, tile) {
+function fillCard(card, { probabilities, best, novelty, map }, tile) {
   const image = card.querySelector("img");
   image.src = URL.createObjectURL(tile.blob);
   image.hidden = false;
@@ -367,10 +436,20 @@ function fillCard(card, { probabilities, best, map }, tile) {
   more.append(...order.slice(SHOWN, MOST).map((i) => newRow(i, probabilities[i])));
   card.querySelector("details").hidden = !more.children.length;
   card.querySelector("summary").textContent = `${more.children.length} more`;
-  card.querySelector(".label").textContent = ABOUT.classes[best];
-  card.dataset.label = ABOUT.classes[best];
+  card.dataset.best = ABOUT.classes[best];
   card.dataset.probability = probabilities[best];
-  card.dataset.colour = best % COLOURS;
+  if (reference) card.dataset.novelty = novelty;
+  if (reference && novelty >= ABOUT.novelty.limit) {
+    card.dataset.unknown = "";
+    card.dataset.label = "unknown";
+    card.querySelector(".note").textContent =
+      `Novelty ${novelty.toFixed(4)}. The network alone would say:`;
+    card.querySelector(".note").hidden = false;
+  } else {
+    card.dataset.label = ABOUT.classes[best];
+    card.dataset.colour = best % COLOURS;
+  }
+  card.querySelector(".label").textContent = card.dataset.label;
   if (map) {
     const button = card.querySelector(".photo");
     button.disabled = false;
@@ -411,14 +490,17 @@ function showMap(button, shown) {
 function showSummary() {
   const cards = Array.from(byId("cards").children);
   const counts = new Map();
+  let unknown = 0;
   let failed = 0;
   for (const { dataset } of cards) {
-    if (dataset.label !== undefined) counts.set(dataset.label, (counts.get(dataset.label) ?? 0) + 1);
+    if (dataset.unknown !== undefined) unknown++;
+    else if (dataset.label !== undefined) counts.set(dataset.label, (counts.get(dataset.label) ?? 0) + 1);
     if (dataset.error !== undefined) failed++;
   }
   const order = Array.from(counts).sort((a, b) => b[1] - a[1]);
   const parts = order.slice(0, 5).map(([label, count]) => `${count} ${label}`);
   if (order.length > 5) parts.push(`${order.slice(5).reduce((sum, [, count]) => sum + count, 0)} other`);
+  if (unknown) parts.push(`${unknown} unknown`);
   if (failed) parts.push(`${failed} not read`);
   if (waiting.length) parts.push(`${waiting.length} waiting`);
   const photos = cards.length === 1 ? "1 photo" : `${cards.length} photos`;
@@ -432,6 +514,7 @@ function showSummary() {
 const waiting = []; // {file, card}
 let working = false;
 let network;
+let reference; // of novelty; null for a run without it
 
 function addPhotos(files) {
   if (!network) return;
@@ -567,6 +650,7 @@ async function start() {
   listen();
   try {
     network = await startNetwork();
+    reference = ABOUT.novelty && await unpackReference();
   } catch (error) {
     fail(`The network could not be started. ${error.message ?? error}`);
     return;
