@@ -293,7 +293,7 @@ def test_other_photos_or_devices_in_a_process_are_refused(folder, tmp_path, env,
     ]
     for process in processes:
         code, out, err = end(process, 600)
-        assert code == 2 and out == "" and "Traceback" not in err
+        assert code == 2 and out == "" and "Traceback" not in err, err
         assert words in err
     assert not (tmp_path / "run" / "checkpoint.npz").exists()
 
