@@ -208,6 +208,17 @@ def test_two_processes_give_the_losses_of_one_and_the_first_alone_writes(folder,
     assert "Process 1 of 2" in told and "epoch" not in told
 
 
+def wait_for_the_first_epoch(run, *processes):
+    """Wait for the first history of a run; if it does not come, end its processes and fail."""
+    deadline = time.monotonic() + 500
+    while not (run / "history.csv").exists():
+        if processes[0].poll() is not None or time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+            pytest.fail(processes[0].communicate()[1])
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def killed(folder):
     """(run, exit code, stderr, seconds) of process 0 after process 1 was killed in an epoch."""
@@ -217,10 +228,7 @@ def killed(folder):
            "--image-size", 16, "--batch-size", 16, "--epochs", 4000, "--output", run,
            "--hosts", ",".join(free_addresses(2)), "--rank"]  # fmt: skip
     first, second = start(*new, 0), start(*new, 1)
-    deadline = time.monotonic() + 500
-    while not (run / "history.csv").exists():  # after the first epoch
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate()[1]
-        time.sleep(0.1)
+    wait_for_the_first_epoch(run, first, second)
     killed = time.monotonic()
     second.kill()
     code, _, err = end(first, 600)
@@ -258,10 +266,7 @@ def test_an_interrupt_of_one_process_ends_all_and_keeps_its_exit_code(folder, tm
            "--image-size", 16, "--batch-size", 16, "--epochs", 4000, "--output", tmp_path / "run",
            "--hosts", ",".join(free_addresses(2)), "--rank"]  # fmt: skip
     first, second = start(*new, 0), start(*new, 1)
-    deadline = time.monotonic() + 500
-    while not (tmp_path / "run" / "history.csv").exists():
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate()[1]
-        time.sleep(0.1)
+    wait_for_the_first_epoch(tmp_path / "run", first, second)
     first.send_signal(signal.SIGINT)
     code, _, err = end(first)
     assert code == 130 and "To continue:" in err
@@ -288,7 +293,7 @@ def test_other_photos_or_devices_in_a_process_are_refused(folder, tmp_path, env,
     ]
     for process in processes:
         code, out, err = end(process, 600)
-        assert code == 2 and out == "" and "Traceback" not in err
+        assert code == 2 and out == "" and "Traceback" not in err, err
         assert words in err
     assert not (tmp_path / "run" / "checkpoint.npz").exists()
 
