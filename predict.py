@@ -200,14 +200,18 @@ def predict(
 
 
 def classify(classifier: Classifier, images: list[np.ndarray], unknown_at: float) -> Iterable:
-    """Return of each image the probabilities, the evidence, the novelty and if it is unknown."""
+    """Return of each image probabilities, evidence, novelty and whether it is unknown."""
     if not images:
         return []
     outputs, nothing = classifier.outputs(np.stack(images)), [None] * len(images)
     evidence, scores = outputs.get("evidence", nothing), classifier.novelty(outputs)
-    unknown = nothing if scores is None else novelty.is_unknown(scores, unknown_at).tolist()
+    unknown = np.zeros(len(images), bool)
+    if scores is not None:
+        unknown = novelty.is_unknown(scores, unknown_at)
     scores = nothing if scores is None else scores.tolist()
-    return zip(classifier.probabilities(outputs["logits"]), evidence, scores, unknown, strict=True)
+    return zip(
+        classifier.probabilities(outputs["logits"]), evidence, scores, unknown.tolist(), strict=True
+    )
 
 
 def json_line(prediction: Prediction, classes: list[str], args: argparse.Namespace) -> str:

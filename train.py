@@ -59,13 +59,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add("--recipe", choices=("full", "fast", "long", "polish"),
         help="full (default): highest accuracy; fast: 94%% accuracy in the shortest time; long: "
-        "continue from a run of full (requires --init)")
+        "continue from a run of full (requires --init); polish: continue from a run of long")
     add("--arch", choices=recipe.ARCHITECTURES,
         help=f"the network in model.py (default: {full.arch})")
     add("--epochs", type=cli.whole_number(1, 10_000), metavar="N",
         help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})")
     add("--batch-size", type=cli.whole_number(2, 65_536), metavar="N",
-        help=f"photos per step (default: {full.batch_size}, or fewer if there are few photos)")
+        help=f"photos per step (default: {full.batch_size}; fast: {fast.batch_size}; fewer if "
+        "there are few photos)")
     add("--lr", type=cli.number(0, 10), metavar="RATE",
         help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
     add("--image-size", type=cli.whole_number(8, 1024), metavar="PX",
@@ -492,11 +493,15 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> int:
     for number, fold in enumerate(range(0, 10, 10 // args.folds), 1):
         folder = output / f"fold-{fold}"
         say(f"\nFold {number} of {args.folds}: {printable(folder)}")
-        if run.is_finished(folder) or run.has_checkpoint(folder):
-            resume_run(folder)
-        else:
-            fold_args = argparse.Namespace(**{**vars(args), "output": str(folder)})
-            new_run(fold_args, dataclasses.replace(settings, fold=fold), time.perf_counter())
+        try:
+            if run.is_finished(folder) or run.has_checkpoint(folder):
+                resume_run(folder)
+            else:
+                fold_args = argparse.Namespace(**{**vars(args), "output": str(folder)})
+                new_run(fold_args, dataclasses.replace(settings, fold=fold), time.perf_counter())
+        except KeyboardInterrupt:
+            say("To continue with all folds, run the same command again.")
+            raise
     runs = " ".join(quoted(path) for path in sorted(output.glob("fold-*")))
     say(
         "\nAll photos, each scored by a network that did not see it:\n"

@@ -213,8 +213,7 @@ def _catch_signals() -> None:
         # Python ignores an exception in a destructor, also this one.
         if issubclass(ignored.exc_type, KeyboardInterrupt):
             signum = signal.SIGTERM if ignored.exc_type is Terminated else signal.SIGINT
-            for each in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(each, stop)
+            signal.signal(signum, stop)
             threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
         else:
             sys.__unraisablehook__(ignored)

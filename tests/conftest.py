@@ -57,6 +57,7 @@ def run_here(script, *arguments, cwd=ROOT):
     stdout, stderr = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         patch.setattr(sys, "stdout", stdout)
         patch.setattr(sys, "stderr", stderr)
         patch.setenv("COLUMNS", "100")

@@ -181,7 +181,12 @@ def find_files(folder: str | os.PathLike) -> Iterator[str]:
     for folder, folders, names in walk:
         while errors:
             yield errors.pop(0).filename
-        status = os.stat(folder)
+        try:
+            status = os.stat(folder)
+        except OSError:  # gone since it was listed
+            folders.clear()
+            yield folder
+            continue
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue

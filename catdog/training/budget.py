@@ -18,8 +18,8 @@ STRONG = 20  # epochs from which on the strong augmentation of `full` pays
 MOST_EPOCHS = 300
 MEASURED_SIZES = (48, 96)  # px
 LEAST_STEPS, LEAST_SECONDS = 6, 4  # of measuring: steps at each of these sizes, seconds in all
-# What a run has to do besides its steps: compile, write model.tflite, draw its curves. It takes as
-# long as so many first steps, however slow the machine is; measured on two cores: 5.
+# Besides its steps, a run compiles, writes model.tflite and draws its curves. Measured on two
+# cores, that takes as long as 5 first steps; 8 leave a margin.
 FIRST_STEPS = 8
 SPARE = 0.93  # share of the time that is planned for; other programs slow a machine down
 

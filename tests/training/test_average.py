@@ -14,8 +14,14 @@ def test_average_holds_batch_norm_statistics_too_and_is_gone_after_validation(mo
     for batch in range(8):
         average.on_train_batch_end(batch)
     raw, shown = network.get_weights(), []
-    monkeypatch.setattr(network, "evaluate", lambda *_, **__: shown.extend(network.get_weights()))
-    average.evaluate([])
+
+    def evaluate(batches, **options):
+        shown.extend(network.get_weights())
+        return {"loss": 1.5, "batches": batches, **options}
+
+    monkeypatch.setattr(network, "evaluate", evaluate)
+    scores = average.evaluate(["a", "b", "c"])
+    assert scores["loss"] == 1.5 and scores["batches"] == ["a", "b", "c"] and scores["steps"] == 3
     for before, weight, after in zip(start, shown, network.get_weights(), strict=True):
         assert ((weight > before) & (weight <= before + 1)).all()
         np.testing.assert_allclose(after, before + 1, rtol=1e-6)
