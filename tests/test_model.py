@@ -107,7 +107,7 @@ def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys, monkeyp
     def convert(source, target, weights):  # takes seconds, and wrote this file after training
         shutil.copy(trained[0] / "model.tflite", target)
 
-    monkeypatch.setattr(export, "_convert", convert)
+    monkeypatch.setattr(export, "convert", convert)
     run = shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite"))
     photos = ["--data-dir", str(photos_dir), "--cache-dir", str(trained[0].parent / "cache")]
     assert model.main(["--export", "litert", "--model", str(run), *photos]) == 0

@@ -28,7 +28,7 @@ def network():
 @pytest.fixture(scope="module", autouse=True)
 def converted_once():
     """Keeps what the converter wrote: all tests give it the same network, and it takes seconds."""
-    convert, written = export._convert, {}
+    convert, written = export.convert, {}
 
     def convert_once(source, target, weights):
         if weights not in written:
@@ -37,7 +37,7 @@ def converted_once():
         target.write_bytes(written[weights])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_convert", convert_once)
+        patch.setattr(export, "convert", convert_once)
         yield
 
 
@@ -105,7 +105,7 @@ CONVERT = """
 import sys
 from pathlib import Path
 from catdog.runs import export
-export._convert(Path(sys.argv[1], "model.keras"), Path(sys.argv[1], "new.tflite"), "eight-bit")
+export.convert(Path(sys.argv[1], "model.keras"), Path(sys.argv[1], "new.tflite"), "eight-bit")
 """
 
 
