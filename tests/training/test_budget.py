@@ -1,6 +1,6 @@
 """--minutes: what fits into a time.
 
-MINUTES=3 python -m pytest -m slow tests/training/test_budget.py        in full
+MINUTES=3 python -m pytest -m timing tests/training/test_budget.py        in full
 """
 
 import dataclasses
@@ -46,18 +46,16 @@ def test_measured_steps_take_longer_for_larger_images(classes, small_plain):
     assert first > a + b * 48**2  # it is compiled
 
 
-@pytest.mark.slow
+@pytest.mark.timing  # beside other programs, it took 1.15 to 1.57 minutes of 1
 def test_a_run_ends_within_its_minutes_and_makes_use_of_them(tmp_path):
     draw_photos(tmp_path / "photos" / "train", 200)
-    taken = []
-    while not any(2 / 3 * MINUTES <= minutes <= 1.1 * MINUTES for minutes in taken):
-        assert len(taken) < 2, taken  # the machine may become slower or faster in between: once
-        started = time.monotonic()
-        process = run_script(
-            "train.py", "--data-dir", "photos", "--cache-dir", "cache", "--minutes", MINUTES,
-            "--output", f"run{len(taken)}", cwd=tmp_path, timeout=180 * MINUTES,
-        )  # fmt: skip
-        taken.append((time.monotonic() - started) / 60)
-        assert process.returncode == 0, process.stderr
-        print(process.stderr)
-    print(f"{taken} of {MINUTES:g} minutes")
+    started = time.monotonic()
+    process = run_script(
+        "train.py", "--data-dir", "photos", "--cache-dir", "cache", "--minutes", MINUTES,
+        "--output", "run", cwd=tmp_path, timeout=120 * MINUTES,
+    )  # fmt: skip
+    minutes = (time.monotonic() - started) / 60
+    assert process.returncode == 0, process.stderr
+    print(process.stderr)
+    print(f"{minutes:.2f} of {MINUTES:g} minutes")
+    assert 2 / 3 * MINUTES <= minutes <= 1.1 * MINUTES
