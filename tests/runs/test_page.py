@@ -59,15 +59,27 @@ def stand_in(outputs=1, size=32):
     )
 
 
-def filled(run, content=b"network", network=None):
+def filled(run, content=b"network", reference=None):
     config = json.loads((run / "config.json").read_text())
-    return page.fill_page(run, config, network or stand_in(), content)
+    return page.fill_page(run, config, stand_in(), content, reference)
+
+
+def reference_of(photos, width, identity="keras"):
+    """A reference of a network with features of 2 * `width`, from random features."""
+    rng = np.random.default_rng(0)
+    features, validation = (rng.random((n, 2 * width), np.float32) for n in (photos, 300))
+    return novelty.fit(features, validation, identity)
+
+
+def content_of(text, part):
+    """The bytes of one part of a page."""
+    packed = re.search(rf'id="{part}">([^<]*)<', text)[1]
+    return gzip.decompress(base64.b85decode(packed.replace(",", "<")))
 
 
 def network_in(path):
     """The .tflite file that a page holds."""
-    text = re.search(r'id="network">([^<]*)<', path.read_text(encoding="utf-8"))[1]
-    return gzip.decompress(base64.b85decode(text.replace(",", "<")))
+    return content_of(path.read_text(encoding="utf-8"), "network")
 
 
 # --- The file -------------------------------------------------------------------------------------
@@ -173,6 +185,48 @@ def test_large_page_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
     assert network_in(tmp_path / "page.html") == content
 
 
+def test_page_holds_the_whole_reference(tmp_path):
+    reference = reference_of(photos=7, width=5)
+    text = filled(make_run(tmp_path / "run", ["cat", "dog"]), reference=reference)
+    content = content_of(text, "reference")
+    scores = np.frombuffer(content[: 4 * 300], "<f4")
+    photos = np.frombuffer(content[4 * 300 :], np.uint8).reshape(7, 5)
+    assert np.array_equal(photos, reference.photos)
+    np.testing.assert_allclose(scores, reference.scores, rtol=1e-6)
+    about = json.loads(re.search(r'id="about">(.*?)</script>', text)[1])["novelty"]
+    assert about == {
+        "photos": 7,
+        "scores": 300,
+        "mean": reference.mean.tolist(),
+        "deviation": reference.deviation.tolist(),
+        "mostFamiliar": novelty.MOST_FAMILIAR,
+        "limit": novelty.DEFAULT_LIMIT,
+    }
+    assert "novelty of 0.99 or more is called unknown" in text
+    assert "than 99% of the validation photos" in text and "7 training photos" in text
+
+
+def test_page_with_the_largest_reference_has_at_most_8_mb(tmp_path):
+    content = (ROOT / "weights" / "model.tflite").read_bytes()
+    reference = reference_of(novelty.MAX_PHOTOS, width=256)
+    text = filled(make_run(tmp_path / "run", ["cat", "dog"]), content, reference)
+    assert len(text.encode()) <= page.MOST_BYTES
+
+
+@pytest.mark.parametrize("identity, width", [("another digest", 4), ("keras", 5)])
+def test_reference_of_another_network_is_left_out(identity, width, tmp_path, caplog):
+    run, network = make_run(tmp_path / "run", ["a", "b"]), stand_in()
+    network.output["features"] = np.zeros((1, 8))
+    config = json.loads((run / "config.json").read_text())
+    assert page.reference_of(run, config, network) is None and not caplog.text
+    reference_of(7, 4).save(run / novelty.FILE)
+    assert page.reference_of(run, config, stand_in()) is None and not caplog.text
+    assert page.reference_of(run, config, network) is not None and not caplog.text
+    reference_of(7, width, identity).save(run / novelty.FILE)
+    assert page.reference_of(run, config, network) is None
+    assert "belongs to another network: no photo is called unknown" in caplog.text
+
+
 def test_converter_that_fails_gives_one_line(monkeypatch):
     network = SimpleNamespace(save=lambda path: path.write_bytes(b"no network"))
     with pytest.raises(
@@ -216,6 +270,19 @@ def small(tmp_path_factory):
     run = make_run(folder / "run", ["cat", "dog"])
     page.write_page(run, network_of("plain", 2, 32), folder / "small.html")
     return folder / "small.html"
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """The page of a small untrained network of three classes, which calls photos unknown."""
+    folder = tmp_path_factory.mktemp("pages")
+    run, network = make_run(folder / "run", ["cat", "dog", "unknown"]), network_of("plain", 3, 32)
+    rngs = [np.random.default_rng((1, number)) for number in range(160)]
+    images = np.stack([drawings.draw(i % 2, rng, 32) for i, rng in enumerate(rngs)])
+    features = network.predict(images.astype(np.float32), verbose=0)["features"]
+    novelty.fit(features[:40], features[40:], "keras").save(run / novelty.FILE)
+    page.write_page(run, network, folder / "three.html")
+    return folder / "three.html"
 
 
 @pytest.fixture
@@ -309,6 +376,37 @@ def test_unknown_pictures_are_those_of_predict(cats, browser, tmp_path):
             assert (card["label"] == "unknown") == novelty.is_unknown(expected)
     count = sum(card["label"] == "unknown" for card in cards)
     assert f"{count} unknown" in browser.run("document.getElementById('summary').textContent")
+
+
+@pytest.mark.slow
+def test_novelty_of_features_is_that_of_python(cats, browser):
+    opened(browser, cats)
+    reference, rng = Classifier(ROOT / "weights").reference, np.random.default_rng(0)
+    like = np.concatenate([reference.photos[:40] / 255, np.tile(rng.random(256), (40, 1))], 1)
+    strength = np.repeat([0.1, 1, 2, 100], 10)[:, None]
+    noise = rng.normal(1, np.linspace(0, 0.5, 40)[:, None], like.shape).clip(0)
+    features = np.concatenate([like * noise * strength, np.zeros((1, 512))]).astype(np.float32)
+    script = f"{features.tolist()}.map((row) => noveltyOf(Float32Array.from(row)))"
+    got, expected = np.array(browser.run(script)), reference.novelty(features)
+    assert 0 < np.median(expected) < 1 and expected[-1] == 1
+    assert np.abs(got - expected).max() < 0.001
+
+
+@pytest.mark.slow
+def test_unknown_photo_is_told_from_a_class_of_that_name(three, browser, tmp_path):
+    paths = [*draw(tmp_path, 7), tmp_path / "grey.png"]
+    Image.new("RGB", (90, 60), "grey").save(paths[-1])
+    opened(browser, three)
+    *known, grey = cards_of(browser, paths)
+    assert grey["label"] == "unknown" and grey["rows"] == 3 and "colour" not in grey
+    assert grey["novelty"] == "1" and grey["best"] in ("cat", "dog", "unknown")
+    note = "document.querySelector('.card:last-child .note').innerText"
+    assert browser.run(note) == "Novelty 1.0000\nThe network alone:"
+    assert not any("unknown" in card for card in known)
+    assert all(card["label"] == card["best"] and "colour" in card for card in known)
+    assert browser.run("document.querySelectorAll('.note:not([hidden])').length") == 1
+    summary = browser.run("document.getElementById('summary').textContent")
+    assert summary.startswith("8 photos: 7 ") and summary.endswith(", 1 unknown")
 
 
 @pytest.mark.slow
@@ -483,10 +581,12 @@ def test_photos_are_pasted_and_dropped_and_seen_by_keyboard(small, browser):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("dark", [False, True])
-def test_nothing_is_wider_than_the_window(width, dark, small, browser, tmp_path):
+def test_nothing_is_wider_than_the_window(width, dark, three, browser, tmp_path):
     browser.resize(width, 844, dark)
-    opened(browser, small)
-    cards_of(browser, draw(tmp_path, 9))
+    opened(browser, three)
+    Image.new("RGB", (90, 60), "grey").save(tmp_path / "grey.png")
+    cards = cards_of(browser, [*draw(tmp_path, 9), tmp_path / "grey.png"])
+    assert "unknown" in cards[-1]
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run("getComputedStyle(document.body).backgroundColor") == (
         "rgb(22, 21, 20)" if dark else "rgb(247, 245, 242)"

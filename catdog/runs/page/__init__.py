@@ -89,8 +89,12 @@ def fill_page(
         reference: what the novelty of photos is measured against.
     """
     classes, size = [printable(name) for name in config["classes"]], network.input_shape[1]
-    about = {"classes": classes, "size": size, "temperature": config.get("temperature", 1.0)}
-    about["novelty"] = _about_novelty(reference)
+    about = {
+        "classes": classes,
+        "size": size,
+        "temperature": config.get("temperature", 1.0),
+        "novelty": about_novelty(reference),
+    }
     style, script = _read("page.css"), _read("page.js")
     litert = fill(_read("runtime.js"), loader=_read("litertjs/litert_wasm.js"), core=_core())
     said = {
@@ -149,14 +153,15 @@ def title(classes: list[str]) -> str:
 def warning(classes: list[str], reference: novelty.Reference | None = None) -> str:
     """Return what the page says of photos that show none of the classes."""
     known = " and ".join(classes) if len(classes) < 4 else f"its {len(classes):,} classes"
-    known = f"The network knows {known} only."
     if reference is None:
-        return f"{known} It gives one of these labels to any other photo, too."
+        return (
+            f"The network knows {known} only. It gives one of these labels to any other photo, too."
+        )
+    limit = novelty.DEFAULT_LIMIT
     return (
-        f"{known} Most other photos are called unknown, but some get one of these labels. Novelty "
-        "says how unlike the training photos a photo is. It is the share of the validation photos, "
-        f"other photos of the classes, that are less unlike; from {novelty.DEFAULT_LIMIT} on, a "
-        "photo is unknown."
+        f"The network knows {known} only. A photo with a novelty of {limit} or more is called "
+        f"unknown: it is less like the training photos than {limit:.0%} of the validation photos "
+        f"are, which show {known}. Some other photos still get one of these labels."
     )
 
 
@@ -165,8 +170,8 @@ def _unknown_means(reference):
     if reference is None:
         return ""
     return (
-        f"compared with {len(reference.photos):,} training photos; "
-        f"novelty of {novelty.DEFAULT_LIMIT} or more"
+        f"novelty of {novelty.DEFAULT_LIMIT} or more, by comparison with "
+        f"{len(reference.photos):,} training photos"
     )
 
 
@@ -213,8 +218,8 @@ def reference_bytes(reference: novelty.Reference | None) -> bytes:
     return reference.scores.astype("<f4").tobytes() + reference.photos.tobytes()
 
 
-def _about_novelty(reference):
-    """Return what page.js needs beside `reference_bytes`, or None."""
+def about_novelty(reference: novelty.Reference | None) -> dict | None:
+    """Return the numbers that page.js needs beside `reference_bytes`."""
     return reference and {
         "photos": len(reference.photos),
         "scores": len(reference.scores),

@@ -442,8 +442,7 @@ function fillCard(card, { probabilities, best, novelty, map }, tile) {
   if (reference && novelty >= ABOUT.novelty.limit) {
     card.dataset.unknown = "";
     card.dataset.label = "unknown";
-    card.querySelector(".note").textContent =
-      `Novelty ${novelty.toFixed(4)}. The network alone would say:`;
+    card.querySelector(".note").textContent = `Novelty ${novelty.toFixed(4)}\nThe network alone:`;
     card.querySelector(".note").hidden = false;
   } else {
     card.dataset.label = ABOUT.classes[best];
