@@ -207,6 +207,7 @@ def _build(path, found, size, source, on_progress):
                     f"Decoding into {printable(path)}, which takes {files.amount(needed)} of disk"
                 )
             _write(temporary, found, size, source, on_progress)
+            (temporary / "checked").write_text(_stamp(temporary / "images.npy"))
     except UserError:
         if not path.is_dir():  # or else another process was quicker
             raise

@@ -44,6 +44,11 @@ def the_cache(folder):
 # --- Use ------------------------------------------------------------------------------------------
 
 
+def test_a_new_cache_is_not_read_once_more_to_be_checked(folder, monkeypatch):
+    monkeypatch.setattr(cache, "ThreadPoolExecutor", None)  # it reads the blocks to be checked
+    assert len(load(folder)[0]) > 100
+
+
 def test_photos_that_cannot_be_decoded_are_told_with_a_reason(folder):
     (folder / "train/cat.7.png").write_bytes(b"")
     (folder / "train/dog.8.jpg").write_text("<html></html>")
