@@ -537,7 +537,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def rank_held_out(
     classifiers: Sequence[Classifier], data_dir: str, cache_dir: str, exclude=(), relabel=None
 ) -> suspects.Ranking:
-    """Score photos by a run, or each by the fold that was not trained on it; then rank them."""
+    """Rank photos by their labels, each scored by a run that was not trained on it."""
     from catdog.runs import run
     from catdog.scores import suspects
 

@@ -61,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclasses.dataclass
 class Scored:
-    """A run with its predictions for photos."""
+    """A run, the photos that it was scored on, and its predictions."""
 
     classifier: Classifier
     dataset: data.Dataset
@@ -140,11 +140,11 @@ def score(
     novelty_scores, outsiders = classifier.novelty(outputs), None
     if novelty_scores is not None:
         found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelty_scores)
-    if args.unknown and novelty_scores is None:
-        raise UserError(
-            f"expected a run with {novelty.FILE}, got {printable(classifier.run)}", "--model"
-        )
     if args.unknown:
+        if novelty_scores is None:
+            raise UserError(
+                f"expected a run with {novelty.FILE}, got {printable(classifier.run)}", "--model"
+            )
         outsiders = novelty_of_folder(classifier, args.unknown)
         found["outsiders"] = novelty.outsider_score(novelty_scores, outsiders)
     say(

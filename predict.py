@@ -175,7 +175,7 @@ def predict(
 
     Args:
         paths: as `decode.find` yields them.
-        unknown_at: the novelty from which on a photo is called unknown; 1 calls none so.
+        unknown_at: the novelty from which on a photo is called unknown; 1 switches this off.
     """
     photos = decode.Stream(paths, classifier.image_size)
     # If results scroll by on a terminal, they are the progress.

@@ -356,7 +356,8 @@ def report_epoch(
     Args:
         row: of `history.csv`.
         scores: of the validation photos.
-        one_label: of the epochs before, whether a single class was predicted; gets that of this.
+        one_label: for each earlier epoch, whether a single class was predicted. The value of this
+            epoch is appended.
     """
     from catdog.training.progress import epoch_line
 

@@ -163,7 +163,7 @@ def check_regular(path: Path) -> None:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise UserError unless the disk of a folder has as many bytes left."""
+    """Raise UserError unless the disk of a folder has `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(

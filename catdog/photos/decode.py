@@ -85,9 +85,10 @@ class Stream:
     Args:
         paths: as `find` yields them.
         size: side of the decoded squares, in pixels.
-        decode: returns what is handed on.
+        decode: function of (path, size) that returns what `batches` yields.
     Attributes:
-        found: how many photos there are so far; complete: whether these are all.
+        found: how many photos there are so far.
+        complete: whether these are all.
     """
 
     def __init__(

@@ -147,6 +147,7 @@ def make_demo(
     Returns:
         The folder.
     Raises:
+        ValueError: impossible numbers.
         UserError: the folder holds anything that was not drawn here, or cannot be written.
     """
     if photos < 2 or photos % 2 or size < 8 or seed < 0:

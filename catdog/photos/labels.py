@@ -1,6 +1,6 @@
 """Files of the user that name photos: to leave out, with new labels, or with all labels.
 
-A file of photos to leave out names one on each line, and one of new labels its class, too.
+A file of photos to leave out has one name per line. A file of new labels has a name and a class.
 `labels.csv` in a folder of photos has the labels of all of them.
 """
 

@@ -120,7 +120,8 @@ class Classifier:
         """Return `outputs`, without the evidence, of photos of a dataset, in order.
 
         Args:
-            dataset: a `data.Dataset`; members: `(m,)` indices of its photos.
+            dataset: a `data.Dataset`.
+            members: `(m,)` indices of its photos.
             on_progress: called with the number of photos that are done and of all.
         """
         found, done = {}, 0
@@ -138,12 +139,12 @@ class Classifier:
         return novelty.load(self.run, self.config)
 
     def novelty(self, outputs: Outputs) -> np.ndarray | None:
-        """Return the share of validation photos that are less novel than photos, float64 `(n,)`.
-
-        None for a run without a reference.
+        """Return the novelty of each photo: the share of validation photos that are less novel.
 
         Args:
             outputs: what `outputs` returns of the photos.
+        Returns:
+            float64 `(n,)`, or None for a run without a reference.
         """
         if "features" not in outputs or self.reference is None:
             return None

@@ -61,7 +61,7 @@ class Reference:
     network: str  # what identifies the network whose features these are
 
     def novelty(self, features: np.ndarray) -> np.ndarray:
-        """Return the share of validation photos below photos of these features, float (n,)."""
+        """Return for each photo the share of validation photos of a lower score, float (n,)."""
         return np.searchsorted(self.scores, self.score(features), side="left") / len(self.scores)
 
     def score(self, features: np.ndarray) -> np.ndarray:
@@ -252,7 +252,8 @@ def outsider_score(novelty: np.ndarray, outsiders: np.ndarray) -> dict:
     """Return how well novelty distinguishes pictures of no class from photos of the classes.
 
     Args:
-        novelty: of the scored photos; outsiders: of the pictures of no class.
+        novelty: of the scored photos.
+        outsiders: the novelty of the pictures of no class.
     Returns:
         `pictures`, their number; `refused` and `share_refused`, those called unknown; `auroc`, the
         probability that a picture of no class is more novel than a scored photo.

@@ -102,7 +102,7 @@ def stored_shapes(file: io.BytesIO) -> list[tuple[int, ...]]:
 
 
 def check_litert_file(path: Path) -> None:
-    """Raise ValueError unless a file looks like a LiteRT network."""
+    """Raise ValueError or OSError unless a file looks like a LiteRT network."""
     files.check_regular(path)
     with open(path, "rb") as file:
         start = file.read(8)

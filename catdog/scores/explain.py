@@ -68,7 +68,8 @@ class Explanations:
 
     Method: Zhou et al., "Learning Deep Features for Discriminative Localization", 2016.
 
-    A network that does not compute which region a logit comes from is a UserError.
+    Raises:
+        UserError: the network does not compute which region a logit comes from.
     """
 
     ending = ".jpg"
@@ -170,7 +171,10 @@ class Layers:
     A block is a convolution with all that follows it, up to the next one or to the pooling that
     ends in the fully connected layers.
 
-    The network is a functional `keras.Model`; one without convolutions is a UserError.
+    Args:
+        network: a functional `keras.Model`.
+    Raises:
+        UserError: the network has no convolution.
     """
 
     ending = ".png"

@@ -173,7 +173,8 @@ def plot_evaluation(
 
     Args:
         labels: `(n,)` int.
-        probabilities: `(n, n_classes)`; uncalibrated: the same before temperature scaling.
+        probabilities: `(n, n_classes)`.
+        uncalibrated: the same before temperature scaling.
         history: rows of the training run, as for `plot_history`.
     """
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay

@@ -34,8 +34,10 @@ def photo_groups(
     """Choose photos to look at and read them.
 
     Args:
-        classifier: a `Classifier`; dataset: a `data.Dataset`.
-        members: `(m,)` indices of its photos; probabilities: `(m, n_classes)`.
+        classifier: a `Classifier`.
+        dataset: a `data.Dataset`.
+        members: `(m,)` indices of its photos.
+        probabilities: `(m, n_classes)` of these photos.
     Returns:
         A title, a note and photos, for each group. Of a photo: path, label, predicted, probability
         and its `pages.pictures`.

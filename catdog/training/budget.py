@@ -66,7 +66,8 @@ def choose(
     epochs as fit.
 
     Args:
-        rate: as `measure` returns it; photos: the number of photos of each split.
+        rate: as `measure` returns it.
+        photos: the number of photos of each split.
         seconds: for training, export and scoring.
     """
     for size, worthwhile in WORTHWHILE.items():

@@ -14,7 +14,8 @@ def explained(epoch: int, steps: int, advice: str) -> Iterator[None]:
     """Raise UserError for the error of Keras's `TerminateOnNaN`, with the epoch and the step.
 
     Args:
-        epoch: that is trained in the block, from 0; steps: of an epoch.
+        epoch: the epoch that is trained in the block, from 0.
+        steps: the number of steps of an epoch.
         advice: lines that end the message.
     """
     try:

@@ -21,7 +21,8 @@ def description(settings: Settings, dataset, parameters: int, remedy: str) -> st
     """Return lines about what is trained, and on which devices.
 
     Args:
-        dataset: the `data.Dataset` to train on; parameters: how many the network has.
+        dataset: the `data.Dataset` to train on.
+        parameters: the number of parameters of the network.
         remedy: what to do if some classes have far more photos than others.
     """
     device, *more = devices.devices()
@@ -101,7 +102,8 @@ def history_row(
 
     Args:
         epoch: counted from 0.
-        logs: the history of Keras's `fit`; scores: what Keras's `evaluate` returns.
+        logs: the history of Keras's `fit`.
+        scores: what Keras's `evaluate` returns.
         started: `time.perf_counter()` at the start of the epoch.
     """
     return {
