@@ -22,6 +22,7 @@ from catdog.runs import calibration, novelty, run, safe_load
 
 logger = logging.getLogger(__name__)
 CLIP = 0.005  # of a run that is not calibrated
+LITERT_BATCH = 8  # photos; 64 at 200 px took 1.4 times as long per photo on two cores
 
 Outputs = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
@@ -217,8 +218,10 @@ def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.
             runner = interpreter.get_signature_runner()
 
     def compute(photos):
+        starts = range(0, len(photos), LITERT_BATCH)
         with safe_load.refusing(path):
-            return runner(photos=photos)
+            parts = [runner(photos=photos[start : start + LITERT_BATCH]) for start in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     return compute
 

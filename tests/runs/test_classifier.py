@@ -14,6 +14,7 @@ from catdog import Classifier
 from catdog.errors import UserError
 from catdog.photos import photo
 from catdog.runs import run
+from catdog.runs.classifier import LITERT_BATCH
 from conftest import ROOT, draw_photos
 
 
@@ -43,6 +44,15 @@ def test_both_runtimes_compute_about_the_same(trained, drawn):
     np.testing.assert_allclose(expected["evidence"].mean((1, 2)), expected["logits"], atol=1e-4)
     one = slow.probabilities(slow.logits(images[:1]))  # whatever batch a photo is in
     np.testing.assert_allclose(one, slow.probabilities(expected["logits"])[:1], atol=1e-5)
+
+
+def test_an_answer_does_not_depend_on_the_photos_beside_it(trained, drawn):
+    classifier = Classifier(trained[0])
+    some = np.stack([photo.load_photo(path, classifier.image_size) for path in drawn])
+    many = np.concatenate([some] * 5)  # more than LiteRT gets at a time, and not a multiple of it
+    assert len(many) > LITERT_BATCH and len(many) % LITERT_BATCH
+    alone = np.concatenate([classifier.logits(image[None]) for image in some])
+    np.testing.assert_allclose(classifier.logits(many), np.concatenate([alone] * 5), atol=1e-5)
 
 
 def test_a_photo_and_its_mirror_image_get_one_answer_unless_told_otherwise(trained, drawn):
