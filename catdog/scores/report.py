@@ -17,8 +17,8 @@ MOST_ROWS = 30  # of the table of classes, and items of a list of the settings
 GROUPS = (
     (
         "Most certain mistakes",
-        "The network is certain and the label disagrees. Some of these labels may be wrong; "
-        "python data.py --suspects ranks all of them.",
+        "The network is certain and the label disagrees. Some of these labels may be wrong: "
+        "docs/labels.md shows how to find such photos.",
     ),
     ("Least certain", "Closest to the threshold, correct or not."),
     ("Correct predictions", "A random sample."),
