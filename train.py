@@ -57,9 +57,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # fmt: off
-    add("--recipe", choices=("full", "fast", "long", "polish"),
+    add("--recipe", choices=("full", "fast", "long", "polish", "sharp"),
         help="full (default): highest accuracy; fast: 94%% accuracy in the shortest time; long: "
-        "continue from a run of full (requires --init); polish: continue from a run of long")
+        "continue from a run of full (requires --init); polish: continue from a run of long; "
+        "sharp: continue from any run, with sharpness-aware minimization")
     add("--arch", choices=recipe.ARCHITECTURES,
         help=f"the network in model.py (default: {full.arch})")
     add("--epochs", type=cli.whole_number(1, 10_000), metavar="N",
@@ -110,7 +111,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name, required in (("hosts", "rank"), ("rank", "hosts")):
         if name in given and required not in given:
             parser.error(f"argument --{name}: requires --{required}")
-    if args.recipe in ("long", "polish") and not args.init:
+    if args.recipe in ("long", "polish", "sharp") and not args.init:
         parser.error(f"argument --recipe: {args.recipe} requires --init")
     excluding = {
         "cluster": ["hosts"],
@@ -301,7 +302,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
 
     If `fresh` (no checkpoint), copy the weights of `settings.init` into it.
     """
-    from catdog.training import normalization, optimizer
+    from catdog.training import normalization, optimizer, sharpness
 
     keras.config.set_dtype_policy(settings.precision)
     try:
@@ -310,6 +311,8 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
             with cli.blame("--init"):
                 model.copy_weights(network, settings, classes)
         network = normalization.fuse(network)
+        if settings.sharpness:
+            network = sharpness.aware(network, settings.sharpness)
     finally:
         keras.config.set_dtype_policy("float32")
     devices.synchronize(network)

@@ -32,6 +32,7 @@ LIMITS = {
     "erase": (float, 0, 1),
     "rotation": (float, 0, 1),
     "corruption": (float, 0, 1),
+    "sharpness": (float, 0, 10),
     "precision": ("float32", "mixed_bfloat16", "mixed_float16"),
     "class_weight": (None, "balanced"),
 }
@@ -65,6 +66,7 @@ class Settings:
     erase: float = 0.4  # largest side of the square that is erased, as a share of the photo's
     rotation: float = 0.0  # share of the photos that are turned by a random angle
     corruption: float = 0.0  # share of the photos that are made grey, dark, noisy or blurred
+    sharpness: float = 0.0  # radius of sharpness-aware minimization; 0: none
     precision: str = "float32"  # Keras's name of the dtype policy in training
     class_weight: str | None = None  # "balanced": a photo of a rare class counts for more
     init: str | None = None  # the run whose weights this one starts from
@@ -170,6 +172,11 @@ RECIPES = {
     "polish": Settings(
         recipe="polish", epochs=6, lr=0.0015, warmup=0.1, stages=(1.0,),
         rotation=0.05, corruption=0.12, **MILD,
+    ),
+    # On from the weights of a run, to weights around which the loss is low, in twice the time.
+    "sharp": Settings(
+        recipe="sharp", epochs=24, lr=0.003, warmup=0.08, stages=(0.8, 1.0),
+        erase=0.3, rotation=0.1, corruption=0.15, sharpness=0.1,
     ),
     # The drawings of --demo.
     "demo": Settings(recipe="demo", epochs=8, batch_size=64, image_size=48, stages=(1,), **MILD),
