@@ -537,7 +537,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def rank_held_out(
     classifiers: Sequence[Classifier], data_dir: str, cache_dir: str, exclude=(), relabel=None
 ) -> suspects.Ranking:
-    """Rank photos by their labels, each scored by a run that was not trained on it."""
+    """Rank photos by how wrong their labels seem to networks that were not trained on them."""
     from catdog.runs import run
     from catdog.scores import suspects
 

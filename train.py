@@ -58,9 +58,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("--recipe", choices=("full", "fast", "long", "polish", "sharp"),
-        help="full (default): highest accuracy; fast: 94%% accuracy in the shortest time; long: "
-        "continue from a run of full (requires --init); polish: continue from a run of long; "
-        "sharp: continue from any run, with sharpness-aware minimization")
+        help="full (default): highest accuracy; fast: 94%% accuracy in the shortest time; with "
+        "--init, long: continue from a run of full; polish: from a run of long; sharp: from any "
+        "run, with sharpness-aware minimization")
     add("--arch", choices=recipe.ARCHITECTURES,
         help=f"the network in model.py (default: {full.arch})")
     add("--epochs", type=cli.whole_number(1, 10_000), metavar="N",
@@ -178,6 +178,11 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int
     if settings.init:
         with cli.blame("--init"):
             run.read_config(settings.init)
+    if settings.sharpness:
+        from catdog.training import sharpness  # which loads Keras
+
+        with cli.blame("--recipe"):
+            sharpness.check()
     exclude, relabel = data.read_lists(args)
     dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
     settings = fit_to_data_and_devices(settings, dataset, args.batch_size)

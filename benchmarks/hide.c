@@ -1,13 +1,15 @@
-/* Hide AMX or AVX-512 from programs, to measure a processor that has neither. Linux on x86-64.
+/* Hide AMX (HIDE=amx, with all of bfloat16 and float16) or AVX-512 too (HIDE=avx512) from programs,
+   to measure a processor that has neither. Linux on x86-64.
 
        gcc -O2 -shared -fPIC -o hide.so benchmarks/hide.c
        HIDE=amx LD_PRELOAD=$PWD/hide.so ONEDNN_MAX_CPU_ISA=AVX512_CORE python train.py
        HIDE=avx512 LD_PRELOAD=$PWD/hide.so python evaluate.py
 
    Programs ask the processor for its features with the instruction CPUID. Linux can make it fail
-   (arch_prctl(2), ARCH_CPUID; `cpuid_fault` in /proc/cpuinfo). The handler of that failure runs it,
-   clears bits of the answer (Intel, Software Developer's Manual, volume 2A, CPUID) and goes on.
-   train.py reads /proc/cpuinfo instead, so that it needs ONEDNN_MAX_CPU_ISA besides. */
+   (arch_prctl(2), ARCH_SET_CPUID; `cpuid_fault` in /proc/cpuinfo). The handler of that failure runs
+   the instruction, clears bits of the answer (Intel, Software Developer's Manual, volume 2A, CPUID)
+   and returns. This does not change /proc/cpuinfo, which train.py reads: hence
+   ONEDNN_MAX_CPU_ISA. */
 
 #define _GNU_SOURCE
 #include <signal.h>
@@ -56,8 +58,8 @@ static void answer_cpuid(int signal_number, siginfo_t *info, void *context) {
         a &= ~BITS(5, 21); /* AVX512_BF16, AMX_FP16 */
         d &= ~BITS(8);     /* AMX_COMPLEX */
         if (hide_avx512) {
-            a &= ~BITS(4);     /* AVX_VNNI */
-            d &= ~BITS(4, 10); /* AVX_VNNI_INT8, AVX_VNNI_INT16 */
+            a &= ~BITS(4);         /* AVX_VNNI */
+            d &= ~BITS(4, 10, 19); /* AVX_VNNI_INT8, AVX_VNNI_INT16, AVX10 */
         }
     }
     registers[REG_RAX] = a;
@@ -69,7 +71,10 @@ static void answer_cpuid(int signal_number, siginfo_t *info, void *context) {
 
 __attribute__((constructor)) static void start(void) {
     const char *hidden = getenv("HIDE");
-    if (!hidden) return;
+    if (!hidden || (strcmp(hidden, "amx") && strcmp(hidden, "avx512"))) {
+        fputs("hide.c: expected HIDE=amx or HIDE=avx512\n", stderr);
+        _exit(2);
+    }
     hide_avx512 = !strcmp(hidden, "avx512");
     struct sigaction action = {.sa_sigaction = answer_cpuid,
                                .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};

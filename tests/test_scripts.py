@@ -255,6 +255,7 @@ MISTAKES = {
         "--minutes: cannot be combined with --folds",
     ),
     "long from scratch": (["train.py", "--recipe", "long"], "--recipe: long requires --init"),
+    "sharp from scratch": (["train.py", "--recipe", "sharp"], "--recipe: sharp requires --init"),
     "no port": (["train.py", "--hosts", "a,b", "--rank", "0"], "--hosts: expected HOST:PORT"),
     "hosts of TensorFlow": (
         ["train.py", "--hosts", "a:1,b:2", "--rank", "0"],

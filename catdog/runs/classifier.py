@@ -198,7 +198,8 @@ def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.
         config: of the run.
         sha256: of the file, or None if it is not known.
     Raises:
-        FileNotFoundError: no such file. ImportError: the package ai-edge-litert is missing.
+        FileNotFoundError: no such file.
+        ImportError: the package ai-edge-litert is missing.
         UserError: not a file that goes with `config`.
     """
     if not os.path.lexists(path):
@@ -218,7 +219,7 @@ def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.
             runner = interpreter.get_signature_runner()
 
     def compute(photos):
-        starts = range(0, len(photos), LITERT_BATCH)
+        starts = range(0, max(len(photos), 1), LITERT_BATCH)
         with safe_load.refusing(path):
             parts = [runner(photos=photos[start : start + LITERT_BATCH]) for start in starts]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -209,7 +209,9 @@ def fit(features: np.ndarray, validation_features: np.ndarray, network: str) -> 
 def _parts(features, directions):
     """Return distance and weakness, float64 (n, 2), before they are standardized."""
     inner, last = np.split(np.asarray(features, np.float32), 2, axis=1)
-    distance = 1 - (_unit(inner) @ directions.T).max(axis=1)
+    # Not `@`: the threads of OpenBLAS wait in a loop for more, and LiteRT took 1.8 times as long.
+    cosine = np.einsum("iw,jw->ij", _unit(inner), directions)
+    distance = 1 - cosine.max(axis=1)
     weakness = -np.log(np.linalg.norm(last, axis=1).clip(TINY))
     return np.stack([distance, weakness], axis=1).astype(float)
 

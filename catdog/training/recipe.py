@@ -173,7 +173,7 @@ RECIPES = {
         recipe="polish", epochs=6, lr=0.0015, warmup=0.1, stages=(1.0,),
         rotation=0.05, corruption=0.12, **MILD,
     ),
-    # On from the weights of a run, to weights around which the loss is low, in twice the time.
+    # Continues from the weights of any run, with sharpness-aware minimization.
     "sharp": Settings(
         recipe="sharp", epochs=24, lr=0.003, warmup=0.08, stages=(0.8, 1.0),
         erase=0.3, rotation=0.1, corruption=0.15, sharpness=0.1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from catdog.backend import keras, tf
 from catdog.errors import UserError
+from catdog.training import devices
 
 
 class SharpnessAware(keras.Model):
@@ -11,7 +12,8 @@ class SharpnessAware(keras.Model):
 
     Every step first moves the weights by `radius` (Euclidean length) in the direction in which the
     loss of the batch rises the most. The gradient is computed there and applied to the weights from
-    before. This takes twice as long as an ordinary step.
+    before. This takes twice as long as an ordinary step. The averages of batch normalization see
+    both passes.
     """
 
     radius: float
@@ -23,8 +25,7 @@ class SharpnessAware(keras.Model):
             with tf.GradientTape() as tape:
                 predictions = self(photos, training=True)
                 loss = self.compute_loss(photos, targets, predictions, weights)
-                scaled = self.optimizer.scale_loss(loss)  # in float16
-            return loss, predictions, tape.gradient(scaled, variables)
+            return loss, predictions, tape.gradient(loss, variables)
 
         variables = [variable.value for variable in self.trainable_variables]
         before = [tf.identity(variable) for variable in variables]
@@ -42,14 +43,19 @@ class SharpnessAware(keras.Model):
         return self.compute_metrics(photos, targets, predictions, weights)
 
 
-def aware(network: keras.Model, radius: float) -> keras.Model:
-    """Return a network of the same layers that is trained with SAM.
+def check() -> None:
+    """Raise UserError unless networks are trained with TensorFlow on one device."""
+    backend, count = keras.backend.backend(), len(devices.devices())
+    if backend != "tensorflow" or count > 1:
+        raise UserError(
+            "expected TensorFlow on one device for sharpness-aware minimization, got "
+            f"{backend} on {count}"
+        )
 
-    Raises:
-        UserError: not TensorFlow on one device.
-    """
-    if keras.backend.backend() != "tensorflow" or tf.distribute.has_strategy():
-        raise UserError("expected the backend TensorFlow and one device for a recipe with SAM")
+
+def aware(network: keras.Model, radius: float) -> keras.Model:
+    """Return a network of the same layers that is trained with SAM; see `check`."""
+    check()
     aware_network = SharpnessAware(network.input, network.output, name=network.name)
     aware_network.radius = radius
     return aware_network

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from catdog.backend import keras, layers, tf
+import train
+from catdog.backend import keras, layers
 from catdog.errors import UserError
-from catdog.training import sharpness
+from catdog.training import devices, sharpness
 from catdog.training.recipe import RECIPES
 from conftest import run_here
 
@@ -32,13 +33,27 @@ def test_a_step_takes_the_gradient_from_uphill_of_the_weights():
     assert logs["mae"][0] == pytest.approx(np.abs(x @ uphill - y).mean(), rel=1e-5)
 
 
-def test_several_devices_are_refused(trained):
-    network = keras.saving.load_model(trained[0] / "model.keras")
-    with (
-        tf.distribute.OneDeviceStrategy("cpu:0").scope(),
-        pytest.raises(UserError, match="expected the backend TensorFlow and one device"),
-    ):
-        sharpness.aware(network, RADIUS)
+def test_the_recipe_trains_with_it(small_plain):
+    network = train.build(RECIPES["sharp"], ["cat", "dog"], steps=4, fresh=False)
+    assert isinstance(network, sharpness.SharpnessAware)
+    assert network.radius == RECIPES["sharp"].sharpness > 0
+    ordinary = train.build(RECIPES["long"], ["cat", "dog"], steps=4, fresh=False)
+    assert not isinstance(ordinary, sharpness.SharpnessAware)
+
+
+def test_several_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(devices, "devices", lambda: ["gpu:0", "gpu:1"])
+    with pytest.raises(UserError, match=r"expected TensorFlow on one device .*, got tensorflow on"):
+        sharpness.check()
+
+
+def test_another_backend_is_refused_before_photos_are_read(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    process = run_here(
+        "train.py", "--recipe", "sharp", "--init", trained[0], "--data-dir", "nowhere", cwd=tmp_path
+    )
+    assert process.returncode == 2
+    assert "--recipe: expected TensorFlow on one device" in process.stderr
 
 
 def test_a_run_continues_with_it(trained, photos_dir, tmp_path):
@@ -48,5 +63,4 @@ def test_a_run_continues_with_it(trained, photos_dir, tmp_path):
         cwd=tmp_path,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    assert RECIPES["sharp"].sharpness > 0
     assert (tmp_path / "run" / "metrics.json").is_file()
