@@ -33,7 +33,7 @@ def test_a_step_takes_the_gradient_from_uphill_of_the_weights():
     assert logs["mae"][0] == pytest.approx(np.abs(x @ uphill - y).mean(), rel=1e-5)
 
 
-def test_the_recipe_trains_with_it(small_plain):
+def test_the_recipe_trains_with_it():
     network = train.build(RECIPES["sharp"], ["cat", "dog"], steps=4, fresh=False)
     assert isinstance(network, sharpness.SharpnessAware)
     assert network.radius == RECIPES["sharp"].sharpness > 0
