@@ -56,6 +56,7 @@ def test_another_backend_is_refused_before_photos_are_read(trained, tmp_path, mo
     assert "--recipe: expected TensorFlow on one device" in process.stderr
 
 
+@pytest.mark.slow
 def test_a_run_continues_with_it(trained, photos_dir, tmp_path):
     process = run_here(
         "train.py", "--data-dir", photos_dir, "--cache-dir", tmp_path / "cache", "--recipe",
