@@ -21,8 +21,8 @@ LEAST_STEPS, LEAST_SECONDS = 6, 4  # of measuring: steps at each of these sizes,
 # Besides its steps, a run compiles, writes model.tflite and draws its curves. Measured on two
 # cores, that takes as long as 5 first steps; 8 leave a margin.
 FIRST_STEPS = 8
-# Share of the time that is planned for, as other programs slow a machine down. With 0.85, a run of 3
-# minutes took 3.4 on a busy one, and a run of 1 minute took 1.0 on an idle one.
+# Share of the time that is planned for, as other programs slow a machine down. With 0.85, a run of
+# 3 minutes took 3.4 on a busy one, and a run of 1 minute took 1.0 on an idle one.
 SPARE = 0.8
 
 
