@@ -9,7 +9,6 @@ Loading takes four to six seconds, so they are loaded only if needed:
 import contextlib
 import functools
 import importlib
-import importlib.metadata
 import os
 import platform
 import sys
@@ -80,9 +79,12 @@ tf = _Lazy("tensorflow")
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that training depends on."""
-    packages = dict.fromkeys(("keras", "tensorflow", "numpy", "pillow", keras.backend.backend()))
+    backend = keras.backend.backend()
+    # Asked of the modules, as the package of TensorFlow has several names, such as tensorflow-cpu.
+    modules = {"keras": "keras", "tensorflow": "tensorflow", "numpy": "numpy", "pillow": "PIL"}
+    modules |= {backend: backend}
     return {
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "backend": keras.backend.backend(),
+        **{name: importlib.import_module(module).__version__ for name, module in modules.items()},
+        "backend": backend,
     }

@@ -6,34 +6,42 @@ from catdog.backend import keras, tf
 from catdog.errors import UserError
 from catdog.training import devices
 
+# One photo in so many tells in which direction the loss rises. Fewer photos do no harm (section 4.1
+# of the paper), and a step takes less than twice as long as an ordinary one.
+ONE_IN = 4
 
-class SharpnessAware(keras.Model):
+
+def first_part(batch: tuple) -> list:
+    """Return the first photos of a batch of (photos, targets, weights); weights may be None."""
+    count = -(-keras.ops.shape(batch[0])[0] // ONE_IN)
+    return [None if array is None else array[:count] for array in batch]
+
+
+class WithTensorFlow(keras.Model):
     """A network that is trained towards weights around which the loss is low.
 
     Every step first moves the weights by `radius` (Euclidean length) in the direction in which the
-    loss of the batch rises the most. The gradient is computed there and applied to the weights from
-    before. This takes twice as long as an ordinary step. The averages of batch normalization see
-    both passes.
+    loss of a part of the batch rises the most. The gradient of the whole batch is computed there
+    and applied to the weights from before. The averages of batch normalization see both passes.
     """
 
     radius: float
 
     def train_step(self, batch):
-        photos, targets, weights = keras.utils.unpack_x_y_sample_weight(batch)
-
-        def loss_and_gradients():
+        def loss_and_gradients(photos, targets, weights):
             with tf.GradientTape() as tape:
                 predictions = self(photos, training=True)
                 loss = self.compute_loss(photos, targets, predictions, weights)
             return loss, predictions, tape.gradient(loss, variables)
 
+        photos, targets, weights = batch = keras.utils.unpack_x_y_sample_weight(batch)
         variables = [variable.value for variable in self.trainable_variables]
         before = [tf.identity(variable) for variable in variables]
-        _, _, uphill = loss_and_gradients()
+        _, _, uphill = loss_and_gradients(*first_part(batch))
         share = self.radius / (tf.linalg.global_norm(uphill) + 1e-12)
         for variable, gradient in zip(variables, uphill, strict=True):
             variable.assign_add(gradient * share)
-        loss, predictions, gradients = loss_and_gradients()
+        loss, predictions, gradients = loss_and_gradients(*batch)
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
         self.optimizer.apply(gradients, self.trainable_variables)
@@ -43,12 +51,44 @@ class SharpnessAware(keras.Model):
         return self.compute_metrics(photos, targets, predictions, weights)
 
 
+class WithJax(keras.Model):
+    """The same on JAX; the averages of batch normalization see the second pass alone."""
+
+    radius: float
+
+    def compute_loss_and_updates(
+        self, trainable, fixed, metrics, photos, targets, weights, training=False, **rest
+    ):
+        import jax
+
+        def loss_and_updates(variables, batch):
+            return super(WithJax, self).compute_loss_and_updates(
+                variables, fixed, metrics, *batch, training=training, **rest
+            )
+
+        batch = photos, targets, weights
+        if training:
+            # Held fixed, so that Keras's gradient is that of the second pass.
+            start = jax.lax.stop_gradient(trainable)
+            uphill, _ = jax.grad(loss_and_updates, has_aux=True)(start, first_part(batch))
+            norm = sum(jax.numpy.vdot(gradient, gradient) for gradient in uphill) ** 0.5
+            share = self.radius / (norm + 1e-12)
+            trainable = [
+                variable + gradient * share
+                for variable, gradient in zip(trainable, uphill, strict=True)
+            ]
+        return loss_and_updates(trainable, batch)
+
+
+KINDS = {"tensorflow": WithTensorFlow, "jax": WithJax}
+
+
 def check() -> None:
-    """Raise UserError unless networks are trained with TensorFlow on one device."""
+    """Raise UserError unless networks are trained with TensorFlow or JAX on one device."""
     backend, count = keras.backend.backend(), len(devices.devices())
-    if backend != "tensorflow" or count > 1:
+    if backend not in KINDS or count > 1:
         raise UserError(
-            "expected TensorFlow on one device for sharpness-aware minimization, got "
+            "expected TensorFlow or JAX on one device for sharpness-aware minimization, got "
             f"{backend} on {count}"
         )
 
@@ -56,6 +96,7 @@ def check() -> None:
 def aware(network: keras.Model, radius: float) -> keras.Model:
     """Return a network of the same layers that is trained with SAM; see `check`."""
     check()
-    aware_network = SharpnessAware(network.input, network.output, name=network.name)
+    kind = KINDS[keras.backend.backend()]
+    aware_network = kind(network.input, network.output, name=network.name)
     aware_network.radius = radius
     return aware_network
