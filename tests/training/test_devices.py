@@ -1,6 +1,7 @@
 """Both backends, several devices and several machines give what one device gives."""
 
 import csv
+import importlib.metadata
 import json
 import shutil
 import signal
@@ -159,6 +160,16 @@ def test_tensorflow_leaves_the_gpus_to_another_backend(name, monkeypatch):
     monkeypatch.setattr(backend.keras.backend, "backend", lambda: name)
     backend._load.__wrapped__("tensorflow")
     assert hidden == ([] if name == "tensorflow" else [([], "GPU")])
+
+
+def test_versions_are_known_where_tensorflow_is_installed_as_tensorflow_cpu(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    versions = backend.versions()
+    assert versions["tensorflow"] == tf.__version__
+    assert versions["backend"] == "tensorflow"
 
 
 # --- Devices and machines -------------------------------------------------------------------------
