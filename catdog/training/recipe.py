@@ -179,7 +179,7 @@ RECIPES = {
         erase=0.3, rotation=0.1, corruption=0.15, sharpness=0.1,
     ),
     # The drawings of --demo.
-    "demo": Settings(recipe="demo", epochs=8, batch_size=64, image_size=48, stages=(1,), **MILD),
+    "demo": Settings(recipe="demo", epochs=5, batch_size=64, image_size=48, stages=(1,), **MILD),
 }  # fmt: skip
 
 
