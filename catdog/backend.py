@@ -85,6 +85,6 @@ def versions() -> dict[str, str]:
     modules |= {backend: backend}
     return {
         "python": platform.python_version(),
-        **{name: importlib.import_module(module).__version__ for name, module in modules.items()},
+        **{name: _load(module).__version__ for name, module in modules.items()},
         "backend": backend,
     }

@@ -30,6 +30,7 @@ def test_a_step_of_jax_does_so_too():
         text=True,
         env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)},
     )
+    assert process.returncode == 0, process.stderr
     by_hand, by_keras = json.loads(process.stdout)
     np.testing.assert_allclose(by_keras, by_hand, rtol=1e-5)
 
@@ -58,7 +59,7 @@ def test_another_backend_is_refused_before_photos_are_read(trained, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_a_run_continues_with_it(trained, photos_dir, tmp_path):
+def test_a_run_starts_from_another_with_it(trained, photos_dir, tmp_path):
     process = run_here(
         "train.py", "--data-dir", photos_dir, "--cache-dir", tmp_path / "cache", "--recipe",
         "sharp", "--init", trained[0], "--epochs", "1", "--image-size", "48", "--output", "run",
