@@ -81,10 +81,10 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that training depends on."""
     backend = keras.backend.backend()
     # Asked of the modules, as the package of TensorFlow has several names, such as tensorflow-cpu.
-    modules = {"keras": "keras", "tensorflow": "tensorflow", "numpy": "numpy", "pillow": "PIL"}
-    modules |= {backend: backend}
+    names = dict.fromkeys(("keras", "tensorflow", "numpy", backend))
     return {
         "python": platform.python_version(),
-        **{name: _load(module).__version__ for name, module in modules.items()},
+        **{name: _load(name).__version__ for name in names},
+        "pillow": _load("PIL").__version__,
         "backend": backend,
     }

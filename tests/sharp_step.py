@@ -26,8 +26,8 @@ def steps() -> tuple[list, list]:
     of_a_quarter = gradient(weights, x[:2], y[:2])
     uphill = weights + RADIUS * of_a_quarter / np.linalg.norm(of_a_quarter)
     errors = x @ uphill - y
-    by_hand = [*(weights - RATE * gradient(uphill, x, y)).flat, np.mean(errors**2)]
-    by_hand.append(np.abs(errors).mean())
+    stepped = weights - RATE * gradient(uphill, x, y)
+    by_hand = [*stepped.flat, np.mean(errors**2), np.abs(errors).mean()]
     logs = network.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
     by_keras = [*network.get_weights()[0].flat, logs["loss"][0], logs["mae"][0]]
     return [float(value) for value in by_hand], [float(value) for value in by_keras]

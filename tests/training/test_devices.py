@@ -175,14 +175,7 @@ def test_versions_are_known_where_tensorflow_is_installed_as_tensorflow_cpu(monk
 @pytest.mark.slow
 def test_versions_are_asked_without_a_word_of_tensorflow():
     program = "from catdog import backend; print(backend.versions()['backend'])"
-    process = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=users_environment(KERAS_BACKEND="jax"),
-    )
-    assert (process.stdout, process.stderr) == ("jax\n", "")
+    assert finish(start(program=("-c", program), cwd=ROOT)) == ("jax\n", "")
 
 
 # --- Devices and machines -------------------------------------------------------------------------
