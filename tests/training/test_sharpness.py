@@ -39,7 +39,8 @@ def test_the_recipe_trains_with_it():
 
 def test_several_devices_are_refused(monkeypatch):
     monkeypatch.setattr(devices, "devices", lambda: ["gpu:0", "gpu:1"])
-    with pytest.raises(UserError, match=r"expected TensorFlow or JAX on one device .*, got tensorflow on 2"):
+    message = r"expected TensorFlow or JAX on one device .*, got tensorflow on 2 devices"
+    with pytest.raises(UserError, match=message):
         sharpness.check()
 
 
