@@ -12,12 +12,14 @@ import importlib
 import os
 import platform
 import sys
+import threading
 import types
 from collections.abc import Iterator
 
 from catdog.errors import UserError
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+REDIRECTING = threading.RLock()  # two threads could restore each other's file descriptors
 ASKED_FOR = LOG_LEVEL in os.environ  # whoever sets it wants to see what TensorFlow says
 
 
@@ -46,7 +48,7 @@ def quiet() -> Iterator[None]:
         yield
         return
     os.environ[LOG_LEVEL] = "3"
-    with open(os.devnull, "wb") as nowhere, redirected(2, nowhere.fileno()):
+    with REDIRECTING, open(os.devnull, "wb") as nowhere, redirected(2, nowhere.fileno()):
         yield
 
 

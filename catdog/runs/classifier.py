@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,9 @@ class Classifier:
 
         classifier = Classifier("weights")
         print(classifier.predict("photo.jpg"))        {'cat': 0.98, 'dog': 0.02}
+
+    Threads may share one. It can be pickled: what is unpickled opens the run again. With LiteRT
+    it also answers in a child of `fork`, which Keras does not.
 
     Args:
         folder: the run directory.
@@ -66,9 +70,10 @@ class Classifier:
         self.mirror = mirror
         run.check_trained(self.run)
         self.runtime, self._compute = "LiteRT", None
+        self._made_of = (self.run.absolute(), load_network, runtime, mirror)
         if runtime == "litert":
             try:
-                self._compute = litert(
+                self._compute = LiteRT(
                     self.run / "model.tflite", self.config, self.config.get("litert_sha256")
                 )
             except (FileNotFoundError, ImportError) as error:
@@ -79,10 +84,17 @@ class Classifier:
             if load_network is None:
                 raise ValueError("expected load_network, with which Keras loads the run, got None")
             network = for_prediction(load_network(self.run), self.image_size)
-            self.runtime = "Keras"
-            self._compute = lambda photos: {
-                name: np.asarray(value) for name, value in network.predict_on_batch(photos).items()
-            }
+            self.runtime, lock = "Keras", threading.Lock()
+
+            def compute(photos):
+                with lock:
+                    outputs = network.predict_on_batch(photos)
+                return {name: np.asarray(value) for name, value in outputs.items()}
+
+            self._compute = compute
+
+    def __reduce__(self):
+        return Classifier, self._made_of
 
     def outputs(self, images: np.ndarray) -> Outputs:
         """Return what the network computes, the mean of photo and mirror image.
@@ -191,8 +203,12 @@ class Classifier:
         run.update_config(self.run, **changes)
 
 
-def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.ndarray], Outputs]:
-    """Return a function that runs a `.tflite` file on float32 photos, on all cores.
+class LiteRT:
+    """A `.tflite` file as a function of float32 photos, on all cores.
+
+    The interpreter holds the tensors of one batch, so threads take turns: four threads that share
+    it compute 240 photos/s on two cores, and 195 with an interpreter each, in 120 and 340 MB. A
+    child of `fork` opens the file again, as the threads of the interpreter are not copied.
 
     Args:
         config: of the run.
@@ -202,6 +218,25 @@ def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.
         ImportError: the package ai-edge-litert is missing.
         UserError: not a file that goes with `config`.
     """
+
+    def __init__(self, path: Path, config: dict, sha256: str | None = None):
+        self._arguments = path, config, sha256
+        self._opened = {os.getpid(): (threading.Lock(), [_signature_runner(*self._arguments)])}
+
+    def __call__(self, photos: np.ndarray) -> Outputs:
+        path, *_ = self._arguments
+        # `setdefault` is atomic. Of the parent process not even the lock is of use.
+        lock, runners = self._opened.setdefault(os.getpid(), (threading.Lock(), []))
+        parts = []
+        for start in range(0, max(len(photos), 1), LITERT_BATCH):
+            with lock, safe_load.refusing(path):
+                if not runners:
+                    runners.append(_signature_runner(*self._arguments))
+                parts.append(runners[0](photos=photos[start : start + LITERT_BATCH]))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _signature_runner(path, config, sha256):
     if not os.path.lexists(path):
         raise FileNotFoundError(f"{printable(path)} is not there")
     with quiet():  # it prints a line for every delegate that it makes
@@ -216,15 +251,7 @@ def litert(path: Path, config: dict, sha256: str | None = None) -> Callable[[np.
                 interpreter, path.stat().st_size, config["score_size"], len(config["classes"])
             )
             interpreter.allocate_tensors()
-            runner = interpreter.get_signature_runner()
-
-    def compute(photos):
-        starts = range(0, max(len(photos), 1), LITERT_BATCH)
-        with safe_load.refusing(path):
-            parts = [runner(photos=photos[start : start + LITERT_BATCH]) for start in starts]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    return compute
+            return interpreter.get_signature_runner()
 
 
 def for_prediction(network: keras.Model, image_size: int) -> keras.Model:

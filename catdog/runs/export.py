@@ -15,7 +15,7 @@ from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.runs import calibration, run
-from catdog.runs.classifier import litert
+from catdog.runs.classifier import LiteRT
 
 logger = logging.getLogger(__name__)
 MOST_PHOTOS = 2000  # that a file is checked on
@@ -89,7 +89,7 @@ def _logits(compute, images):
 
 def _load(path, config):
     try:
-        return litert(path, config)
+        return LiteRT(path, config)
     except ImportError as error:
         raise UserError(f"cannot export to LiteRT: {error}") from None
 

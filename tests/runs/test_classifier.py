@@ -1,9 +1,14 @@
 """A trained network as a classifier: both runtimes, calibration, use from other programs."""
 
 import json
+import multiprocessing
+import os
+import pickle
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,3 +110,88 @@ def test_importing_the_package_loads_nothing_slow():
     """
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert process.stdout == "module 'catdog' has no attribute 'nothing'\n", process.stderr
+
+
+# --- Threads and processes ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return Classifier(run.WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def batches(ours):
+    """Batches of one to twelve pictures, each with the logits of its own."""
+    rng, shape = np.random.default_rng(0), (ours.image_size, ours.image_size, 3)
+    found = []
+    for count in (1, 3, 12, 2, 9, 1):
+        levels = rng.integers(0, 256, (count, 1, 1, 3))
+        images = (levels + rng.integers(-40, 40, (count, *shape))).clip(0, 255).astype(np.uint8)
+        found.append((images, ours.logits(images)))
+    return found
+
+
+def test_threads_that_share_one_get_their_own_answers(ours, batches):
+    start = threading.Barrier(8)
+
+    def ask(first):
+        start.wait()
+        return [ours.logits(batches[(first + k) % 6][0]) for k in range(6)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for first, answers in enumerate(pool.map(ask, range(8))):
+            for k, answer in enumerate(answers):
+                np.testing.assert_allclose(answer, batches[(first + k) % 6][1], atol=1e-5)
+
+
+def test_threads_that_share_keras_get_their_own_answers(batches):
+    slow = Classifier(run.WEIGHTS, model.load, "keras")
+    expected = [slow.logits(images) for images, _ in batches[:2]]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(slow.logits, [batches[k % 2][0] for k in range(8)]))
+    for k, answer in enumerate(answers):
+        np.testing.assert_allclose(answer, expected[k % 2], atol=1e-5)
+
+
+def test_a_child_of_fork_answers_while_the_parent_works(ours, batches):
+    images, expected = batches[2]
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            ours.logits(images)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work)  # holds the lock nearly always
+        try:
+            for _ in range(3):
+                _check_child(ours, images, expected)
+        finally:
+            stop.set()
+
+
+def _check_child(classifier, images, expected):
+    reading, writing = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        writing.send(classifier.logits(images))
+        os._exit(0)
+    try:
+        assert reading.poll(30), "no answer in 30 seconds"
+        np.testing.assert_allclose(reading.recv(), expected, atol=1e-5)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_a_pickled_classifier_answers_from_any_folder(ours, batches, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    content = pickle.dumps(Classifier("weights", mirror=False))
+    assert len(content) < 1000
+    monkeypatch.chdir(tmp_path)
+    images, expected = batches[1]
+    once = pickle.loads(content)
+    assert not once.mirror
+    both = once.logits(images), once.logits(images[:, :, ::-1])
+    np.testing.assert_allclose(np.mean(both, axis=0), expected, atol=1e-5)

@@ -18,7 +18,7 @@ import model
 from catdog import files
 from catdog.errors import UserError
 from catdog.runs import run as runs
-from catdog.runs.classifier import Classifier, litert
+from catdog.runs.classifier import Classifier, LiteRT
 from conftest import ROOT
 
 CASES = int(os.environ.get("BROKEN_MODELS", 40))  # of each kind
@@ -408,7 +408,7 @@ def test_a_litert_network_that_disagrees_with_config_json_is_refused(litert_run)
         ({"classes": ["a", "b", "c"]}, "expected a network of 3 classes"),
     ):
         with pytest.raises(UserError, match=f"cannot load .*{words}"):
-            litert(run / "model.tflite", {**config, **change})
+            LiteRT(run / "model.tflite", {**config, **change})
 
 
 LOAD_AND_RUN = """
