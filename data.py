@@ -26,7 +26,8 @@ from catdog.files import printable, some_names
 from catdog.photos import alike, cache, download, drawings, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
-from catdog.training.recipe import RECIPES, Settings
+from catdog.training.recipe import RECIPES
+from catdog.training.settings import Settings
 
 if TYPE_CHECKING:
     from catdog.runs.classifier import Classifier

@@ -30,7 +30,7 @@ from catdog.photos.photo import PhotoError
 from catdog.runs import calibration, novelty, run
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, tables
-from catdog.training.recipe import Settings
+from catdog.training.settings import Settings
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

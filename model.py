@@ -12,7 +12,8 @@ Output: (batch, 1), the logit of class 1 of two classes; (batch, classes) of mor
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,33 @@ from catdog.errors import UserError
 from catdog.files import printable
 from catdog.runs import run, safe_load
 from catdog.runs.classifier import for_prediction
-from catdog.training.recipe import ANY_SIZE, FIXED_SIZE, SMALLEST_SIZE, Settings
+from catdog.training.settings import Settings
 
 if TYPE_CHECKING:
     from keras import KerasTensor
 
 
+ARCHITECTURES: dict[str, Callable] = {}  # the networks by name
+SMALLEST: dict[str, int] = {}  # px, of those that take images of any size
+FIXED_SIZE = 64  # px, of the others by default: their weights grow with the number of pixels
+
+
+def network(function: Callable | None = None, *, smallest: int | None = None) -> Callable:
+    """Register a network by the name of its function: a decorator.
+
+    Args:
+        smallest: height and width in px of the smallest image that it takes, if one set of weights
+            fits every image size, as after global pooling; None if its weights fit one size.
+    """
+    if function is None:
+        return functools.partial(network, smallest=smallest)
+    ARCHITECTURES[function.__name__] = function
+    if smallest:
+        SMALLEST[function.__name__] = smallest
+    return function
+
+
+@network(smallest=32)
 def plain(inputs: KerasTensor, outputs: int, dropout: float) -> KerasTensor:
     """The default: ten 3x3 convolutions and five poolings, for any image size of 32 and more."""
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # 0..255 -> -1..1
@@ -61,6 +83,7 @@ def conv(x: KerasTensor, filters: int, pool: bool = False) -> KerasTensor:
     return layers.ReLU()(x)
 
 
+@network
 def classic(inputs: KerasTensor, outputs: int, dropout: float) -> KerasTensor:
     """The textbook stack: conv, ReLU, conv, ReLU, pool, ReLU, conv, ReLU, pool, fully connected."""
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # 0..255 -> -1..1
@@ -81,6 +104,7 @@ def classic(inputs: KerasTensor, outputs: int, dropout: float) -> KerasTensor:
     return output(x, outputs)
 
 
+@network
 def dnn(inputs: KerasTensor, outputs: int, dropout: float) -> KerasTensor:
     """Fully connected layers only: no layer knows which pixels are neighbours."""
     x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)  # 0..255 -> -1..1
@@ -100,10 +124,6 @@ def output(x: KerasTensor, outputs: int) -> KerasTensor:
 
 
 OTHER_FORMATS = ("onnx", "openvino", "coreml")
-ARCHITECTURES = {"plain": plain, "classic": classic, "dnn": dnn}
-# Lower bound of the file size of a fixed-size network, used to reject damaged files before
-# allocating memory. The weights of classic take 2048 if the image size is a multiple of 4.
-LEAST_BYTES_PER_PIXEL = 1024
 
 
 def build(arch: str, classes: int, image_size: int | None, dropout: float = 0.0) -> keras.Model:
@@ -112,7 +132,7 @@ def build(arch: str, classes: int, image_size: int | None, dropout: float = 0.0)
     Args:
         arch: a name from `ARCHITECTURES`.
         classes: number of classes, 2 or more.
-        image_size: height and width in px of the images, or None for any size (`plain` only).
+        image_size: height and width in px of the images; None for any size, if `arch` takes it.
         dropout: fraction of the last features that are zeroed in training, from 0 to below 1.
     Returns:
         An uncompiled model of plain Keras layers; see the top of this file for its shapes.
@@ -122,37 +142,68 @@ def build(arch: str, classes: int, image_size: int | None, dropout: float = 0.0)
     return keras.Model(inputs, outputs, name=arch)
 
 
+def from_settings(settings: Settings, classes: int) -> keras.Model:
+    """Build the network that the settings name, to be trained on the given number of classes."""
+    size = fixed_size(settings.arch, settings.image_size)
+    return build(settings.arch, classes, size, settings.dropout)
+
+
+def fixed_size(arch: str, image_size: int) -> int | None:
+    """Return the one image size that a network takes, which is the given one, or None for any.
+
+    Raises:
+        UserError: there is no such network, or the size is too small for it.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(
+            f"expected one of the networks {', '.join(ARCHITECTURES)}, got {printable(arch)[:80]}"
+        )
+    if arch in SMALLEST and image_size < SMALLEST[arch]:
+        raise UserError(
+            f"expected an image size of {SMALLEST[arch]} or more for the network {arch}, got "
+            f"{image_size}"
+        )
+    return None if arch in SMALLEST else image_size
+
+
 def load(folder: Path | str) -> keras.Model:
     """Load the network of a run: architecture from this file, numbers from `model.keras`."""
     config = run.read_config(folder)
-    arch, size, path = (
-        config["settings"].get("arch"), config["score_size"], Path(folder) / "model.keras"
-    )  # fmt: skip
-    if arch not in list(ARCHITECTURES):
-        raise UserError(
-            f"expected a run of the networks {', '.join(ARCHITECTURES)}, got "
-            f"{printable(repr(arch))[:80]} in {printable(folder)}"
-        )
+    arch, path = Settings.from_dict(config["settings"]).arch, Path(folder) / "model.keras"
+    size, classes = fixed_size(arch, config["score_size"]), len(config["classes"])
     run.check_trained(folder)
     with safe_load.refusing(path):
         files.check_regular(path)
         # Reject a small file before allocating weights for a large image size.
-        if arch not in ANY_SIZE and path.stat().st_size < LEAST_BYTES_PER_PIXEL * size**2:
+        if size and path.stat().st_size < least_bytes(arch, classes, size):
             raise ValueError(f"expected a network for photos of {size} px, got a smaller file")
-    network = build(arch, len(config["classes"]), None if arch in ANY_SIZE else size)
+    network = build(arch, classes, size)
     safe_load.load_weights(network, path)
     return network
+
+
+def least_bytes(arch: str, classes: int, size: int) -> float:
+    """Return a lower bound of the size of a file of weights, by how they grow with the pixels.
+
+    Half of the four bytes of a weight, since windows that do not fit at the border are left out.
+    """
+    if size <= 2 * FIXED_SIZE:
+        return 0
+    sizes = FIXED_SIZE, 2 * FIXED_SIZE
+    small, large = (build(arch, classes, each).count_params() for each in sizes)
+    return 2 * (large - small) * (size / FIXED_SIZE) ** 2 / 3
 
 
 def copy_weights(network: keras.Model, settings: Settings, classes: list[str]) -> None:
     """Copy the weights of the run `settings.init`; skip the output layer if the classes differ."""
     config = run.read_config(settings.init)
-    other = Settings.from_dict(config["settings"])
-    if (other.arch, other.fixed_size) != (settings.arch, settings.fixed_size):
-        size = f" at {settings.image_size} px" if settings.fixed_size else ""
+    other, theirs = Settings.from_dict(config["settings"]).arch, config["score_size"]
+    size = fixed_size(settings.arch, settings.image_size)
+    if other != settings.arch or size not in (None, theirs):
+        at = f" at {size} px" if size else ""
         raise UserError(
-            f"expected a run of the network {settings.arch}{size}, got {other.arch} at "
-            f"{other.image_size} px in {printable(settings.init)}"
+            f"expected a run of the network {settings.arch}{at}, got {printable(other)}, scored at "
+            f"{theirs} px, in {printable(settings.init)}"
         )
     donor = load(settings.init)
     same_classes = config["classes"] == classes
@@ -172,8 +223,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     # fmt: off
     add("--arch", choices=ARCHITECTURES, help="print this network only")
-    add("--image-size", type=cli.whole_number(SMALLEST_SIZE, 1024), metavar="PX",
-        help=f"height and width of the photos in pixels (default: 128; classic, dnn: {FIXED_SIZE})")
+    add("--image-size", type=cli.whole_number(min(SMALLEST.values()), 1024), metavar="PX",
+        help=f"height and width of the photos in pixels (default: 128, or {FIXED_SIZE} for a "
+        "network of a fixed size)")
     add("--classes", type=cli.whole_number(2, 1000), default=2, metavar="N",
         help="number of classes (default: 2)")
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
@@ -204,7 +256,7 @@ def summary(arch: str, classes: int, image_size: int | None) -> str:
     """Return the layers of a network with output shapes and numbers of parameters, as text."""
     from catdog.scores.tables import table
 
-    size = image_size or (128 if arch in ANY_SIZE else FIXED_SIZE)
+    size = image_size or (128 if arch in SMALLEST else FIXED_SIZE)
     network = build(arch, classes, size, dropout=0.2)
     rows = [["layer", "output", "parameters"]]
     for layer in network.layers:

@@ -33,7 +33,8 @@ from catdog.runs import export, run
 from catdog.runs.classifier import Classifier, for_prediction
 from catdog.scores import metrics, plots, tables
 from catdog.training import devices, finite, recipe
-from catdog.training.recipe import RECIPES, Settings
+from catdog.training.recipe import RECIPES
+from catdog.training.settings import Settings
 
 if TYPE_CHECKING:
     from catdog.training.average import WeightAverage
@@ -45,47 +46,25 @@ ONE_LABEL = """\
 Warning: for 2 epochs the network has predicted the same class for every validation photo.
          If this continues, try a lower --lr or more --epochs. Run python data.py to check
          the labels and the number of photos per class."""
+AT_CHANCE = """
+The network is hardly better than always naming the most frequent class. Run python data.py to check
+the labels. If left and right tell the classes apart, as with arrows, train with --no-mirror."""
 
 # --- Arguments ------------------------------------------------------------------------------------
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    full, fast = RECIPES["full"], RECIPES["fast"]
     parser = argparse.ArgumentParser(
         description="Train a small convolutional network from scratch and write a run directory.",
-        parents=[cli.data_arguments(default=None)],
+        parents=[cli.data_arguments(default=None), recipe.flags()],
     )
     add = parser.add_argument
     # fmt: off
-    add("--recipe", choices=("full", "fast", "long", "polish", "sharp"),
-        help="full (default): highest accuracy; fast: 94%% accuracy in the shortest time; with "
-        "--init, long: continue from a run of full; polish: from a run of long; sharp: from any "
-        "run, with sharpness-aware minimization")
-    add("--arch", choices=recipe.ARCHITECTURES,
-        help=f"the network in model.py (default: {full.arch})")
-    add("--epochs", type=cli.whole_number(1, 10_000), metavar="N",
-        help=f"passes over the training photos (default: {full.epochs}; fast: {fast.epochs})")
-    add("--batch-size", type=cli.whole_number(2, 65_536), metavar="N",
-        help=f"photos per step (default: {full.batch_size}; fast: {fast.batch_size}; fewer if "
-        "there are few photos)")
-    add("--lr", type=cli.number(0, 10), metavar="RATE",
-        help=f"peak learning rate (default: {full.lr:g}; fast: {fast.lr:g})")
-    add("--image-size", type=cli.whole_number(8, 1024), metavar="PX",
-        help="height and width of the photos in the last epochs, in pixels (default: "
-        f"{full.image_size}; fast: {fast.image_size}; classic and dnn: {recipe.FIXED_SIZE})")
+    add("--arch", choices=model.ARCHITECTURES,
+        help="the network in model.py (default: plain); one of a fixed image size takes photos of "
+        f"{model.FIXED_SIZE} px, unless --image-size is given")
     add("--minutes", type=cli.number(0, 100_000), metavar="N",
         help="choose image size and epochs so that the whole command takes N minutes")
-    add("--init", metavar="RUN",
-        help="start from the weights of this run directory (for example `weights`) instead of from "
-        "scratch; recommended for few photos")
-    add("--class-weight", choices=("balanced",),
-        help="give all classes the same weight in the loss, however many photos they have")
-    add("--seed", type=cli.whole_number(0, 2**31 - 1), metavar="N",
-        help="seed for the initial weights, the shuffling and the augmentation (default: "
-        f"{full.seed})")
-    add("--fold", type=cli.whole_number(0, 9), metavar="I",
-        help="use a different split: shift which photos are held out by I tenths of the data "
-        "(default: 0)")
     add("--folds", type=int, choices=(5, 10),
         help="cross-validation: train this many networks in turn, so that every photo is held out "
         "by at least one; repeat the command to continue after an interruption")
@@ -101,6 +80,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="train on several machines that Slurm, Open MPI, Kubernetes or a TPU pod started")
     # fmt: on
     args = parser.parse_args(argv)
+    if args.recipe == "demo":
+        args.recipe, args.demo = None, True
     check_arguments(parser, args)
     return args
 
@@ -111,8 +92,6 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     for name, required in (("hosts", "rank"), ("rank", "hosts")):
         if name in given and required not in given:
             parser.error(f"argument --{name}: requires --{required}")
-    if args.recipe in ("long", "polish", "sharp") and not args.init:
-        parser.error(f"argument --recipe: {args.recipe} requires --init")
     excluding = {
         "cluster": ["hosts"],
         "resume": [name for name in given if name not in ("resume", "hosts", "rank", "cluster")],
@@ -120,7 +99,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         "minutes": ["recipe", "epochs", "image_size", "demo", "folds", "hosts", "cluster"],
         "demo": ["data_dir", "recipe"],
     }
-    if args.arch != "plain":
+    if args.arch not in model.SMALLEST:  # its image size is fixed
         excluding["minutes"].append("arch")
     for name, others in excluding.items():
         for other in others:
@@ -142,9 +121,11 @@ def make_settings(args: argparse.Namespace) -> Settings:
         base = dataclasses.replace(base, recipe="minutes", image_size=RECIPES["fast"].image_size)
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
-    if given.get("arch", base.arch) not in recipe.ANY_SIZE:
-        given = {"image_size": recipe.FIXED_SIZE} | given  # unless --image-size is given
-    return dataclasses.replace(base, **given)
+    if given.get("arch", base.arch) not in model.SMALLEST:
+        given = {"image_size": model.FIXED_SIZE, "stages": (1.0,), "score_scale": 1.0} | given
+    settings = dataclasses.replace(base, **given)
+    model.fixed_size(settings.arch, settings.image_size)  # raises UserError if it is too small
+    return settings
 
 
 # --- A run, new or resumed ------------------------------------------------------------------------
@@ -178,11 +159,6 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int
     if settings.init:
         with cli.blame("--init"):
             run.read_config(settings.init)
-    if settings.sharpness:
-        from catdog.training import sharpness  # which loads Keras
-
-        with cli.blame("--recipe"):
-            sharpness.check()
     exclude, relabel = data.read_lists(args)
     dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
     settings = fit_to_data_and_devices(settings, dataset, args.batch_size)
@@ -203,7 +179,6 @@ def resume_run(folder: Path) -> int:
     with devices.own_copy(folder, run.TO_RESUME) as local_folder:
         with cli.blame("--resume"):
             config = run.read_config(local_folder)
-            settings = Settings.from_dict(config["settings"])
             run.check_resumable(local_folder)
         data_dir = run.from_run(folder, config["data_dir"])
         cache_dir = run.from_run(folder, config["cache_dir"])
@@ -211,6 +186,8 @@ def resume_run(folder: Path) -> int:
             run.clean(local_folder)
             say(f"{printable(folder)} is finished. Next:  {evaluate_command(folder, data_dir)}")
             return 0
+        with cli.blame("--resume"):
+            settings = Settings.to_resume(config)
         listed = config.get("exclude", []), config.get("relabel", {})
         dataset = data.load_or_make(data_dir, cache_dir, settings, *listed)
         if dataset.digest() != config.get("digest"):
@@ -307,17 +284,15 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
 
     If `fresh` (no checkpoint), copy the weights of `settings.init` into it.
     """
-    from catdog.training import normalization, optimizer, sharpness
+    from catdog.training import normalization, optimizer
 
     keras.config.set_dtype_policy(settings.precision)
     try:
-        network = model.build(settings.arch, len(classes), settings.fixed_size, settings.dropout)
+        network = model.from_settings(settings, len(classes))
         if settings.init and fresh:
             with cli.blame("--init"):
                 model.copy_weights(network, settings, classes)
         network = normalization.fuse(network)
-        if settings.sharpness:
-            network = sharpness.aware(network, settings.sharpness)
     finally:
         keras.config.set_dtype_policy("float32")
     devices.synchronize(network)
@@ -327,7 +302,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
 
 def averaged_network(average: WeightAverage, settings: Settings, classes: int) -> keras.Model:
     """Return a network of standard float32 layers, which training may not have used."""
-    network = model.build(settings.arch, classes, settings.fixed_size, settings.dropout)
+    network = model.from_settings(settings, classes)
     network.set_weights(average.weights)
     return network
 
@@ -395,6 +370,8 @@ def finish_run(
         "On the test split, which training never saw:\n"
     )
     print(tables.format_score(scores["test"]), flush=True)
+    if is_at_chance(scores["validation"]):
+        say(AT_CHANCE)
     if settings.recipe == "demo":
         say(
             "\nThese are drawings: the figure says nothing about photos, and this network knows\n"
@@ -440,6 +417,12 @@ def calibrate_and_score(folder: Path, dataset: data.Dataset) -> dict:
     return scores
 
 
+def is_at_chance(score: dict) -> bool:
+    """Return whether an accuracy may be that of always naming the most frequent class."""
+    counts = [sum(row) for row in score["confusion_matrix"]]
+    return score["accuracy_low"] <= max(counts) / sum(counts)
+
+
 # --- Photos and settings --------------------------------------------------------------------------
 
 
@@ -472,9 +455,7 @@ def within_minutes(
 
     say("Measuring how fast this machine trains")
     classes = len(dataset.classes)
-    rate = budget.measure(
-        lambda: model.build(settings.arch, classes, settings.fixed_size), settings, classes
-    )
+    rate = budget.measure(lambda: model.from_settings(settings, classes), settings, classes)
     seconds = 60 * minutes - (time.perf_counter() - started)
     return budget.choose(settings, rate, dataset.split_sizes(), seconds)
 
@@ -527,7 +508,7 @@ def print_description(folder: Path, settings: Settings, dataset: data.Dataset) -
     from catdog.training.progress import description  # which loads Keras
 
     if devices.index() == 0:
-        network = model.build(settings.arch, len(dataset.classes), settings.fixed_size)
+        network = model.from_settings(settings, len(dataset.classes))
         say(
             description(
                 settings, dataset, network.count_params(), "--class-weight balanced compensates"

@@ -24,7 +24,8 @@ import data
 from benchmarks import measuring, step
 from catdog import cli
 from catdog.photos import cache, index
-from catdog.training.recipe import RECIPES, Settings
+from catdog.training.recipe import RECIPES
+from catdog.training.settings import Settings
 
 USED = ("fast", "full")  # recipes
 PASS_SECONDS = 1  # of a measurement of a later pass

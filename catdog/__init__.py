@@ -14,6 +14,8 @@ and data.py (the data set). They call four rooms, none of which imports a script
     errors.py   UserError
 """
 
+__version__ = "0.2.0"
+
 
 def __getattr__(name: str):
     """Load `Classifier` when it is asked for: `from catdog import Classifier`."""

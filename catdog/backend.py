@@ -16,6 +16,7 @@ import threading
 import types
 from collections.abc import Iterator
 
+import catdog
 from catdog.errors import UserError
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -80,11 +81,12 @@ tf = _Lazy("tensorflow")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that training depends on."""
+    """Return the versions of this program, of Python and of the packages that training uses."""
     backend = keras.backend.backend()
     # Asked of the modules, as the package of TensorFlow has several names, such as tensorflow-cpu.
     names = dict.fromkeys(("keras", "tensorflow", "numpy", backend))
     return {
+        "catdog": catdog.__version__,
         "python": platform.python_version(),
         **{name: _load(name).__version__ for name in names},
         "pillow": _load("PIL").__version__,

@@ -13,7 +13,8 @@ import data
 import model
 from catdog.backend import keras
 from catdog.training import optimizer
-from catdog.training.recipe import MILD, Settings
+from catdog.training.recipe import MILD
+from catdog.training.settings import Settings
 
 # Without dropout, whose random numbers differ between the backends. With seed 3 no rounding decides
 # between two values of a ReLU or a pooling; with others, losses differ by 1e-4 (see below).

@@ -10,7 +10,7 @@ from PIL import Image
 import data
 from catdog.errors import UserError
 from catdog.photos import index, labels
-from catdog.training.recipe import Settings
+from catdog.training.settings import Settings
 from conftest import draw_photos
 from photo_files import cats_and_dogs, fill, save
 

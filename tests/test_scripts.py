@@ -254,8 +254,7 @@ MISTAKES = {
         ["train.py", "--minutes", "3", "--folds", "5"],
         "--minutes: cannot be combined with --folds",
     ),
-    "long from scratch": (["train.py", "--recipe", "long"], "--recipe: long requires --init"),
-    "sharp from scratch": (["train.py", "--recipe", "sharp"], "--recipe: sharp requires --init"),
+    "recipe that is gone": (["train.py", "--recipe", "sharp"], "--recipe: invalid choice: 'sharp'"),
     "no port": (["train.py", "--hosts", "a,b", "--rank", "0"], "--hosts: expected HOST:PORT"),
     "hosts of TensorFlow": (
         ["train.py", "--hosts", "a:1,b:2", "--rank", "0"],

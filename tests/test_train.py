@@ -14,7 +14,9 @@ import model
 import train
 from catdog.errors import UserError
 from catdog.runs import run
-from catdog.training.recipe import FIXED_SIZE, RECIPES, Settings
+from catdog.scores.metrics import wilson
+from catdog.training.recipe import RECIPES
+from catdog.training.settings import Settings
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
 pytestmark = pytest.mark.usefixtures("small_plain")
@@ -153,6 +155,12 @@ def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
     )
 
 
+def test_no_better_than_the_most_frequent_class_is_at_chance():
+    for correct, chance in ((62, True), (95, False)):
+        score = {"confusion_matrix": [[60, 0], [40, 0]], "accuracy_low": wilson(correct, 100)[0]}
+        assert train.is_at_chance(score) == chance
+
+
 @pytest.mark.slow
 def test_memory_stays_flat_over_fifty_epochs(dataset, tmp_path, monkeypatch):
     megabytes = []
@@ -258,8 +266,8 @@ def test_held_out_photos_that_the_other_run_was_trained_on_are_told(donor, datas
     [
         (["--init", "run"], "tune", RECIPES["tune"].image_size),
         (["--init", "run", "--recipe", "fast"], "fast", RECIPES["fast"].image_size),
-        (["--init", "run", "--arch", "classic"], "tune", FIXED_SIZE),
-        (["--arch", "dnn"], "full", FIXED_SIZE),
+        (["--init", "run", "--arch", "classic"], "tune", model.FIXED_SIZE),
+        (["--arch", "dnn"], "full", model.FIXED_SIZE),
         (["--arch", "dnn", "--image-size", "40"], "full", 40),
     ],
 )
@@ -300,8 +308,8 @@ def test_training_counts_each_photo_by_the_weight_of_its_class(
         data.Dataset, "class_weights", lambda self: dict(enumerate((1.0, 3.0, 7.0)))
     )
     settings = dataclasses.replace(
-        SETTINGS, arch="dnn", epochs=1, batch_size=len(members), label_smoothing=0.0,
-        class_weight="balanced",
+        SETTINGS, arch="dnn", score_scale=1.0, epochs=1, batch_size=len(members),
+        label_smoothing=0.0, class_weight="balanced",
     )  # fmt: skip
     _, rows = train.train(settings, uneven, new_run(tmp_path / "run"))
     mean_weight = np.array([1.0, 3.0, 7.0])[labels[members]].mean()
@@ -318,7 +326,7 @@ def test_three_classes_train(tmp_path):
             noise = rng.integers(0, 256, (40, 40, 3), np.uint8)
             Image.fromarray(noise).save(tmp_path / c / f"{n}.png")
     three = data.load(tmp_path, SETTINGS.score_size, tmp_path / "cache")
-    settings = dataclasses.replace(SETTINGS, arch="classic", epochs=1)
+    settings = dataclasses.replace(SETTINGS, arch="classic", score_scale=1.0, epochs=1)
     network, rows = train.train(settings, three, new_run(tmp_path / "run"))
     assert network.output_shape == (None, 3)
     assert np.isfinite(rows[-1]["val_loss"])

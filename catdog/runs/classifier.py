@@ -43,7 +43,8 @@ class Classifier:
         load_network: returns the `keras.Model` of a run: `model.load`. It is needed for Keras only.
         runtime: "litert" runs `model.tflite`. If that file or the package ai-edge-litert is
             missing, Keras is used. "keras" runs `model.keras`, and takes seconds to start.
-        mirror: average over each photo and its mirror image, as when the run was calibrated.
+        mirror: average over each photo and its mirror image, as when the run was calibrated;
+            a run that was trained with `--no-mirror` never does.
     Attributes:
         classes: the names.
         image_size: height and width in pixels of the photos that it takes.
@@ -67,7 +68,7 @@ class Classifier:
         self.image_size: int = self.config["score_size"]
         self.temperature: float = self.config.get("temperature", 1.0)
         self.clip: float = self.config.get("clip", CLIP)
-        self.mirror = mirror
+        self.mirror = mirror and self.config.get("settings", {}).get("mirror", True)
         run.check_trained(self.run)
         self.runtime, self._compute = "LiteRT", None
         self._made_of = (self.run.absolute(), load_network, runtime, mirror)

@@ -243,6 +243,7 @@ CHECKS = {
     "temperature": ("from 0.001 to 1000", 1.0, lambda value: _is_number(value, 1e-3, 1e3)),
     "clip": ("from 0 to 0.5", 0.0, lambda value: _is_number(value, 0, 0.5)),
     "settings": ("an object", {}, lambda value: isinstance(value, dict)),
+    "versions": ("an object", {}, lambda value: isinstance(value, dict)),
     "litert_sha256": ("text", None, lambda value: isinstance(value, str | None)),
 }
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from catdog.backend import keras
 from catdog.training import normalization, optimizer
-from catdog.training.recipe import MILD, THREE_STAGES, Settings
+from catdog.training.recipe import MILD, THREE_STAGES
+from catdog.training.settings import Settings
 
 # Epochs from which on a larger image size pays; `full` is the first row.
 WORTHWHILE = {160: 48, 128: 28, 96: 16, 80: 9, 64: 5, 48: 1}

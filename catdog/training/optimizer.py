@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from catdog.backend import keras
-from catdog.training.recipe import Settings
+from catdog.training.settings import Settings
 
 
 def best_precision(device: str) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from catdog.backend import keras
 from catdog.files import printable, some_names
 from catdog.training import devices
-from catdog.training.recipe import Settings
+from catdog.training.settings import Settings
 
 UNEVEN = 2  # times as many photos of one class as of another
 

@@ -38,6 +38,15 @@ def test_a_photo_is_named_from_python_in_three_lines(trained, drawn):
         classifier.predict(trained[0] / "config.json")
 
 
+def test_a_run_trained_without_mirror_images_is_scored_without(trained, drawn, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / "run")
+    run.update_config(folder, settings={"mirror": False})
+    image = photo.load_photo(drawn[0], Classifier(folder).image_size)[None]
+    for changed, equal in ((folder, False), (trained[0], True)):
+        logits = [Classifier(changed).logits(each) for each in (image, image[:, :, ::-1])]
+        assert np.allclose(*logits, atol=1e-6) == equal
+
+
 def test_both_runtimes_compute_about_the_same(trained, drawn):
     quick = Classifier(trained[0])
     slow = Classifier(trained[0], model.load, runtime="keras")

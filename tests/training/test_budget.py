@@ -12,7 +12,8 @@ import pytest
 
 import model
 from catdog.training import budget
-from catdog.training.recipe import RECIPES, Settings
+from catdog.training.recipe import RECIPES
+from catdog.training.settings import Settings
 from conftest import draw_photos, run_script
 
 MINUTES = float(os.environ.get("MINUTES", 1))

@@ -7,7 +7,7 @@ import pytest
 import data
 import model
 from catdog.training import optimizer
-from catdog.training.recipe import Settings
+from catdog.training.settings import Settings
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
 
