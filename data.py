@@ -1,7 +1,7 @@
 """The data set: loads, splits, streams and augments the photos.
 
-    python data.py                                    number of photos per class and split
-    python data.py --suspects RUN --output DIR        photos whose label a network disputes
+    python data.py                   number of photos per class and split, sizes, copies
+    python data.py --output DIR      and a list of all of them
 
 Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are int, indices into `classes`.
 """
@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,10 +27,6 @@ from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
-
-if TYPE_CHECKING:
-    from catdog.runs.classifier import Classifier
-    from catdog.scores import suspects
 
 SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
 NO_PHOTOS = """\
@@ -228,6 +223,28 @@ def _check_splits(dataset: Dataset) -> None:
             f"expected enough photos of every class for training, validation and test, got "
             f"{len(dataset.names)} photos in {printable(dataset.root)} ({sizes})"
         )
+
+
+def load_for(config: dict, args: argparse.Namespace) -> Dataset:
+    """Load photos for the network of a run: at its image size, in its split.
+
+    Args:
+        config: of the run.
+        args: with the arguments of `cli.data_arguments`.
+    Raises:
+        UserError: they are not of its classes.
+    """
+    exclude, relabel = read_lists(args)
+    fold = Settings.from_dict(config["settings"]).fold
+    size, classes = config["score_size"], config["classes"]
+    dataset = load(args.data_dir, size, args.cache_dir, exclude, fold, relabel)
+    if dataset.classes != classes:
+        raise UserError(
+            f"expected photos of the classes of the network, {some_names(classes)}, got "
+            f"{some_names(dataset.classes)}",
+            "--data-dir",
+        )
+    return dataset
 
 
 def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
@@ -492,74 +509,32 @@ def corrupt(images: tf.Tensor, seed: tf.Tensor, fraction: float) -> tf.Tensor:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Summarize the photos, or rank those whose label a network disputes."""
+    """Summarize the photos."""
     parser = argparse.ArgumentParser(
         description="Summarize the photos: number per class and split. No file is changed.",
         parents=[cli.data_arguments()],
     )
-    add = parser.add_argument
-    # fmt: off
-    add("--suspects", nargs="+", metavar="RUN",
-        help="rank the photos of validation and test by how strongly this network disputes their "
-        "label; the runs of all folds together rank all photos")
-    add("--output", metavar="DIR", type=Path,
-        help="new folder for the whole list (CSV) and, of suspects, a contact sheet (PNG) and a "
-        "page on which they are marked (HTML)")
-    # fmt: on
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, help="new folder for a list of all photos (CSV)"
+    )
+    parser.add_argument("--suspects", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.suspects:
+        parser.error("argument --suspects: use evaluate.py --model RUN ... --suspects DIR")
 
-    from catdog.scores import inspect, suspects
+    from catdog.scores import inspect
 
     cli.check_output(args.output, args.data_dir)
     exclude, relabel = read_lists(args)
-    if args.suspects is None:
-        size = RECIPES["full"].score_size
-        dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel)
-        text, rows = inspect.overview(dataset)
-        name = "photos.csv"
-    else:
-        from catdog.runs.classifier import Classifier
-
-        with cli.blame("--suspects"):
-            classifiers = [Classifier(folder) for folder in args.suspects]
-            ranking = rank_held_out(classifiers, args.data_dir, args.cache_dir, exclude, relabel)
-        text, name = suspects.format_ranking(ranking), "suspects.html"
+    size = RECIPES["full"].score_size
+    dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel)
+    text, rows = inspect.overview(dataset)
     print(text)
     if args.output:
         with cli.blame("--output"):
-            if args.suspects is None:
-                inspect.write(args.output, rows)
-            else:
-                suspects.write(args.output, ranking, cli.progress("drawing", " photos"))
-        cli.say(f"All of them:  {printable(args.output / name)}")
+            inspect.write(args.output, rows)
+        cli.say(f"All of them:  {printable(args.output / 'photos.csv')}")
     return 0
-
-
-def rank_held_out(
-    classifiers: Sequence[Classifier], data_dir: str, cache_dir: str, exclude=(), relabel=None
-) -> suspects.Ranking:
-    """Rank photos by how wrong their labels seem to networks that were not trained on them."""
-    from catdog.runs import run
-    from catdog.scores import suspects
-
-    runs = []
-    for classifier in classifiers:
-        fold = classifier.config["settings"].get("fold", 0)
-        dataset = load(data_dir, classifier.image_size, cache_dir, exclude, fold, relabel)
-        check_classes(classifier.classes, dataset)
-        seen = run.trained_on(classifier.run, identities(dataset, suspects.held_out(dataset)))
-        runs.append(suspects.Run(classifier, dataset, seen))
-    return suspects.rank(runs, cli.progress("scoring", " photos"))
-
-
-def check_classes(classes: list[str], dataset: Dataset) -> None:
-    """Raise UserError unless the photos have the `classes` of a network."""
-    if dataset.classes != classes:
-        raise UserError(
-            f"expected photos of the classes of the network, {some_names(classes)}, got "
-            f"{some_names(dataset.classes)}",
-            "--data-dir",
-        )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python evaluate.py                                the network in weights/
     python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
     python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
-    python evaluate.py --model folds/fold-*           all photos, each by a run that did not see it
+    python evaluate.py --model folds/fold-* --pool    all photos, each by a run that did not see it
+    python evaluate.py --model RUN --suspects DIR     photos whose label the network disputes
 
 Scores match predict.py, as both use LiteRT by default.
 """
@@ -30,7 +31,6 @@ from catdog.photos.photo import PhotoError
 from catdog.runs import calibration, novelty, run
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, tables
-from catdog.training.settings import Settings
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -42,6 +42,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model", nargs="+", metavar="RUN",
         help="a run directory that train.py wrote (default: weights); several are compared on the "
         "same photos")
+    add("--pool", action="store_true",
+        help="score the runs of several folds together: all photos that they hold out, each by a "
+        "run that was not trained on it")
+    add("--suspects", metavar="DIR", type=Path,
+        help="rank the photos of validation and test, or of all folds, by how strongly the network "
+        "disputes their label: new folder for the list (CSV), a contact sheet (PNG) and a page on "
+        "which they are marked (HTML)")
     add("--split", choices=("test", "validation", "train", "all"), default="test",
         help="which of the photos (default: test)")
     add("--runtime", choices=("litert", "keras"), default="litert",
@@ -56,6 +63,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.output and args.model and len(args.model) > 1:
         parser.error(f"argument --output: expected one --model, got {len(args.model)}")
+    for name in ("pool", "suspects"):
+        for other in ("split", "unknown", "output"):
+            if getattr(args, name) and getattr(args, other) != parser.get_default(other):
+                parser.error(f"argument --{name}: cannot be combined with --{other}")
     return args
 
 
@@ -80,17 +91,16 @@ class Scored:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     cli.check_output(args.output, args.data_dir)
+    cli.check_output(args.suspects, args.data_dir, "--suspects")
     if args.output:
         files.remove_leftovers(args.output.parent, name=args.output.name)
     with cli.blame("--model"):
         folders = [Path(each) for each in args.model] if args.model else [run.chosen(None)]
         classifiers = [Classifier(folder, model.load, args.runtime) for folder in folders]
-    exclude, relabel = data.read_lists(args)
-    folds = {classifier.config["settings"].get("fold", 0) for classifier in classifiers}
-    if len(folds) == len(classifiers) > 1:
-        pool(classifiers, args, exclude, relabel)
+    if args.pool or args.suspects:
+        score_held_out(classifiers, args)
         return 0
-    scored = [score(classifier, args, exclude, relabel) for classifier in classifiers]
+    scored = [score(classifier, args) for classifier in classifiers]
     if len(scored) > 1:
         compare(scored, args)
         return 0
@@ -103,16 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score(
-    classifier: Classifier, args: argparse.Namespace, exclude: list[str], relabel: dict[str, str]
-) -> Scored:
+def score(classifier: Classifier, args: argparse.Namespace) -> Scored:
     """Score one run at its own image size; print what it was scored on."""
     with cli.blame("--model"):
-        settings = Settings.from_dict(classifier.config["settings"])
-    dataset = data.load(
-        args.data_dir, classifier.image_size, args.cache_dir, exclude, settings.fold, relabel
-    )
-    data.check_classes(classifier.classes, dataset)
+        dataset = data.load_for(classifier.config, args)
     members = dataset.members_of(args.split)
     labels = dataset.labels[members]
     started = time.perf_counter()
@@ -185,7 +189,9 @@ def compare(scored: list[Scored], args: argparse.Namespace) -> None:
             first.dataset.paths[i] for i in first.members
         ]:
             raise UserError(
-                "the runs must be scored on the same photos in the same split", "--model"
+                "the runs must be scored on the same photos in the same split; --pool scores runs "
+                "of several folds together",
+                "--model",
             )
     pairs = [
         {
@@ -203,26 +209,36 @@ def compare(scored: list[Scored], args: argparse.Namespace) -> None:
         print(tables.format_comparison(scores, pairs))
 
 
-def pool(
-    classifiers: list[Classifier], args: argparse.Namespace, exclude: list[str], relabel: dict
-) -> None:
-    """Print the score of the runs of several folds: each photo by a run that did not see it."""
-    if args.unknown or args.split != "test":
-        raise UserError(
-            "expected runs of one fold with --split or --unknown: runs of several folds are scored "
-            "together on the photos that each holds out",
-            "--model",
-        )
+def score_held_out(classifiers: list[Classifier], args: argparse.Namespace) -> None:
+    """Score every photo that a run holds out by a run that did not see it, and rank them.
+
+    Of --pool, print the score of all; of --suspects, the photos whose label is disputed most.
+    """
+    from catdog.scores import suspects
+
+    judges = []
     with cli.blame("--model"):
-        ranking = data.rank_held_out(classifiers, args.data_dir, args.cache_dir, exclude, relabel)
-    folders = [classifier.run for classifier in classifiers]
-    found = metrics.score(ranking.labels, ranking.probabilities, ranking.dataset.classes)
-    found = {"models": [str(folder) for folder in folders], "split": "held out", **found}
+        for classifier in classifiers:
+            dataset = data.load_for(classifier.config, args)
+            held_out = data.identities(dataset, suspects.held_out(dataset))
+            seen = run.trained_on(classifier.run, held_out)
+            judges.append(suspects.Judge(classifier, dataset, seen))
+        ranking = suspects.rank(judges, cli.progress("scoring", " photos"))
     say(
-        f"{len(folders)} folds of {printable(args.data_dir)}: {len(ranking.members):,} photos, "
-        "each scored by a network that did not see it"
+        f"{printable(args.data_dir)}: {len(ranking.members):,} photos, each scored by a network "
+        "that did not see it"
     )
-    print(to_json(found) if args.json else tables.format_score(found))
+    if args.pool:
+        found = metrics.score(ranking.labels, ranking.probabilities, ranking.dataset.classes)
+        models = [str(classifier.run) for classifier in classifiers]
+        found = {"models": models, "split": "held out", **found}
+        print(to_json(found) if args.json else tables.format_score(found))
+    if args.suspects:
+        if not args.json:
+            print(suspects.format_ranking(ranking))
+        with cli.blame("--suspects"):
+            suspects.write(args.suspects, ranking, cli.progress("drawing", " photos"))
+        say(f"All of them:  {printable(args.suspects / 'suspects.html')}")
 
 
 def write(scored: Scored, folder: Path) -> None:

@@ -23,6 +23,7 @@ from catdog.errors import UserError
 from catdog.files import printable
 from catdog.runs import run, safe_load
 from catdog.runs.classifier import for_prediction
+from catdog.scores import tables
 from catdog.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -239,92 +240,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"argument --output: expected with --export {'|'.join(OTHER_FORMATS)}")
     if args.model and not (args.export or args.page):
         parser.error("argument --model: expected together with --export or --page")
-    if args.export == "litert":
-        export_litert(args)
-    elif args.export:
-        export_file(args)
-    if args.page:
-        write_page(args)
     if args.export or args.page:
+        export_trained(args)
         return 0
     for arch in [args.arch] if args.arch else ARCHITECTURES:
-        print(summary(arch, args.classes, args.image_size))
+        size = args.image_size or (128 if arch in SMALLEST else FIXED_SIZE)
+        print(f"{arch}, {args.classes} classes, photos of {size} px\n")
+        print(*tables.layer_rows(build(arch, args.classes, size, dropout=0.2)), "", sep="\n")
     return 0
 
 
-def summary(arch: str, classes: int, image_size: int | None) -> str:
-    """Return the layers of a network with output shapes and numbers of parameters, as text."""
-    from catdog.scores.tables import table
+def export_trained(args: argparse.Namespace) -> None:
+    """Write what --export and --page ask for of the network of --model."""
+    from catdog.runs import export, formats, page
 
-    size = image_size or (128 if arch in SMALLEST else FIXED_SIZE)
-    network = build(arch, classes, size, dropout=0.2)
-    rows = [["layer", "output", "parameters"]]
-    for layer in network.layers:
-        shape = " x ".join(map(str, layer.output.shape[1:]))
-        rows.append([describe(layer), shape, f"{layer.count_params():,}" if layer.weights else ""])
-    rows.append(["total", "", f"{network.count_params():,}"])
-    lines = table(rows, left=1)
-    return "\n".join([f"{arch}, {classes} classes, photos of {size} px", "", *lines, ""])
-
-
-def describe(layer: keras.layers.Layer) -> str:
-    """Return the kind of a layer with the size of its window."""
-    window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", ())
-    return " ".join([type(layer).__name__, " x ".join(map(str, window))]).rstrip()
-
-
-def load_trained(args: argparse.Namespace) -> tuple[Path, dict, keras.Model]:
-    """Return the run of --model, its config and its network in the form for prediction."""
+    if args.page:
+        with cli.blame("--page"):
+            files.check_new(args.page, "file")
     with cli.blame("--model"):
         folder = run.chosen(args.model)
         config = run.read_config(folder)
-        return folder, config, for_prediction(load(folder), config["score_size"])
+        network = for_prediction(load(folder), config["score_size"])
+    if args.export == "litert":
+        import data  # which loads the photos that model.tflite is checked on
 
-
-def export_file(args: argparse.Namespace) -> None:
-    """Write the network of a run for another runtime."""
-    from catdog.runs import formats
-
-    _, _, network = load_trained(args)
-    with cli.blame("--output"):
-        difference = formats.export_as(network, Path(args.output), args.export)
-    checked = "not compared" if difference is None else f"differs by at most {difference:.1g}"
-    cli.say(f"wrote {printable(args.output)}; with Keras: {checked}")
-
-
-def write_page(args: argparse.Namespace) -> None:
-    """Write a page that runs the network of a run in a browser."""
-    from catdog.runs import page
-
-    with cli.blame("--page"):
-        files.check_new(args.page, "file")
-    folder, _, network = load_trained(args)
-    with cli.blame("--page"):
-        page.write_page(folder, network, Path(args.page))
-    cli.say(f"wrote {printable(args.page)}: open it in a browser")
-
-
-def export_litert(args: argparse.Namespace) -> None:
-    """Write `model.tflite` into a run; it is checked on the validation photos of --data-dir."""
-    import data
-    from catdog.runs import export
-    from catdog.runs.classifier import Classifier
-
-    folder, config, network = load_trained(args)
-    with cli.blame("--model"):
-        size, fold = config["score_size"], Settings.from_dict(config["settings"]).fold
-    exclude, relabel = data.read_lists(args)
-    dataset = data.load(args.data_dir, size, args.cache_dir, exclude, fold, relabel)
-    data.check_classes(config["classes"], dataset)
-    members = dataset.splits["validation"]
-    with cli.blame("--export"):
-        export.export(folder, network, dataset.images[members], dataset.labels[members])
-    classifier = Classifier(folder, load)
-    features = classifier.outputs_of(dataset, members).get("features")
-    classifier.fit_novelty(dataset, features)
-    path = folder / "model.tflite"
-    weights = run.read_config(folder)["litert_weights"]
-    cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
+        dataset = data.load_for(config, args)
+        with cli.blame("--export"):
+            export.bring_up_to_date(folder, network, dataset)
+        path, weights = folder / "model.tflite", run.read_config(folder)["litert_weights"]
+        cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
+    elif args.export:
+        with cli.blame("--output"):
+            difference = formats.export_as(network, Path(args.output), args.export)
+        checked = "not compared" if difference is None else f"differs by at most {difference:.1g}"
+        cli.say(f"wrote {printable(args.output)}; with Keras: {checked}")
+    if args.page:
+        with cli.blame("--page"):
+            page.write_page(folder, network, Path(args.page))
+        cli.say(f"wrote {printable(args.page)}: open it in a browser")
 
 
 if __name__ == "__main__":

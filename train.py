@@ -495,7 +495,7 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> int:
     runs = " ".join(quoted(path) for path in sorted(output.glob("fold-*")))
     say(
         "\nAll photos, each scored by a network that did not see it:\n"
-        f"       python evaluate.py --data-dir {quoted(photo_folder(args))} --model {runs}"
+        f"       python evaluate.py --data-dir {quoted(photo_folder(args))} --pool --model {runs}"
     )
     return 0
 

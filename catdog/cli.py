@@ -103,10 +103,12 @@ def data_arguments(default: str | None = "tmp") -> argparse.ArgumentParser:
     return parser
 
 
-def check_output(output: os.PathLike | str | None, data_dir: os.PathLike | str) -> None:
-    """Raise UserError if the folder of --output exists, cannot be made, or is among the photos."""
+def check_output(
+    output: os.PathLike | str | None, data_dir: os.PathLike | str, argument: str = "--output"
+) -> None:
+    """Raise UserError if a folder to be made exists, cannot be made, or is among the photos."""
     if output is not None:
-        with blame("--output"):
+        with blame(argument):
             files.check_new(output)
             files.check_outside(output, data_dir)
 

@@ -213,9 +213,33 @@ def test_an_unfinished_run_is_named_with_how_to_go_on(folder, tmp_path):
         assert "which is unfinished: train.py can resume it" in process.stderr
 
 
-def test_runs_of_different_folds_are_not_compared(folder, tmp_path):
+@pytest.fixture
+def of_fold_three(folder, tmp_path):
     config = runs.read_config(folder / "classic")
     runs.create(tmp_path / "run", {**config, "settings": {"arch": "classic", "fold": 3}})
     runs.save_network(tmp_path / "run", model.build("classic", 2, 32))
+    return tmp_path / "run"
+
+
+def test_runs_of_different_folds_are_pooled_when_asked_for(folder, of_fold_three, capsys):
+    models = ["classic", of_fold_three]
     with pytest.raises(UserError, match="--model: the runs must be scored on the same photos"):
-        run(folder, models=["classic", "classic", tmp_path / "run"])  # two folds for three runs
+        run(folder, models=models)
+    splits = [data.load(folder / "photos", 32, folder / "cache", fold=i).splits for i in (0, 3)]
+    held_out = {i for split in splits for i in (*split["validation"], *split["test"])}
+    assert run(folder, "--pool", "--json", models=models) == 0
+    pooled = strict(capsys.readouterr().out)
+    assert pooled["split"] == "held out" and pooled["images"] == len(held_out)
+    with pytest.raises(SystemExit):
+        run(folder, "--pool", "--split", "train", models=models)
+
+
+def test_suspects_are_written_for_the_held_out_photos(folder, tmp_path, capsys):
+    assert run(folder, "--suspects", tmp_path / "suspects", models=["classic"]) == 0
+    sizes = data.load(folder / "photos", 32, folder / "cache").split_sizes()
+    out = capsys.readouterr().out
+    assert f"of {sizes['validation'] + sizes['test']} labels are wrong" in out
+    names = {path.name for path in (tmp_path / "suspects").iterdir()}
+    assert names == {"suspects.csv", "suspects.html", "suspects.png"}
+    with pytest.raises(UserError, match="--suspects: expected a new folder"):
+        run(folder, "--suspects", tmp_path / "suspects", models=["classic"])

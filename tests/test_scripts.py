@@ -263,6 +263,10 @@ MISTAKES = {
     "output exists": (["train.py", "--output", "."], "--output: expected a new folder"),
     "no model": (["evaluate.py", "--model", "nowhere"], "--model: expected a run directory"),
     "model is no run": (["predict.py", "--model", ".", "x"], "--model: expected a run directory"),
+    "suspects as in another release": (
+        ["data.py", "--suspects", "runs/a"],
+        "--suspects: use evaluate.py --model RUN ... --suspects DIR",
+    ),
     "unknown split": (["evaluate.py", "--model", "x", "--split", "dev"], "--split: invalid choice"),
 }
 

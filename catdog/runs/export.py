@@ -15,7 +15,7 @@ from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.runs import calibration, run
-from catdog.runs.classifier import LiteRT
+from catdog.runs.classifier import Classifier, LiteRT
 
 logger = logging.getLogger(__name__)
 MOST_PHOTOS = 2000  # that a file is checked on
@@ -78,6 +78,18 @@ def export(
             source.unlink(missing_ok=True)
         digest = files.sha256(path)
     run.update_config(folder, litert_sha256=digest, litert_weights=weights)
+
+
+def bring_up_to_date(folder: Path | str, network: keras.Model, dataset) -> None:
+    """Write `model.tflite` and what novelty needs into a finished run; see `export`.
+
+    Args:
+        dataset: a `data.Dataset` of the photos of the run.
+    """
+    members = dataset.splits["validation"]
+    export(folder, network, dataset.images[members], dataset.labels[members])
+    classifier = Classifier(folder)
+    classifier.fit_novelty(dataset, classifier.outputs_of(dataset, members).get("features"))
 
 
 def _logits(compute, images):

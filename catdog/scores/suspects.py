@@ -27,11 +27,11 @@ PAGE_PHOTOS, PAGE_SIDE, PAGE_QUALITY = 500, 208, 65  # photos, px, of JPEG: belo
 
 
 @dataclasses.dataclass
-class Run:
+class Judge:
     """A trained network and the photos in its split."""
 
     classifier: object  # a `Classifier`
-    dataset: object  # a `data.Dataset`, with the split of this run
+    dataset: object  # a `data.Dataset`, with the split of its run
     # bool `(k,)`, on which photos of `held_out(dataset)` it was trained all the same, if known.
     trained_on: np.ndarray | None = None
 
@@ -40,15 +40,15 @@ class Run:
 class Ranking:
     """Photos, the most disputed label first."""
 
-    runs: Sequence[Run]  # that scored them
+    judges: Sequence[Judge]  # that scored them
     members: np.ndarray  # `(m,)` indices of photos in the dataset
-    run_of: np.ndarray  # `(m,)` index into `runs` of the run that scored each photo
+    judge_of: np.ndarray  # `(m,)` index into `judges` of the one that scored each photo
     probabilities: np.ndarray  # `(m, n_classes)`
 
     @property
     def dataset(self):
-        """The dataset of the first run; in those of the others, only the split differs."""
-        return self.runs[0].dataset
+        """The dataset of the first judge; in those of the others, only the split differs."""
+        return self.judges[0].dataset
 
     @property
     def labels(self) -> np.ndarray:
@@ -77,7 +77,7 @@ def held_out(dataset) -> np.ndarray:
 
 
 def rank(
-    runs: Sequence[Run], on_progress: Callable[[int, int], None] = lambda done, total: None
+    judges: Sequence[Judge], on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Ranking:
     """Rank photos by how strongly a network that was not trained on them disputes their label.
 
@@ -85,42 +85,42 @@ def rank(
     its validation split.
 
     Args:
-        runs: one, or those of several folds of the same photos.
+        judges: the run of one fold, or those of several folds of the same photos.
         on_progress: called with the number of photos that are done and of all.
     """
-    dataset = runs[0].dataset
-    for run in runs:
-        if (run.dataset.names, run.dataset.classes) != (dataset.names, dataset.classes):
+    dataset = judges[0].dataset
+    for judge in judges:
+        if (judge.dataset.names, judge.dataset.classes) != (dataset.names, dataset.classes):
             raise UserError("expected runs of the same photos and classes, got different ones")
-    every_held_out = np.unique(np.concatenate([held_out(run.dataset) for run in runs]))
-    run_of = np.full(len(dataset.labels), -1)
+    every_held_out = np.unique(np.concatenate([held_out(judge.dataset) for judge in judges]))
+    judge_of = np.full(len(dataset.labels), -1)
     for split in ("validation", "test"):
-        for number, run in enumerate(runs):
-            members = run.dataset.splits[split]
-            if run.trained_on is not None:
-                members = np.setdiff1d(members, held_out(run.dataset)[run.trained_on])
-            run_of[members] = number
-    if count := (run_of[every_held_out] < 0).sum():
+        for number, judge in enumerate(judges):
+            members = judge.dataset.splits[split]
+            if judge.trained_on is not None:
+                members = np.setdiff1d(members, held_out(judge.dataset)[judge.trained_on])
+            judge_of[members] = number
+    if count := (judge_of[every_held_out] < 0).sum():
         logger.warning(f"Left out {count:,} photos that the model was trained on.")
-    members = np.flatnonzero(run_of >= 0)
+    members = np.flatnonzero(judge_of >= 0)
     if not len(members):
         raise UserError("expected photos that the model was not trained on, got none")
-    run_of, probabilities = run_of[members], np.zeros((len(members), len(dataset.classes)))
+    judge_of, probabilities = judge_of[members], np.zeros((len(members), len(dataset.classes)))
     done = 0
-    for number, run in enumerate(runs):
-        places = np.flatnonzero(run_of == number)
+    for number, judge in enumerate(judges):
+        places = np.flatnonzero(judge_of == number)
         if not len(places):
             continue
 
         def show(n, _, before=done):
             on_progress(before + n, len(members))
 
-        outputs = run.classifier.outputs_of(run.dataset, members[places], show)
-        probabilities[places] = run.classifier.probabilities(outputs["logits"])
+        outputs = judge.classifier.outputs_of(judge.dataset, members[places], show)
+        probabilities[places] = judge.classifier.probabilities(outputs["logits"])
         done += len(places)
     of_label = probabilities[np.arange(len(members)), dataset.labels[members]]
     order = np.argsort(of_label, kind="stable")
-    return Ranking(runs, members[order], run_of[order], probabilities[order])
+    return Ranking(judges, members[order], judge_of[order], probabilities[order])
 
 
 # --- For the terminal and for other programs ------------------------------------------------------
@@ -130,9 +130,9 @@ def rows(ranking: Ranking) -> list[list]:
     """Return a row per photo for `suspects.csv`; its path is what a file of exclusions takes."""
     dataset = ranking.dataset
     found = [["rank", "path", "split", "label", "predicted", "probability_of_label"]]
-    in_test = [np.isin(ranking.members, run.dataset.splits["test"]) for run in ranking.runs]
+    in_test = [np.isin(ranking.members, judge.dataset.splits["test"]) for judge in ranking.judges]
     for place, (i, row) in enumerate(zip(ranking.members, ranking.probabilities, strict=True)):
-        split = "test" if in_test[ranking.run_of[place]][place] else "validation"
+        split = "test" if in_test[ranking.judge_of[place]][place] else "validation"
         label, predicted = (dataset.classes[j] for j in (dataset.labels[i], row.argmax()))
         of_label = f"{row[dataset.labels[i]]:.6g}"
         found.append([place + 1, dataset.paths[i], split, label, predicted, of_label])
@@ -204,8 +204,8 @@ def _photos(ranking, on_progress):
 
 def _photo(ranking, place, proposed, count):
     dataset, i, row = ranking.dataset, ranking.members[place], ranking.probabilities[place]
-    run = ranking.runs[ranking.run_of[place]]
-    (evidence,) = run.classifier.outputs(run.dataset.images[i][None]).get("evidence", [None])
+    judge = ranking.judges[ranking.judge_of[place]]
+    (evidence,) = judge.classifier.outputs(judge.dataset.images[i][None]).get("evidence", [None])
     name = dataset.names[i]
     return {
         # Several photos may have one name, such as cat.7.jpg and cat.7.png.

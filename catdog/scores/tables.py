@@ -46,6 +46,17 @@ def table(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
+def layer_rows(network) -> list[str]:
+    """Return the layers of a `keras.Model` with output shapes and numbers of parameters."""
+    rows = [["layer", "output", "parameters"]]
+    for layer in network.layers:
+        window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", ())
+        kind = f"{type(layer).__name__} {' x '.join(map(str, window))}".rstrip()
+        shape = " x ".join(map(str, layer.output.shape[1:]))
+        rows.append([kind, shape, f"{layer.count_params():,}" if layer.weights else ""])
+    return table([*rows, ["total", "", f"{network.count_params():,}"]], left=1)
+
+
 def percent(value: float | None) -> str:
     """Return a share as text such as 98.76%; a dash for None."""
     return "-" if value is None else f"{value:.2%}"

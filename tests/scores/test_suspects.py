@@ -78,7 +78,7 @@ VALUES = [0.5, 0.9, 0.8, 0.02, 0.7, 0.6, 0.9, 0.3, 0.99, 0.1]
 
 
 def test_held_out_photos_are_ranked_by_their_label(dataset):
-    ranking = suspects.rank([suspects.Run(Oracle(of_label(dataset, VALUES)), dataset)])
+    ranking = suspects.rank([suspects.Judge(Oracle(of_label(dataset, VALUES)), dataset)])
     assert ranking.members.tolist() == [3, 9, 4, 8]
     assert ranking.proposed.tolist() == [1, 0, 1, 0]
     text = suspects.format_ranking(ranking)
@@ -88,7 +88,7 @@ def test_held_out_photos_are_ranked_by_their_label(dataset):
 
 def test_photos_that_the_run_was_trained_on_are_left_out(dataset, caplog):
     seen = suspects.held_out(dataset) == 3
-    run = suspects.Run(Oracle(of_label(dataset, VALUES)), dataset, seen)
+    run = suspects.Judge(Oracle(of_label(dataset, VALUES)), dataset, seen)
     assert suspects.rank([run]).members.tolist() == [9, 4, 8]
     assert "Left out 1 photos that the model was trained on" in caplog.text
     run.trained_on = np.ones(4, bool)
@@ -101,7 +101,7 @@ def folds(dataset):
     other = types.SimpleNamespace(**vars(dataset))
     other.splits = {"train": [4], "validation": np.array([0, 1, 9]), "test": np.array([2, 3, 5, 7])}
     second = Oracle(of_label(dataset, VALUES[::-1]))
-    return suspects.Run(Oracle(of_label(dataset, VALUES)), dataset), suspects.Run(second, other)
+    return suspects.Judge(Oracle(of_label(dataset, VALUES)), dataset), suspects.Judge(second, other)
 
 
 def test_runs_of_folds_score_each_photo_once(dataset):
@@ -112,7 +112,7 @@ def test_runs_of_folds_score_each_photo_once(dataset):
     assert sorted(second.classifier.scored) == [0, 1, 2, 3, 5, 7]
     row = ranking.members.tolist().index(3)
     assert ranking.probabilities[row, 0] == pytest.approx(VALUES[::-1][3])
-    assert ranking.run_of[row] == 1
+    assert ranking.judge_of[row] == 1
     split = {row[1]: row[2] for row in suspects.rows(ranking)[1:]}
     assert split["cat.3.png"] == "test" and split["cat.0.png"] == "validation"
     assert split["dog.4.png"] == "test" and split["dog.3.png"] == "validation"
@@ -132,7 +132,7 @@ def test_runs_of_other_photos_are_refused(dataset):
 
 
 def test_folder_has_list_contact_sheet_and_page(dataset, tmp_path):
-    ranking = suspects.rank([suspects.Run(Oracle(of_label(dataset, VALUES)), dataset)])
+    ranking = suspects.rank([suspects.Judge(Oracle(of_label(dataset, VALUES)), dataset)])
     suspects.write(tmp_path / "out", ranking)
     with open(tmp_path / "out" / "suspects.csv") as file:
         rows = list(csv.DictReader(file))
@@ -148,7 +148,7 @@ def test_contact_sheet_shows_photos_of_every_shape(tmp_path):
     Image.new("RGB", (1300, 1)).save(tmp_path / "wide.png")
     paths, splits = ["wide.png", "gone.png"], {"validation": [0], "test": [1]}
     dataset = make_dataset(tmp_path, paths, [0, 1], ["a", "b"], splits)
-    ranking = suspects.rank([suspects.Run(Oracle([[0.1, 0.9], [0.2, 0.8]]), dataset)])
+    ranking = suspects.rank([suspects.Judge(Oracle([[0.1, 0.9], [0.2, 0.8]]), dataset)])
     sheet = suspects.contact_sheet(ranking)
     assert sheet.size == (2 * suspects.SHEET_TILE, suspects.SHEET_TILE + suspects.SHEET_TEXT)
     assert suspects.page(ranking).count("<li ") == 2
@@ -168,7 +168,7 @@ def make_page(folder, classes=("cat", "dog"), count=12, paths=None, evidence=Tru
     table[np.arange(len(paths)), labels] = np.linspace(0.02, 0.5, len(paths))
     table[:, 0 if len(classes) > 2 else 1] += 0.1
     table /= table.sum(1, keepdims=True)
-    ranking = suspects.rank([suspects.Run(Oracle(table, evidence), dataset)])
+    ranking = suspects.rank([suspects.Judge(Oracle(table, evidence), dataset)])
     (folder / "suspects.html").write_text(suspects.page(ranking), encoding="utf-8")
     return folder / "suspects.html", ranking
 
