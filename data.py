@@ -12,19 +12,20 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from catdog import cli
-from catdog.backend import tf
+from catdog import cli, files
+from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable, some_names
 from catdog.photos import alike, cache, download, drawings, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
+from catdog.training import devices
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
@@ -289,220 +290,259 @@ def download_if_empty(folder: str, cache_dir: str) -> None:
         raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
 
 
-# --- Stream ---------------------------------------------------------------------------------------
+# --- Stream: the host says which photos -----------------------------------------------------------
+
+# The columns of `numbers` in a batch: what is drawn for each photo, beside its positions.
+CONTRAST, SHIFT, ANGLE, ROW, COLUMN, REACH, GREY, DARK, NOISE, SMALL = range(10)
 
 
-def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> tf.data.Dataset:
-    """Return the training photos of one epoch in shuffled, augmented batches.
+def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> keras.utils.PyDataset:
+    """Return the training photos of one epoch in shuffled batches, with what `augment` needs.
 
-    Indices are shuffled, not images; then come batching, reading from the cache, augmentation.
     Each batch depends only on seed, epoch and step, so a resumed run sees the same batches. The
     last, incomplete batch of an epoch is left out.
 
     Args:
         epoch: counted from 0.
     Returns:
-        A `tf.data.Dataset` of (images, targets): float32 (batch, size, size, 3) in 0-255, where
-        size is that of the epoch, and what `targets_of` returns.
+        Batches of (inputs, targets). The inputs are NumPy arrays: `photos`, uint8 (batch, height,
+        width, 3), and those of `draw`. The targets are what `targets_of` returns.
     """
-    members = dataset.splits["train"]
-    order = np.random.default_rng([settings.seed, epoch]).permutation(members)
-    size = settings.image_sizes()[epoch]
+    order = np.random.default_rng([settings.seed, epoch]).permutation(dataset.splits["train"])
+    batch_size, size = min(settings.batch_size, len(order)), settings.image_sizes()[epoch]
 
-    def read_and_augment(step, indices):
-        images, targets = read(dataset, indices)
-        seed = tf.stack([settings.seed, epoch * 2**32 + step + 1])
-        return hide_size(augment(images, size, seed, settings)), targets
+    def batch(step):
+        rng = np.random.default_rng([settings.seed, epoch, step + 1])
+        drawn = draw(rng, batch_size, size, dataset.images.shape[1], settings)
+        return read(dataset, order[step * batch_size : (step + 1) * batch_size], drawn)
 
-    batches = tf.data.Dataset.from_tensor_slices(order).batch(
-        min(settings.batch_size, len(members)), drop_remainder=True
-    )
-    # AUTOTUNE would start at 16 calls in parallel, each holding a batch.
-    return batches.enumerate().map(read_and_augment, num_parallel_calls=os.cpu_count()).prefetch(4)
+    return stream(batch, len(order) // batch_size)
 
 
 def evaluation_batches(
-    dataset: Dataset, members: np.ndarray, batch_size: int, size: int | None = None
-) -> tf.data.Dataset:
-    """Return photos without augmentation, each once and in order, in batches of equal size.
+    dataset: Dataset, members: np.ndarray, batch_size: int, size: int
+) -> keras.utils.PyDataset:
+    """Return photos as they are, each once and in order, in batches of equal size.
 
-    Every device then has an equal share. The last batch is padded with copies that have weight 0.
-    The other weights are scaled so that Keras's mean over the padded rows equals the mean over the
-    photos.
+    Every device then has an equal share. The last batch is filled up with copies of weight 0.
 
     Args:
         members: (m,) indices of photos.
-        size: height and width in pixels; by default that of the cache.
+        size: height and width in pixels at which they are sampled.
     Returns:
-        A `tf.data.Dataset` of (images, targets, weights): float32 (batch, size, size, 3) in 0-255,
-        the targets returned by `targets_of`, float32 (batch,).
+        Batches of (inputs, targets, weights): those of `training_batches` with evenly spaced
+        positions and no numbers, and float32 (batch,).
     """
-    count, total = len(members), -(-len(members) // batch_size) * batch_size
-    padded = np.pad(members, (0, total - count), mode="edge")
-    weights = np.where(np.arange(total) < count, total / count, 0).astype(np.float32)
+    steps = -(-len(members) // batch_size)
+    padded = np.pad(members, (0, steps * batch_size - len(members)), mode="edge")
+    weights = (np.arange(len(padded)) < len(members)).astype(np.float32)
+    whole = positions(np.zeros(batch_size), np.ones(batch_size), size, dataset.images.shape[1])
 
-    def read_as_is(indices, weights):
-        images, targets = read(dataset, indices)
-        if size not in (None, images.shape[1]):
-            images = tf.image.resize(images, (size, size), antialias=True)
-        return hide_size(tf.cast(images, tf.float32)), targets, weights
+    def batch(step):
+        part = slice(step * batch_size, (step + 1) * batch_size)
+        return read(dataset, padded[part], {"rows": whole, "columns": whole}, weights[part])
 
-    batches = tf.data.Dataset.from_tensor_slices((padded, weights))
-    batches = batches.batch(batch_size, drop_remainder=True)  # so that the batch size is known
-    return batches.map(read_as_is, num_parallel_calls=os.cpu_count()).prefetch(2)
+    return stream(batch, steps)
 
 
-def read(dataset: Dataset, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Read the photos `indices` from the cache, sorted by index for sequential reads.
+def stream(batch: Callable[[int], tuple], steps: int) -> keras.utils.PyDataset:
+    """Return the batches of all steps as Keras takes them, whatever its backend."""
 
-    Returns:
-        uint8 images (batch, height, width, 3) and the targets returned by `targets_of`.
-    """
-    indices = tf.sort(indices)
-    images = tf.numpy_function(lambda i: dataset.images[i], [indices], tf.uint8, stateful=False)
-    images = tf.ensure_shape(images, (indices.shape[0], *dataset.images.shape[1:]))
-    labels = tf.gather(tf.constant(dataset.labels), indices)
-    return images, targets_of(labels, len(dataset.classes))
+    class Stream(keras.utils.PyDataset):  # here, as importing this file must not load Keras
+        def __len__(self):
+            return steps
 
+        def __getitem__(self, step):
+            return batch(step)
 
-def hide_size(images: tf.Tensor) -> tf.Tensor:
-    """Return the images with height and width unknown to TensorFlow.
-
-    It then traces the training step once rather than once per image size.
-    """
-    return tf.compat.v1.placeholder_with_default(images, (images.shape[0], None, None, 3))
+    return Stream()
 
 
-def targets_of(labels: tf.Tensor, classes: int) -> tf.Tensor:
+def read(dataset: Dataset, members: np.ndarray, inputs: dict, *weights: np.ndarray) -> tuple:
+    """Return a batch; of several processes, each reads its own share of it."""
+    own = devices.share(len(members))
+    inputs = {"photos": dataset.images[members[own]]} | {k: v[own] for k, v in inputs.items()}
+    targets = targets_of(dataset.labels[members[own]], len(dataset.classes))
+    return inputs, targets, *(each[own] for each in weights)
+
+
+def targets_of(labels: np.ndarray, classes: int) -> np.ndarray:
     """Return float32 (batch, 1) of 0 and 1 for two classes, one-hot (batch, classes) for more."""
     if classes == 2:
-        return tf.cast(labels[:, None], tf.float32)
-    return tf.one_hot(labels, classes)
+        return labels[:, None].astype(np.float32)
+    return np.eye(classes, dtype=np.float32)[labels]
 
 
-# --- Augment --------------------------------------------------------------------------------------
-
-
-def augment(images: tf.Tensor, size: int, seed: tf.Tensor, settings: Settings) -> tf.Tensor:
-    """Crop, mirror, turn, recolour, erase and corrupt photos at random.
+def positions(start: np.ndarray, length: np.ndarray, size: int, pixels: int) -> np.ndarray:
+    """Return where to sample an axis of each photo: float32 (batch, size), in pixels.
 
     Args:
-        images: uint8 (batch, height, width, 3).
-        seed: (2,) int64; the same seed gives the same result.
-        settings: how strongly; see `recipe.Settings`.
-    Returns:
-        float32 (batch, size, size, 3) in 0-255.
+        start, length: (batch,), the part of the axis, in shares of it. A negative length goes
+            backwards: a mirror image.
+        size: the number of positions, which are evenly spaced.
+        pixels: the length of the axis.
     """
-    # Ten uniform random numbers per photo: 5 for crop, 2 for recolour, 3 for erase.
-    draws = tf.random.stateless_uniform((10, tf.shape(images)[0]), seed)
-    images = tf.cast(images, tf.float32)
-    if 2 * size <= images.shape[1]:
-        # Average before a crop shrinks a lot: bilinear sampling would pick single pixels.
-        images = tf.nn.avg_pool2d(images, 2, 2, "VALID")
-    images = crop(images, size, draws[:5], settings, seed)
-    images = recolour(images, draws[5:7], settings.brightness)
-    images = erase(images, draws[7:], settings.erase)
-    if settings.corruption:
-        images = corrupt(images, seed, settings.corruption)
+    centres = (np.arange(size) + 0.5) / size
+    return ((start[:, None] + length[:, None] * centres) * pixels - 0.5).astype(np.float32)
+
+
+def draw(
+    rng: np.random.Generator, count: int, size: int, pixels: int, settings: Settings
+) -> dict[str, np.ndarray]:
+    """Draw what `augment` does to each of `count` photos: all random numbers but the noise.
+
+    Args:
+        size: height and width in pixels at which the photos are sampled.
+        pixels: their height and width in the cache.
+        settings: how strong the augmentation is.
+    Returns:
+        rows, columns: float32 (count, size), see `positions`: a random crop, mirrored or not.
+        numbers: float32 (count, 10), see `CONTRAST` and the others.
+    """
+    uniform = iter(rng.random((16, count), np.float32))  # rows from 0 to 1
+    area = settings.crop_area + next(uniform) * (1 - settings.crop_area)
+    aspect = np.exp((2 * next(uniform) - 1) * settings.aspect)  # width over height
+    height = np.minimum(np.sqrt(area / aspect), 1)
+    width = np.minimum(np.sqrt(area * aspect), 1)
+    top, left = next(uniform) * (1 - height), next(uniform) * (1 - width)
+    mirrored = (next(uniform) < 0.5) & settings.mirror
+    columns = np.where(mirrored, left + width, left), np.where(mirrored, -width, width)
+    numbers = np.empty((count, 10), np.float32)
+    numbers[:, CONTRAST] = 1 + (2 * next(uniform) - 1) * settings.brightness
+    change = 127.5 * (2 * next(uniform) - 1) * settings.brightness
+    numbers[:, SHIFT] = change + 127.5 * (1 - numbers[:, CONTRAST])  # about the middle of 0-255
+    numbers[:, ANGLE] = (2 * next(uniform) - 1) * np.pi
+    numbers[:, ROW], numbers[:, COLUMN] = next(uniform), next(uniform)  # of the grey square
+    numbers[:, REACH] = next(uniform) * settings.erase / 2
+    numbers[:, GREY] = next(uniform) < 1 / 3
+    is_dark = next(uniform) < 1 / 3
+    numbers[:, DARK] = np.where(is_dark, np.exp(-1.4 * next(uniform)), 1)  # down to a quarter
+    numbers[:, NOISE] = 120 * np.maximum(next(uniform) - 2 / 3, 0)  # a third of them up to 40
+    small = size / 2 / 4 ** next(uniform)  # px: smaller by a factor of 2 to 8
+    numbers[:, SMALL] = np.maximum(small, min(12, size // 2))
+    rows = positions(top, height, size, pixels)
+    return {"rows": rows, "columns": positions(*columns, size, pixels), "numbers": numbers}
+
+
+# --- Sample and augment: the device does the rest -------------------------------------------------
+
+
+def sample(photos, rows, columns, dtype: str, contrast=1.0):
+    """Return photos sampled at rows and columns: for training, and, without more, for evaluation.
+
+    Sampling an axis is a product with a matrix, which processors and GPUs do faster than gathering.
+
+    Args:
+        photos: (batch, height, width, 3), 0-255, height and width alike.
+        rows, columns: float32 (batch, size), see `positions`.
+        dtype: of the products and of the result. Whole numbers up to 256 are exact in bfloat16.
+        contrast: what the result is multiplied by: 1, or (batch, 1, 1).
+    Returns:
+        (batch, rows, columns, 3), in 0-255 unless there is a `contrast`.
+    """
+    ops, pixels = keras.ops, keras.ops.shape(photos)[1]
+    images = ops.cast(photos, dtype)
+    for matrix in (sampling_matrix(rows, pixels), sampling_matrix(columns, pixels) * contrast):
+        # Each turn samples the first axis of the photos, then exchanges their two axes.
+        size, others = ops.shape(matrix)[1], ops.shape(images)[2]
+        flat = ops.reshape(images, (-1, pixels, others * 3))
+        flat = ops.matmul(ops.cast(matrix, dtype), flat)  # (batch, size, others * 3)
+        images = ops.transpose(ops.reshape(flat, (-1, size, others, 3)), (0, 2, 1, 3))
     return images
 
 
-def crop(
-    images: tf.Tensor, size: int, draws: tf.Tensor, settings: Settings, seed: tf.Tensor
-) -> tf.Tensor:
-    """Crop a random part of each photo; mirror half of them, and rotate some."""
-    draw_area, draw_aspect, draw_top, draw_left, draw_mirror = tf.unstack(draws, 5)
-    area = settings.crop_area + draw_area * (1 - settings.crop_area)
-    aspect = tf.exp((2 * draw_aspect - 1) * settings.aspect)  # width over height
-    height = tf.minimum(tf.sqrt(area / aspect), 1)
-    width = tf.minimum(tf.sqrt(area * aspect), 1)
-    top = draw_top * (1 - height)
-    left = draw_left * (1 - width)
-    right = left + width
-    mirrored = draw_mirror < 0.5
-    boxes = tf.stack(
-        [top, tf.where(mirrored, right, left), top + height, tf.where(mirrored, left, right)], 1
-    )
-    if settings.rotation:
-        return crop_and_turn(images, boxes, size, seed, settings.rotation)
-    return tf.image.crop_and_resize(images, boxes, tf.range(tf.shape(images)[0]), [size, size])
+def sampling_matrix(positions, pixels):
+    """Return (batch, size, pixels): how much a position takes of each pixel; the rows sum to 1.
 
-
-def crop_and_turn(
-    images: tf.Tensor, boxes: tf.Tensor, size: int, seed: tf.Tensor, fraction: float
-) -> tf.Tensor:
-    """Crop as `tf.image.crop_and_resize`, and rotate a `fraction` of the crops by any angle."""
-    draw_turned, draw_angle = tf.unstack(
-        tf.random.stateless_uniform((2, tf.shape(images)[0]), seed + [1, 0]), 2
-    )
-    side = tf.cast(tf.shape(images)[1:3], tf.float32) - 1
-    corner, opposite = boxes[:, :2] * side, boxes[:, 2:] * side  # (row, column)
-    centre, scale = (corner + opposite) / 2, (opposite - corner) / (size - 1)
-    angle = tf.where(draw_turned < fraction, (2 * draw_angle - 1) * np.pi, 0.0)
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    # Output pixel (x, y) is sampled from input position (a0 x + a1 y + a2, b0 x + b1 y + b2).
-    a0, a1 = scale[:, 1] * cos, -scale[:, 1] * sin
-    b0, b1 = scale[:, 0] * sin, scale[:, 0] * cos
-    a2 = centre[:, 1] - (a0 + a1) * (size - 1) / 2
-    b2 = centre[:, 0] - (b0 + b1) * (size - 1) / 2
-    zero = tf.zeros_like(a0)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([a0, a1, a2, b0, b1, b2, zero, zero], 1),
-        output_shape=[size, size],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="REFLECT",
-    )
-
-
-def recolour(images: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
-    """Change contrast and brightness by up to `strength`, as a fraction of the value range."""
-    draw_contrast, draw_shift = tf.unstack(2 * draws[:, :, None, None, None] - 1, 2)
-    contrast, shift = 1 + draw_contrast * strength, draw_shift * strength * 127.5
-    return tf.clip_by_value((images - 127.5) * contrast + 127.5 + shift, 0, 255)
-
-
-def erase(images: tf.Tensor, draws: tf.Tensor, largest: float) -> tf.Tensor:
-    """Make a square grey, with sides of up to `largest`, as a fraction of the photo's sides.
-
-    The network must not rely on one part of the animal (cutout, DeVries and Taylor 2017).
+    A triangle around the position, as wide as the step between positions, so that fine fur does not
+    turn into a pattern where a photo gets smaller; at least as wide as in bilinear interpolation.
     """
-    draw_side, draw_row, draw_column = tf.unstack(draws, 3)
-    reach = largest * draw_side / 2
-    size = images.shape[1]
-    position = (tf.range(size, dtype=tf.float32) + 0.5) / size
-    rows = tf.abs(position - draw_row[:, None]) < reach[:, None]
-    columns = tf.repeat(tf.abs(position - draw_column[:, None]) < reach[:, None], 3, axis=1)
+    ops = keras.ops
+    width = ops.maximum(ops.abs(positions[:, 1:2] - positions[:, :1]), 1.0)[:, :, None]
+    distance = ops.abs(positions[:, :, None] - ops.arange(pixels, dtype="float32"))
+    triangle = ops.maximum(0.0, 1.0 - distance / width)
+    return triangle / ops.maximum(ops.sum(triangle, axis=-1, keepdims=True), 1e-6)
+
+
+def augment(inputs: dict, settings: Settings, dtype: str, seed: keras.random.SeedGenerator):
+    """Return photos as training sees them: sampled, turned, recoloured, corrupted, erased.
+
+    The first photos of a batch are turned and the last ones corrupted. They come in random order,
+    and how many they are is fixed, as JAX needs it.
+
+    Args:
+        inputs: of `training_batches`.
+        dtype: of the result.
+        seed: of the noise.
+    Returns:
+        (batch, size, size, 3) in 0-255.
+    """
+    ops, photos, numbers = keras.ops, inputs["photos"], inputs["numbers"][:, :, None, None, None]
+    count = ops.shape(photos)[0]
+    turned = count * round(1000 * settings.rotation) // 1000
+    clean = count - count * round(1000 * settings.corruption) // 1000
+
+    def sampled(photos, part):
+        rows, columns = inputs["rows"][part], inputs["columns"][part]
+        return sample(photos, rows, columns, dtype, numbers[part, CONTRAST, :, :, 0])
+
+    images = sampled(photos[turned:], slice(turned, None))
+    if settings.rotation:
+        first = turn(photos[:turned], inputs["numbers"][:turned, ANGLE])
+        images = ops.concatenate([sampled(first, slice(turned)), images])
+    images = ops.clip(images + ops.cast(numbers[:, SHIFT], dtype), 0, 255)
+    if settings.corruption:
+        some = corrupt(images[clean:], ops.cast(numbers[clean:], dtype), seed)
+        images = ops.concatenate([images[:clean], some])
+    return erase(images, inputs["numbers"]) if settings.erase else images
+
+
+def turn(photos, angle):
+    """Turn photos by angles in radians, (batch,); what is missing in the corners is mirrored."""
+    ops, centre = keras.ops, (photos.shape[1] - 1) / 2
+    cos, sin, zero = ops.cos(angle), ops.sin(angle), ops.zeros_like(angle)
+    # Output pixel (x, y) is sampled at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the photo.
+    rows = [cos, -sin, centre * (1 - cos + sin), sin, cos, centre * (1 - sin - cos), zero, zero]
+    return ops.image.affine_transform(
+        ops.cast(photos, "float32"), ops.stack(rows, axis=1), "bilinear", "reflect"
+    )
+
+
+def corrupt(images, numbers, seed: keras.random.SeedGenerator):
+    """Make photos grey, dark, noisy, or several of these; half of them small and large again."""
+    ops, half = keras.ops, keras.ops.shape(images)[0] // 2
+    small = shrink(images[:half], numbers[:half, SMALL, :, 0, 0])
+    images = ops.concatenate([small, images[half:]])
+    grey = ops.mean(images, axis=-1, keepdims=True)
+    images = (images + numbers[:, GREY] * (grey - images)) * numbers[:, DARK]
+    noise = keras.random.normal(ops.shape(images), dtype=images.dtype, seed=seed)
+    return ops.clip(images + numbers[:, NOISE] * noise, 0, 255)
+
+
+def shrink(images, small):
+    """Make images `small` px high and wide, (batch, 1), at most half as large, and large again."""
+    ops, size = keras.ops, keras.ops.shape(images)[1]
+    small = ops.cast(small, "float32")
+    scale = ops.cast(size, "float32") / small
+    down = (ops.arange(size // 2, dtype="float32") + 0.5) * scale - 0.5
+    up = ops.clip((ops.arange(size, dtype="float32") + 0.5) / scale - 0.5, 0, small - 1)
+    return sample(sample(images, down, down, images.dtype), up, up, images.dtype)
+
+
+def erase(images, numbers):
+    """Make a square grey: the network must not rely on one part of the animal.
+
+    Method: cutout, DeVries and Taylor 2017.
+    """
+    ops, size = keras.ops, keras.ops.shape(images)[1]
+    row, column, reach = (numbers[:, i, None] for i in (ROW, COLUMN, REACH))
+    position = (ops.arange(size, dtype="float32") + 0.5) / ops.cast(size, "float32")
+    rows = ops.abs(position - row) < reach
+    columns = ops.repeat(ops.abs(position - column) < reach, 3, axis=1)
     # With three values per pixel side by side: a third of the time of a mask that broadcasts.
-    flat = tf.reshape(images, (-1, size, 3 * size))
-    return tf.reshape(
-        tf.where(rows[:, :, None] & columns[:, None, :], 127.5, flat), (-1, size, size, 3)
-    )
-
-
-def corrupt(images: tf.Tensor, seed: tf.Tensor, fraction: float) -> tf.Tensor:
-    """Make a `fraction` of the photos grey, dark, noisy or blurred, or several of these."""
-    batch, size = tf.shape(images)[0], images.shape[1]
-    count = tf.cast(tf.cast(batch, tf.float32) * fraction, tf.int32)
-    chosen = tf.argsort(tf.random.stateless_uniform([batch], seed + [2, 0]))[:count, None]
-    some = tf.gather_nd(images, chosen)
-    draw_grey, draw_dark, draw_noise, draw_darkness = tf.unstack(
-        tf.random.stateless_uniform((4, count, 1, 1, 1), seed + [3, 0]), 4
-    )
-    some = tf.where(draw_grey < 1 / 3, tf.reduce_mean(some, -1, keepdims=True), some)
-    dark = tf.abs(draw_dark - 0.5) < 1 / 6  # a third, down to a quarter of the brightness
-    some = tf.where(dark, some * tf.exp(-1.4 * draw_darkness), some)
-    sigma = 120 * tf.nn.relu(draw_noise - 2 / 3)  # a third, up to 40
-    some += sigma * tf.random.stateless_normal(tf.shape(some), seed + [4, 0])
-    some = tf.clip_by_value(some, 0, 255)
-    # Half of them small and large again, by a factor of 2 to 8.
-    factor = 2 * tf.exp(tf.random.stateless_uniform([], seed + [5, 0]) * np.log(4))
-    small = tf.maximum(12, tf.cast(size / factor, tf.int32))
-    shrunk = tf.image.resize(some[: count // 2], tf.stack([small, small]), antialias=True)
-    some = tf.concat([tf.image.resize(shrunk, [size, size]), some[count // 2 :]], 0)
-    some = tf.clip_by_value(some, 0, 255)  # resizing rounds
-    return tf.tensor_scatter_nd_update(images, chosen, some)
+    flat = ops.reshape(images, (-1, size, 3 * size))
+    flat = ops.where(rows[:, :, None] & columns[:, None, :], ops.cast(127.5, images.dtype), flat)
+    return ops.reshape(flat, (-1, size, size, 3))
 
 
 # --- What there is --------------------------------------------------------------------------------
@@ -514,10 +554,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Summarize the photos: number per class and split. No file is changed.",
         parents=[cli.data_arguments()],
     )
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path, help="new folder for a list of all photos (CSV)"
-    )
-    parser.add_argument("--suspects", nargs="+", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    # fmt: off
+    add("--augmented", metavar="FILE",
+        help="draw 24 training photos as the network sees them into a new PNG file")
+    add("--output", metavar="DIR", type=Path, help="new folder for a list of all photos (CSV)")
+    add("--suspects", nargs="+", help=argparse.SUPPRESS)
+    # fmt: on
     args = parser.parse_args(argv)
     if args.suspects:
         parser.error("argument --suspects: use evaluate.py --model RUN ... --suspects DIR")
@@ -526,8 +569,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     cli.check_output(args.output, args.data_dir)
     exclude, relabel = read_lists(args)
+    if args.augmented:
+        with cli.blame("--augmented"):
+            files.check_new(args.augmented, "file")
     size = RECIPES["full"].score_size
     dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel)
+    if args.augmented:
+        save_augmented(dataset, Path(args.augmented))
     text, rows = inspect.overview(dataset)
     print(text)
     if args.output:
@@ -535,6 +583,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             inspect.write(args.output, rows)
         cli.say(f"All of them:  {printable(args.output / 'photos.csv')}")
     return 0
+
+
+def save_augmented(dataset: Dataset, path: Path) -> None:
+    """Draw up to 24 training photos, six side by side, as the recipe `full` shows them."""
+    settings = dataclasses.replace(RECIPES["full"], batch_size=24, stages=(1.0,))
+    inputs, _ = training_batches(dataset, settings, epoch=0)[0]
+    images = augment(inputs, settings, "float32", keras.random.SeedGenerator(0))
+    images = keras.ops.convert_to_numpy(images).round().astype(np.uint8)
+    columns = min(6, len(images))
+    rows = len(images) // columns
+    sheet = np.concatenate([np.hstack(row) for row in np.split(images[: rows * columns], rows)])
+    with cli.blame("--augmented"), files.atomic_file(path) as temporary:
+        Image.fromarray(sheet).save(temporary, "PNG")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 import data
 import model
 from catdog import backend, cli
-from catdog.backend import keras, tf
+from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, quoted
@@ -37,7 +37,7 @@ from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
 if TYPE_CHECKING:
-    from catdog.training.average import WeightAverage
+    from catdog.training.average import AveragedNetwork
 
 LIKELY_CAUSES = """\
 Likely causes: a learning rate that is too high (--lr, here {lr:g}); a batch of very few photos
@@ -238,53 +238,47 @@ def train(
     Raises:
         UserError: the loss or the weights are no longer finite.
     """
-    from catdog.training.average import WeightAverage  # these two load Keras
-    from catdog.training.progress import Progress, estimate, history_row, resuming
+    from catdog.training.progress import Progress, estimate, history_row, resuming  # loads Keras
 
     keras.utils.set_random_seed(settings.seed)
     steps = len(dataset.splits["train"]) // settings.batch_size  # per epoch
     network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint(folder))
-    average = WeightAverage(network, steps)
     with cli.blame("--resume"):
-        history = run.restore_training(folder, network, average)
+        history = run.restore_training(folder, network)
     if history and devices.index() == 0:
         say(resuming(len(history), settings))
     callbacks = [
-        average,  # a callback that updates the average every few steps
         Progress(lambda per_step: say(estimate(per_step * steps, len(history), settings))),
-        keras.callbacks.TerminateOnNaN(raise_error=True),
         *callbacks,
     ]
-    validation = functools.cache(functools.partial(validation_batches, dataset, settings))
     one_label = []  # for each epoch, whether a single class was predicted
-    # One call of Keras's fit per epoch: the image size changes between epochs, and the averaged
-    # weights are validated after each.
+    # One call of Keras's fit per epoch, as the image size changes between epochs.
     for epoch in range(len(history), settings.epochs):
         started = time.perf_counter()
-        with finite.explained(epoch, steps, likely_causes(settings)):
-            logs = network.fit(
-                data.training_batches(dataset, settings, epoch),
-                initial_epoch=epoch,
-                epochs=epoch + 1,
-                steps_per_epoch=steps,
-                class_weight=dataset.class_weights() if settings.class_weight else None,
-                callbacks=callbacks,
-                shuffle=False,  # the batches are shuffled, and Keras would warn
-                verbose=0,
-            ).history
-        scores = average.evaluate(validation(settings.image_sizes()[epoch]))
+        logs = network.fit(
+            data.training_batches(dataset, settings, epoch),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            class_weight=dataset.class_weights() if settings.class_weight else None,
+            callbacks=callbacks,
+            shuffle=False,  # the batches are shuffled
+            verbose=0,
+        ).history
+        scores = network.evaluate(
+            validation_batches(dataset, settings, epoch), verbose=0, return_dict=True
+        )
         history.append(history_row(epoch, logs, scores, network, settings, started))
-        save_checkpoint(folder, network, average, history, settings)
+        save_checkpoint(folder, network, history, settings)
         report_epoch(history[-1], scores, settings, one_label)
-    return averaged_network(average, settings, len(dataset.classes)), history
+    return averaged_network(network, settings, len(dataset.classes)), history
 
 
 def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:
-    """Build and compile a network.
+    """Build and compile a network and its average, which take photos as the stream yields them.
 
     If `fresh` (no checkpoint), copy the weights of `settings.init` into it.
     """
-    from catdog.training import normalization, optimizer
+    from catdog.training import average, normalization, optimizer
 
     keras.config.set_dtype_policy(settings.precision)
     try:
@@ -296,38 +290,44 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
     finally:
         keras.config.set_dtype_policy("float32")
     devices.synchronize(network)
+    dtype = keras.dtype_policies.get(settings.precision).compute_dtype
+    network = average.AveragedNetwork(
+        network,
+        sample=functools.partial(data.sample, dtype=dtype),
+        augment=functools.partial(data.augment, settings=settings, dtype=dtype),
+        steps_per_epoch=steps,
+    )
     optimizer.compile(network, settings, len(classes), steps)
     return network
 
 
-def averaged_network(average: WeightAverage, settings: Settings, classes: int) -> keras.Model:
+def averaged_network(trained: AveragedNetwork, settings: Settings, classes: int) -> keras.Model:
     """Return a network of standard float32 layers, which training may not have used."""
     network = model.from_settings(settings, classes)
-    network.set_weights(average.weights)
+    network.set_weights(trained.averaged_weights())
     return network
 
 
-def validation_batches(dataset: data.Dataset, settings: Settings, size: int) -> tf.data.Dataset:
-    """Stream the validation photos at the size that suits training at `size`.
+def validation_batches(
+    dataset: data.Dataset, settings: Settings, epoch: int
+) -> keras.utils.PyDataset:
+    """Return the validation photos at the size that suits the images of an epoch.
 
     A network that has only seen small images does badly on large ones.
     """
-    members, size = dataset.splits["validation"], settings.score_size_after(size)
+    size = settings.score_size_after(settings.image_sizes()[epoch])
+    members = dataset.splits["validation"]
     return data.evaluation_batches(dataset, members, settings.batch_size, size)
 
 
 def save_checkpoint(
-    folder: Path,
-    network: keras.Model,
-    average: WeightAverage,
-    history: list[dict],
-    settings: Settings,
+    folder: Path, network: AveragedNetwork, history: list[dict], settings: Settings
 ) -> None:
     """Write all that a resumed run needs; raise UserError if it is not finite."""
-    arrays = run.training_arrays(network, average)
-    finite.check(arrays, len(history), likely_causes(settings))
+    arrays = run.training_arrays(network)
+    finite.check(history[-1]["loss"], arrays, len(history), likely_causes(settings))
     if devices.index() == 0:
-        run.write_checkpoint(folder, {"updates": average.updates, "history": history}, arrays)
+        run.write_checkpoint(folder, history, arrays)
         run.write_history(folder, history)
 
 
@@ -451,11 +451,16 @@ def within_minutes(
     minutes: float, settings: Settings, dataset: data.Dataset, started: float
 ) -> Settings:
     """Return the settings of the best run that ends the given number of minutes after `started`."""
-    from catdog.training import budget  # which loads Keras
+    from catdog.training import budget
 
     say("Measuring how fast this machine trains")
-    classes = len(dataset.classes)
-    rate = budget.measure(lambda: model.from_settings(settings, classes), settings, classes)
+    network = build(settings, dataset.classes, steps=1000, fresh=True)
+
+    def step(size):
+        sized = dataclasses.replace(settings, image_size=size, stages=(1.0,))
+        network.train_on_batch(*data.training_batches(dataset, sized, epoch=0)[0])
+
+    rate = budget.measure(step)
     seconds = 60 * minutes - (time.perf_counter() - started)
     return budget.choose(settings, rate, dataset.split_sizes(), seconds)
 

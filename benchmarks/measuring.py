@@ -28,6 +28,7 @@ from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import drawings, index
+from catdog.training.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -145,6 +146,14 @@ def repeated(dataset: data.Dataset, count: int) -> data.Dataset:
 
 
 # --- Time and memory ------------------------------------------------------------------------------
+
+
+def random_batch(size: int, count: int, settings: Settings) -> tuple[dict, np.ndarray]:
+    """Return inputs and targets of a training step at an image size, of random photos."""
+    rng = np.random.default_rng(0)
+    photos = rng.integers(0, 256, (count, 200, 200, 3), np.uint8)
+    inputs = {"photos": photos, **data.draw(rng, count, size, 200, settings)}
+    return inputs, data.targets_of(rng.integers(0, 2, count), 2)
 
 
 def timed(function: Callable) -> tuple[float, object]:

@@ -63,13 +63,13 @@ def first_passes(found: index.Found, seconds: float, turns: int) -> dict[str, li
 
 
 def photos_per_second(batches: Iterable[tuple]) -> float:
-    """Return the rate of an iterable of (images, targets) after its first batch."""
+    """Return the rate of an iterable of (inputs, targets) after its first batch."""
     batches = iter(batches)
     next(batches)
     started = time.perf_counter()
     photos = 0
-    for images, *_ in batches:
-        photos += len(images)
+    for _, targets in batches:
+        photos += len(targets)
         if time.perf_counter() - started > PASS_SECONDS:
             break
     return photos / (time.perf_counter() - started)

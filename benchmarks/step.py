@@ -102,7 +102,7 @@ def make_step(
     adamw: bool = False,
     fused: bool = True,
 ) -> Callable[[], object]:
-    """Return a function that takes one training step on random images.
+    """Return a function that takes one training step on random photos, with their augmentation.
 
     Args:
         size: height and width of the images in pixels.
@@ -122,10 +122,8 @@ def make_step(
         network.compile(keras.optimizers.AdamW(), network.loss)
     if xla:
         network.jit_compile = True
-    rng = np.random.default_rng(0)
-    images = keras.ops.convert_to_tensor(rng.uniform(0, 255, (batch, size, size, 3)), "float32")
-    targets = keras.ops.convert_to_tensor(rng.integers(0, 2, (batch, 1)), "float32")
-    return lambda: network.train_on_batch(images, targets)
+    inputs, targets = measuring.random_batch(size, batch, settings)
+    return lambda: network.train_on_batch(inputs, targets)
 
 
 def variants(size: int) -> dict[str, Callable[[], float]]:

@@ -84,7 +84,7 @@ def versions() -> dict[str, str]:
     """Return the versions of this program, of Python and of the packages that training uses."""
     backend = keras.backend.backend()
     # Asked of the modules, as the package of TensorFlow has several names, such as tensorflow-cpu.
-    names = dict.fromkeys(("keras", "tensorflow", "numpy", backend))
+    names = dict.fromkeys(("keras", "numpy", backend))
     return {
         "catdog": catdog.__version__,
         "python": platform.python_version(),

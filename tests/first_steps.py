@@ -36,9 +36,11 @@ def losses(photos_dir, cache_dir, weights, steps=4):
     except FileNotFoundError:
         np.savez(weights, *network.get_weights())
     found = []
-    for images, targets in data.training_batches(dataset, SETTINGS, 0).take(steps):
+    batches = data.training_batches(dataset, SETTINGS, 0)
+    for inputs, targets in (batches[step] for step in range(steps)):
         network.reset_metrics()
-        scores = network.train_on_batch(images.numpy(), targets.numpy(), return_dict=True)
+        images = data.augment(inputs, SETTINGS, "float32", keras.random.SeedGenerator(0))
+        scores = network.train_on_batch(images, targets, return_dict=True)
         found.append(float(scores["loss"]))
     return found
 

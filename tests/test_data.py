@@ -1,7 +1,6 @@
 """The data set: load, split, stream, augment."""
 
-import itertools
-
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +9,7 @@ from PIL import Image
 import data
 from catdog.errors import UserError
 from catdog.photos import index, labels
+from catdog.training import devices
 from catdog.training.settings import Settings
 from conftest import draw_photos
 from photo_files import cats_and_dogs, fill, save
@@ -93,109 +93,167 @@ def test_splits_are_disjoint_and_cover_every_photo(folder):
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=64, seed=1)
 
 
-def test_an_epoch_shows_every_training_photo_once_in_an_order_of_its_own(folder, monkeypatch):
+def test_an_epoch_shows_every_training_photo_once_in_an_order_of_its_own(folder):
     dataset = data.load(folder, 80, folder / "cache")
+    steps = len(dataset.splits["train"]) // 16
+    key = {dataset.images[i].tobytes(): i for i in dataset.splits["train"]}
     seen = []
-    monkeypatch.setattr(data, "augment", lambda images, *_: images)
-    members = dataset.splits["train"]
-    steps = len(members) // 16
-    key = {dataset.images[i].tobytes(): i for i in members}
-    for epoch in range(3):
-        part = list(data.training_batches(dataset, SETTINGS, epoch).as_numpy_iterator())
-        assert len(part) == steps
-        seen.append([key[image.tobytes()] for images, _ in part for image in images])
+    for batches in epochs(dataset, SETTINGS):
+        assert len(batches) == steps
+        seen.append([key[photo.tobytes()] for inputs, _ in batches for photo in inputs["photos"]])
         assert len(set(seen[-1])) == 16 * steps
-        for images, targets in part:
-            indices = [key[image.tobytes()] for image in images]
-            np.testing.assert_array_equal(targets[:, 0], dataset.labels[indices])
+        targets = np.concatenate([targets[:, 0] for _, targets in batches])
+        np.testing.assert_array_equal(targets, dataset.labels[seen[-1]])
     assert seen[0] != seen[1]
 
 
 def epochs(dataset, settings):
     """The batches of all epochs, a list per epoch."""
     return [
-        list(data.training_batches(dataset, settings, epoch).as_numpy_iterator())
-        for epoch in range(settings.epochs)
+        list(data.training_batches(dataset, settings, epoch)) for epoch in range(settings.epochs)
     ]
 
 
-def test_training_batches_depend_on_seed_and_epoch_alone(folder):
+def test_training_batches_depend_on_seed_epoch_and_step_alone(folder):
     dataset = data.load(folder, 80, folder / "cache")
-    first, second = epochs(dataset, SETTINGS), epochs(dataset, SETTINGS)
-    for batches, again in zip(first, second, strict=True):
+    for batches, again in zip(epochs(dataset, SETTINGS), epochs(dataset, SETTINGS), strict=True):
         for (a, b), (c, d) in zip(batches, again, strict=True):
-            np.testing.assert_array_equal(a, c)
+            np.testing.assert_equal(a, c)
             np.testing.assert_array_equal(b, d)
     other = Settings(epochs=3, batch_size=16, image_size=64, seed=2)
-    batch = next(data.training_batches(dataset, other, 0).as_numpy_iterator())
-    assert not np.array_equal(batch[0], first[0][0][0])
+    drawn = [
+        data.training_batches(dataset, each, 0)[i][0] for each in (SETTINGS, other) for i in (0, 1)
+    ]
+    assert len({inputs["rows"].tobytes() for inputs in drawn}) == 4
+
+
+def test_each_process_reads_its_share_of_the_same_batches(folder, monkeypatch):
+    dataset = data.load(folder, 80, folder / "cache")
+    whole, targets = data.training_batches(dataset, SETTINGS, 0)[1]
+    monkeypatch.setattr(devices, "processes", lambda: 2)
+    monkeypatch.setattr(devices, "index", lambda: 1)
+    part, its_targets = data.training_batches(dataset, SETTINGS, 0)[1]
+    np.testing.assert_equal(part, {name: array[8:] for name, array in whole.items()})
+    np.testing.assert_array_equal(its_targets, targets[8:])
+
+
+def augmented(inputs, settings):
+    """Images as a training step computes them."""
+    keras.utils.set_random_seed(0)
+    return np.array(data.augment(inputs, settings, "float32", keras.random.SeedGenerator(0)))
+
+
+def drawn(settings, photos, size, seed=0):
+    """The inputs of a batch of photos."""
+    rng = np.random.default_rng(seed)
+    return {"photos": photos} | data.draw(rng, len(photos), size, photos.shape[1], settings)
+
+
+PHOTOS = np.random.default_rng(0).integers(0, 256, (64, 40, 40, 3), np.uint8)
+STILL = {"crop_area": 1.0, "brightness": 0.0, "aspect": 0.0, "erase": 0.0}
 
 
 def test_training_images_have_the_size_of_their_epoch_and_stay_in_range(folder):
     dataset = data.load(folder, 80, folder / "cache")
     settings = Settings(epochs=3, batch_size=16, image_size=64, rotation=0.5, corruption=0.5)
-    batches = epochs(dataset, settings)
-    shapes = [of_epoch[0][0].shape[1:] for of_epoch in batches]
-    assert shapes == [(48, 48, 3), (48, 48, 3), (64, 64, 3)]
-    for images, targets in itertools.chain(*batches):
-        assert images.dtype == np.float32 and targets.shape == (16, 1)
-        assert images.min() >= 0 and images.max() <= 255
+    for batches, size in zip(epochs(dataset, settings), (48, 48, 64), strict=True):
+        for inputs, targets in batches:
+            images = augmented(inputs, settings)
+            assert images.shape == (16, size, size, 3) and targets.shape == (16, 1)
+            assert images.min() >= 0 and images.max() <= 255
 
 
-def test_augmentation_without_crop_and_brightness_is_the_photo_or_its_mirror_image():
-    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
-    settings = Settings(crop_area=1.0, brightness=0.0, aspect=0.0, erase=0.0)
-    out = data.augment(tf.constant(images), 32, tf.constant([0, 1], tf.int64), settings).numpy()
-    same = np.array([np.allclose(a, b, atol=0.1) for a, b in zip(out, images, strict=True)])
-    mirrored = np.array(
-        [np.allclose(a, b[:, ::-1], atol=0.1) for a, b in zip(out, images, strict=True)]
-    )
+def test_without_crop_and_colours_a_photo_stays_or_is_mirrored():
+    out = augmented(drawn(Settings(**STILL), PHOTOS, 40), Settings(**STILL))
+    same = np.array([np.allclose(a, b, atol=0.1) for a, b in zip(out, PHOTOS, strict=True)])
+    mirrored = [np.allclose(a, b[:, ::-1], atol=0.1) for a, b in zip(out, PHOTOS, strict=True)]
     assert (same | mirrored).all() and 16 < same.sum() < 48
+    settings = Settings(**STILL, mirror=False)
+    np.testing.assert_allclose(augmented(drawn(settings, PHOTOS, 40), settings), PHOTOS, atol=0.1)
 
 
-def test_without_rotation_a_turning_crop_is_the_plain_one():
-    images = np.random.default_rng(0).integers(0, 256, (32, 40, 40, 3), np.uint8)
-    seed = tf.constant([0, 1], tf.int64)
-    plain, turned, none = (
-        data.augment(tf.constant(images), 32, seed, Settings(rotation=share)).numpy()
-        for share in (0.0, 1.0, 1e-9)
-    )
-    np.testing.assert_allclose(none, plain, atol=0.05)
-    assert np.abs(turned - plain).mean() > 5
+@pytest.mark.parametrize("size", [20, 25, 40, 64])
+def test_sampling_a_whole_photo_is_resizing_it_without_aliasing(size):
+    whole = data.positions(np.zeros(8), np.ones(8), size, 40)
+    images = data.sample(PHOTOS[:8], whole, whole, "float32")
+    expected = tf.image.resize(PHOTOS[:8], (size, size), antialias=True)
+    np.testing.assert_allclose(images, expected, atol=1e-2)
 
 
-def test_corruption_changes_the_share_of_the_photos_that_is_asked_for():
-    images = np.random.default_rng(0).integers(0, 256, (64, 40, 40, 3), np.uint8)
-    seed = tf.constant([0, 1], tf.int64)
-    plain, corrupted = (
-        data.augment(tf.constant(images), 32, seed, Settings(corruption=share)).numpy()
-        for share in (0.0, 0.5)
-    )
-    changed = np.abs(plain - corrupted).max((1, 2, 3)) > 1
-    assert 16 < changed.sum() <= 32
+def test_whole_numbers_are_exact_in_bfloat16():
+    whole = data.positions(np.zeros(8), np.ones(8), 40, 40)
+    images = data.sample(PHOTOS[:8], whole, whole, "bfloat16")
+    np.testing.assert_array_equal(np.array(images, "float32"), PHOTOS[:8])
+
+
+def test_a_crop_is_the_part_of_the_photo_that_was_drawn():
+    rows = data.positions(np.array([0.25]), np.array([0.5]), 20, 40)
+    columns = data.positions(np.array([0.75]), np.array([-0.5]), 20, 40)
+    image = data.sample(PHOTOS[:1], rows, columns, "float32")
+    np.testing.assert_allclose(image[0], PHOTOS[0, 10:30, 10:30][:, ::-1], atol=1e-2)
+
+
+def test_the_asked_share_of_the_photos_is_turned_and_corrupted():
+    inputs = drawn(Settings(**STILL), PHOTOS, 40)
+    plain = augmented(inputs, Settings(**STILL))
+    for name, share in (("rotation", 0.25), ("corruption", 0.5)):
+        settings = Settings(**STILL, **{name: share})
+        changed = np.abs(augmented(inputs, settings) - plain).max((1, 2, 3)) > 1
+        places = slice(0, 16) if name == "rotation" else slice(32, 64)
+        assert changed.sum() == changed[places].sum() > 0.6 * 64 * share
+
+
+def test_a_turn_is_about_the_middle_of_the_photo():
+    turned = data.turn(PHOTOS[:2], keras.ops.convert_to_tensor([np.pi / 2, 0], "float32"))
+    np.testing.assert_allclose(turned[1], PHOTOS[1], atol=0.1)
+    np.testing.assert_allclose(turned[0], np.rot90(PHOTOS[0], 1), atol=0.1)
+
+
+def test_erasing_makes_a_square_grey():
+    numbers = np.zeros((2, 10), np.float32)
+    numbers[1, [data.ROW, data.COLUMN, data.REACH]] = 0.25, 0.5, 0.1
+    images = np.zeros((2, 40, 40, 3), np.float32)
+    erased = np.array(data.erase(images, numbers))
+    assert (erased[0] == 0).all()
+    grey = (erased[1] == 127.5).all(-1)
+    assert grey.sum() == 64 and grey[6:14, 16:24].all()
+
+
+def test_small_and_large_again_is_what_resizing_twice_gives():
+    images = tf.image.resize(PHOTOS[:4], (48, 48))
+    again = data.shrink(images, np.full((4, 1), 12, np.float32))
+    small = tf.image.resize(images, (12, 12), antialias=True)
+    np.testing.assert_allclose(again, tf.image.resize(small, (48, 48)), atol=1e-2)
 
 
 @pytest.mark.parametrize("size", [7, 64, 500])
 def test_evaluation_batches_hold_every_photo_once_and_are_of_one_size(folder, size):
     dataset = data.load(folder, 8, folder / "cache")
     members = dataset.members_of("all")
-    batches = list(data.evaluation_batches(dataset, members, size).as_numpy_iterator())
-    assert all(len(images) == len(weights) == size for images, _, weights in batches)
-    images, targets, weights = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    scored = weights > 0
-    np.testing.assert_array_equal(images[scored], dataset.images[members])
-    np.testing.assert_array_equal(targets[scored, 0], dataset.labels[members])
-    assert weights.mean() == pytest.approx(1) and len(set(weights[scored])) == 1
-    np.testing.assert_array_equal(
-        np.concatenate(list(dataset.batches(members, size))), images[scored]
-    )
+    batches = list(data.evaluation_batches(dataset, members, size, 8))
+    assert all(len(inputs["photos"]) == len(weights) == size for inputs, _, weights in batches)
+    inputs, targets, weights = zip(*batches, strict=True)
+    scored = np.concatenate(weights) == 1
+    photos = np.concatenate([each["photos"] for each in inputs])[scored]
+    np.testing.assert_array_equal(photos, dataset.images[members])
+    np.testing.assert_array_equal(np.concatenate(targets)[scored, 0], dataset.labels[members])
+    np.testing.assert_array_equal(np.concatenate(list(dataset.batches(members, size))), photos)
 
 
 def test_three_classes_stream_one_hot_targets(tmp_path):
     fill(tmp_path, "ant", "bee", "fly", photos=40)
     dataset = data.load(tmp_path, 40, tmp_path / "cache")
-    _, targets = next(data.training_batches(dataset, SETTINGS, 0).as_numpy_iterator())
+    _, targets = data.training_batches(dataset, SETTINGS, 0)[0]
     assert targets.shape == (16, 3) and (targets.sum(1) == 1).all()
+
+
+def test_data_py_draws_photos_as_training_sees_them(folder, tmp_path, capsys):
+    arguments = ["--data-dir", str(folder), "--cache-dir", str(tmp_path / "cache")]
+    assert data.main([*arguments, "--augmented", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (6 * 160, 4 * 160)
+    with pytest.raises(UserError, match="--augmented"):
+        data.main([*arguments, "--augmented", str(tmp_path / "a.png")])
 
 
 # --- Photos that are left out ---------------------------------------------------------------------

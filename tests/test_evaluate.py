@@ -205,7 +205,7 @@ def test_what_a_killed_process_left_is_removed_when_the_report_is_made_again(
 def test_an_unfinished_run_is_named_with_how_to_go_on(folder, tmp_path):
     config = {"settings": {"arch": "plain"}, "classes": ["cat", "dog"], "score_size": 40}
     runs.create(tmp_path / "run", config)
-    runs.write_checkpoint(tmp_path / "run", {"updates": 1, "history": [{"epoch": 1}]}, [])
+    runs.write_checkpoint(tmp_path / "run", [{"epoch": 1}], [])
     for script in ("evaluate.py", "predict.py"):
         process = run_script(script, "--model", tmp_path / "run", *["x"][: script[0] == "p"])
         assert process.returncode == 2 and len(process.stderr.splitlines()) == 1

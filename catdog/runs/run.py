@@ -269,19 +269,15 @@ def write_history(run: Path, rows: Sequence[dict]) -> None:
         writer.writerows(rows)
 
 
-def write_checkpoint(run: Path, state: dict, arrays: Sequence[np.ndarray]) -> None:
-    """Write a checkpoint.
-
-    Args:
-        state: `updates`, how often the weights were averaged, and `history`, one row per epoch.
-    """
+def write_checkpoint(run: Path, history: list[dict], arrays: Sequence[np.ndarray]) -> None:
+    """Write a checkpoint: one row of `history` per epoch, and the arrays of `training_arrays`."""
     named = {f"array{i}": array for i, array in enumerate(arrays)}
     with files.atomic_file(Path(run) / "checkpoint.npz") as temporary:
-        np.savez(temporary, state=np.array(json.dumps(state)), **named)
+        np.savez(temporary, history=np.array(json.dumps(history)), **named)
 
 
-def read_checkpoint(run: Path) -> tuple[dict, list[np.ndarray]] | None:
-    """Return (state, arrays) as they were written, or None; raise UserError for damage."""
+def read_checkpoint(run: Path) -> tuple[list[dict], list[np.ndarray]] | None:
+    """Return (history, arrays) as they were written, or None; raise UserError for damage."""
     path = Path(run) / "checkpoint.npz"
     try:
         files.check_regular(path)
@@ -289,9 +285,9 @@ def read_checkpoint(run: Path) -> tuple[dict, list[np.ndarray]] | None:
             if any(entry.compress_size != entry.file_size for entry in archive.infolist()):
                 raise ValueError  # it may unpack to far more than its size
         with np.load(path, allow_pickle=False) as file:
-            state = json.loads(str(file["state"]))
+            history = json.loads(str(file["history"]))
             arrays = [file[f"array{i}"] for i in range(len(file.files) - 1)]
-        if not _is_state(state) or any(array.dtype.kind not in "biuf" for array in arrays):
+        if not _is_history(history) or any(array.dtype.kind not in "biuf" for array in arrays):
             raise ValueError
     except FileNotFoundError:
         return None
@@ -301,17 +297,13 @@ def read_checkpoint(run: Path) -> tuple[dict, list[np.ndarray]] | None:
             f"cannot read {printable(path)}: {reason}; without that file the run starts from its "
             "first epoch"
         ) from None
-    return state, arrays
+    return history, arrays
 
 
-def _is_state(state) -> bool:
-    """Return whether a state is one of `train.py`: rows of numbers with the same keys."""
-    if not isinstance(state, dict) or not isinstance(state.get("history"), list):
-        return False
-    rows = state["history"]
+def _is_history(rows) -> bool:
+    """Return whether these are rows of `history.csv`: rows of numbers with the same keys."""
     return (
-        type(state.get("updates")) is int
-        and state["updates"] >= 0
+        isinstance(rows, list)
         and all(isinstance(row, dict) and row and row.keys() == rows[0].keys() for row in rows)
         and all(type(value) in (int, float) for row in rows for value in row.values())
     )
@@ -327,32 +319,31 @@ def check_arrays(arrays: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]
         raise UserError("expected finite numbers in checkpoint.npz, got nan or inf")
 
 
-def training_arrays(network: keras.Model, average) -> list[np.ndarray]:
-    """Return the arrays of a checkpoint: of a compiled network, its optimizer and the average."""
-    variables = [*network.variables, *network.optimizer.variables]
-    return [*(np.asarray(keras.ops.convert_to_numpy(each)) for each in variables), *average.weights]
+def training_variables(network: keras.Model) -> list:
+    """Return all that training changes: of the network, its average and its optimizer."""
+    return [*network.variables, *network.optimizer.variables]
 
 
-def restore_training(run: Path, network: keras.Model, average) -> list[dict]:
+def training_arrays(network: keras.Model) -> list[np.ndarray]:
+    """Return the arrays of a checkpoint of a compiled `training.average.AveragedNetwork`."""
+    return [np.asarray(keras.ops.convert_to_numpy(each)) for each in training_variables(network)]
+
+
+def restore_training(run: Path, network: keras.Model) -> list[dict]:
     """Restore the checkpoint if there is one; raise UserError if it is of another network.
 
-    Args:
-        network: compiled; its weights and the state of its optimizer are set.
-        average: a `training.average.WeightAverage`; its weights and its number of updates are set.
     Returns:
         The rows of its history, or an empty list.
     """
     checkpoint = read_checkpoint(run)
     if checkpoint is None:
         return []
-    state, arrays = checkpoint
-    variables = [*network.variables, *network.optimizer.variables]
-    check_arrays(arrays, [tuple(each.shape) for each in [*variables, *average.weights]])
-    for variable, array in zip(variables, arrays, strict=False):
+    history, arrays = checkpoint
+    variables = training_variables(network)
+    check_arrays(arrays, [tuple(each.shape) for each in variables])
+    for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
-    average.weights = [np.array(array) for array in arrays[len(variables) :]]
-    average.updates = state["updates"]
-    return state["history"]
+    return history
 
 
 # --- The trained network --------------------------------------------------------------------------

@@ -1,44 +1,75 @@
-"""The running average of a network's weights, which is validated and kept."""
+"""Two networks in one model: the one that is trained, and the average of it, which is kept."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from catdog.backend import keras
 
 
-class WeightAverage(keras.callbacks.Callback):
-    """Keeps an exponential moving average of all weights.
+class AveragedNetwork(keras.Model):
+    """Trains a network and keeps the running average of its weights.
 
-    Keras's own `use_ema` averages the trainable weights alone; the batch-norm statistics that
-    belong to them have to be averaged too. The average reaches back about one epoch, and its
-    decay warms up as in TensorFlow's `ExponentialMovingAverage(num_updates)`, so that it serves
-    short runs too.
+    In training, the network sees augmented photos, and the average moves towards its weights.
+    Otherwise the network runs with the averaged weights, on photos as they are. So Keras's `fit`
+    trains the network, and its `evaluate` scores the average.
 
-    Attributes:
-        weights: the average, a list of arrays as `network.get_weights()`.
-        updates: how often it was updated.
+    Keras's own `use_ema` overwrites the weights with their average at the end of every `fit`, and
+    leaves out the statistics of batch normalization, which have to be averaged too.
+
+    Args:
+        network: a functional `keras.Model` from images to logits.
+        sample: `data.sample`, with its dtype.
+        augment: `data.augment`, with its settings and dtype.
+        steps_per_epoch: the average reaches back about one epoch. At first it reaches back a tenth
+            of the steps so far, as TensorFlow's `ExponentialMovingAverage(num_updates)` does, so
+            that it serves short runs too.
     """
 
-    EVERY = 4  # steps between updates
+    def __init__(
+        self, network: keras.Model, sample: Callable, augment: Callable, steps_per_epoch: int
+    ):
+        super().__init__(name=network.name)
+        self.network, self.sample, self.augment = network, sample, augment
+        self.decay = 1 - 1 / max(steps_per_epoch, 2)
+        self.noise = keras.random.SeedGenerator(0)
+        self.updates = self._weight((), "updates", "zeros")
+        self.average = [self._weight(w.shape, w.name, "zeros") for w in network.weights]
+        self.start_average()
 
-    def __init__(self, network: keras.Model, steps_per_epoch: int):
-        super().__init__()
-        self.set_model(network)
-        self.every = max(1, min(self.EVERY, steps_per_epoch // 4))
-        self.decay = 1 - self.every / max(steps_per_epoch, 2 * self.every)
-        self.updates = 0
-        self.weights = network.get_weights()
+    def _weight(self, shape, name, initializer):
+        return self.add_weight(
+            shape, initializer, "float32", trainable=False, name=name, aggregation="mean"
+        )
 
-    def on_train_batch_end(self, batch, logs=None):
-        if (batch + 1) % self.every == 0:
-            decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-            for average, weight in zip(self.weights, self.model.get_weights(), strict=True):
-                average += (1 - decay) * (weight - average)
-            self.updates += 1
+    def start_average(self) -> None:
+        """Set the average to the weights of the network."""
+        for average, weight in zip(self.average, self.network.weights, strict=True):
+            average.assign(keras.ops.copy(weight))  # JAX gives both back to the device
 
-    def evaluate(self, batches) -> dict[str, float]:
-        """Return what Keras's `evaluate` says of the averaged weights on a `tf.data.Dataset`."""
-        raw = self.model.get_weights()
-        self.model.set_weights(self.weights)
-        scores = self.model.evaluate(batches, steps=len(batches), verbose=0, return_dict=True)
-        self.model.set_weights(raw)
-        return scores
+    def averaged_weights(self) -> list:
+        """Return the average, as `network.get_weights()` returns the weights."""
+        return [keras.ops.convert_to_numpy(average) for average in self.average]
+
+    def call(self, inputs, training=False):
+        if not training:
+            return self._call_averaged(
+                self.sample(inputs["photos"], inputs["rows"], inputs["columns"])
+            )
+        decay = keras.ops.minimum(self.decay, (1 + self.updates) / (10 + self.updates))
+        for average, weight in zip(self.average, self.network.weights, strict=True):
+            average.assign(average + (1 - decay) * (weight - average))
+        self.updates.assign(self.updates + 1)
+        return self.network(self.augment(inputs, seed=self.noise), training=True)
+
+    def _call_averaged(self, images):
+        average = {id(w): a for w, a in zip(self.network.weights, self.average, strict=True)}
+        trained, others = (
+            [average.get(id(variable), variable).value for variable in variables]
+            for variables in (
+                self.network.trainable_variables,
+                self.network.non_trainable_variables,
+            )
+        )
+        logits, _ = self.network.stateless_call(trained, others, images, training=False)
+        return logits

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from catdog.backend import keras
-from catdog.training import normalization, optimizer
 from catdog.training.recipe import MILD, THREE_STAGES
 from catdog.training.settings import Settings
 
@@ -27,34 +25,26 @@ FIRST_STEPS = 8
 SPARE = 0.8
 
 
-def measure(build: Callable[[], keras.Model], settings: Settings, classes: int) -> np.ndarray:
+def measure(step: Callable[[int], None]) -> np.ndarray:
     """Return how fast this machine trains, with whatever else it is doing now.
 
     Args:
-        build: returns a network with fresh weights.
+        step: takes one training step at the given image size in pixels.
     Returns:
-        (first, a, b): the first training step takes about `first` seconds, as it is compiled, and
-        each of the others at `px` pixels about a + b * px**2.
+        (first, a, b): the first step takes about `first` seconds, as it is compiled, and each of
+        the others at `px` pixels about a + b * px**2.
     """
-    keras.config.set_dtype_policy(settings.precision)
-    try:
-        network = normalization.fuse(build())
-    finally:
-        keras.config.set_dtype_policy("float32")
-    optimizer.compile(network, settings, classes, steps_per_epoch=1000)
-    targets = np.zeros((settings.batch_size, *network.output_shape[1:]), np.float32)
 
-    def step(size):
-        images = np.zeros((settings.batch_size, size, size, 3), np.float32)
+    def seconds(size):
         started = time.perf_counter()
-        network.train_on_batch(images, targets)
+        step(size)
         return time.perf_counter() - started
 
-    first = np.mean([step(size) for size in MEASURED_SIZES])
-    seconds = []  # a row per turn: the sizes alternate, so that other programs slow both alike
-    while len(seconds) < LEAST_STEPS or np.sum(seconds) < LEAST_SECONDS:
-        seconds.append([step(size) for size in MEASURED_SIZES])
-    b, a = np.polyfit(np.square(MEASURED_SIZES), np.mean(seconds, axis=0), 1)
+    first = np.mean([seconds(size) for size in MEASURED_SIZES])
+    turns = []  # the sizes alternate, so that other programs slow both alike
+    while len(turns) < LEAST_STEPS or np.sum(turns) < LEAST_SECONDS:
+        turns.append([seconds(size) for size in MEASURED_SIZES])
+    b, a = np.polyfit(np.square(MEASURED_SIZES), np.mean(turns, axis=0), 1)
     return np.array([first, max(a, 0), max(b, 1e-9)])
 
 

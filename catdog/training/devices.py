@@ -119,6 +119,12 @@ def index() -> int:
     return sys.modules["jax"].process_index() if processes() > 1 else 0
 
 
+def share(count: int) -> slice:
+    """Return which of `count` photos, the same in every process, this process reads."""
+    own = count // processes()
+    return slice(index() * own, (index() + 1) * own)
+
+
 def devices() -> list[str]:
     """Return the devices to train on, such as `gpu:0`, of all machines: the best kind there is."""
     if keras.backend.backend() == "torch":  # which Keras trains on one device
@@ -159,7 +165,8 @@ def scope() -> Iterator[None]:
             yield
     else:
         # On processors, JAX's collectives print a line, which is not among the results.
-        with keras.distribution.DataParallel(devices=names).scope(), redirected(1, 2):
+        distribution = keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
+        with distribution.scope(), redirected(1, 2):
             yield
 
 
@@ -168,7 +175,7 @@ def synchronize(network: keras.Model) -> None:
 
     JAX computes so anyway.
     """
-    if tf.distribute.has_strategy():
+    if keras.backend.backend() == "tensorflow" and tf.distribute.has_strategy():
         for layer in network.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True

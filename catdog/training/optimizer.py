@@ -34,19 +34,22 @@ def best_precision(device: str) -> str:
 
 def compile(network: keras.Model, settings: Settings, classes: int, steps_per_epoch: int) -> None:
     """Compile with cross-entropy on logits; the targets are those of `data.targets_of`."""
-    smoothing = settings.label_smoothing
+    options = {"from_logits": True, "label_smoothing": settings.label_smoothing}
     if classes == 2:
-        loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=smoothing)
+        loss = keras.losses.BinaryCrossentropy(**options)
+        entropy = keras.metrics.BinaryCrossentropy("cross_entropy", **options)
         accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)  # logit above 0
     else:
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+        loss = keras.losses.CategoricalCrossentropy(**options)
+        entropy = keras.metrics.CategoricalCrossentropy("cross_entropy", **options)
         accuracy = keras.metrics.CategoricalAccuracy("accuracy")
     network.compile(
         make(settings, steps_per_epoch),
         loss,
         metrics=[LargestShare(classes)],
-        # Weighted, as `data.evaluation_batches` fills up its last batch with rows of weight 0.
-        weighted_metrics=[accuracy],
+        # `data.evaluation_batches` fills up its last batch with photos of weight 0. Keras's loss,
+        # a mean over batches, would count that batch for more than its photos.
+        weighted_metrics=[accuracy, entropy],
     )
     network.optimizer.build(network.trainable_variables)
 

@@ -64,8 +64,12 @@ def _faster_than_this_cpu() -> str:
 
 
 class Progress(keras.callbacks.Callback):
-    """Show a bar if stderr is a terminal; call `on_rate` once with the seconds per step."""
+    """Show a bar if stderr is a terminal; call `on_rate` once with the seconds per step.
 
+    With JAX, Keras calls it in a thread of its own when a step is done, not when it is sent.
+    """
+
+    async_safe = True  # or Keras would wait for each step before it sends the next
     WARM, MEASURED = 5, 15  # steps that are slower than the others; steps that are timed
 
     def __init__(self, on_rate: Callable[[float], None] | None = None):
@@ -110,7 +114,7 @@ def history_row(
         "epoch": epoch + 1,
         "loss": logs["loss"][0],
         "accuracy": logs["accuracy"][0],
-        "val_loss": scores["loss"],
+        "val_loss": scores["cross_entropy"],
         "val_accuracy": scores["accuracy"],
         "learning_rate": float(network.optimizer.learning_rate),
         "image_size": settings.image_sizes()[epoch],

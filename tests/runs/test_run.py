@@ -20,7 +20,7 @@ CONFIG = {
     "score_size": 64,
     "temperature": 1.0,
 }
-STATE = {"updates": 3, "history": [{"epoch": 1, "loss": 0.5}]}
+HISTORY = [{"epoch": 1, "loss": 0.5}]
 
 
 def one_line(error):
@@ -119,7 +119,7 @@ def test_a_run_without_a_checkpoint_may_begin_again(tmp_path):
     assert run.is_unstarted(folder)
     run.create(folder, {**CONFIG, "score_size": 80})
     assert run.read_config(folder)["score_size"] == 80
-    run.write_checkpoint(folder, STATE, [])
+    run.write_checkpoint(folder, HISTORY, [])
     assert run.has_checkpoint(folder) and not run.is_unstarted(folder)
     with pytest.raises(UserError, match="cannot write"):
         run.create(folder, CONFIG)
@@ -129,7 +129,7 @@ def test_an_unfinished_run_is_named_as_such(tmp_path):
     run.create(tmp_path / "run", CONFIG)
     with pytest.raises(UserError, match=r"finished run, got .* without a model\.keras"):
         run.check_trained(tmp_path / "run")
-    run.write_checkpoint(tmp_path / "run", STATE, [])
+    run.write_checkpoint(tmp_path / "run", HISTORY, [])
     with pytest.raises(UserError, match=r"which is unfinished: train\.py can resume it"):
         run.check_trained(tmp_path / "run")
     with pytest.raises(UserError, match="which is unfinished"):
@@ -142,9 +142,9 @@ def test_an_unfinished_run_is_named_as_such(tmp_path):
 def test_a_checkpoint_comes_back_as_it_was_written_and_a_torn_one_is_refused(tmp_path):
     assert run.read_checkpoint(tmp_path) is None
     arrays = [np.arange(6.0).reshape(2, 3), np.array(7)]
-    run.write_checkpoint(tmp_path, STATE, arrays)
-    state, again = run.read_checkpoint(tmp_path)
-    assert state == STATE
+    run.write_checkpoint(tmp_path, HISTORY, arrays)
+    history, again = run.read_checkpoint(tmp_path)
+    assert history == HISTORY
     for a, b in zip(arrays, again, strict=True):
         np.testing.assert_array_equal(a, b)
     whole = (tmp_path / "checkpoint.npz").read_bytes()
@@ -157,12 +157,11 @@ def test_a_checkpoint_comes_back_as_it_was_written_and_a_torn_one_is_refused(tmp
 @pytest.mark.parametrize(
     "change",
     [
-        {"state": np.array("{")},
-        {"state": np.array("[" * 100_000)},
-        {"state": np.array(json.dumps({"updates": 1}))},
-        {"state": np.array(json.dumps({**STATE, "updates": "1"}))},
-        {"state": np.array(json.dumps({**STATE, "history": [{"a": 1}, {"b": 1}]}))},
-        {"state": np.array(json.dumps({**STATE, "history": [{"a": "1"}]}))},
+        {"history": np.array("{")},
+        {"history": np.array("[" * 100_000)},
+        {"history": np.array(json.dumps({"updates": 1}))},
+        {"history": np.array(json.dumps([{"a": 1}, {"b": 1}]))},
+        {"history": np.array(json.dumps([{"a": "1"}]))},
         {"array0": np.array(["text"])},
         {"array0": np.array([{}], dtype=object)},
         {"array7": np.zeros(3)},
@@ -170,7 +169,7 @@ def test_a_checkpoint_comes_back_as_it_was_written_and_a_torn_one_is_refused(tmp
     ids=str,
 )
 def test_a_checkpoint_that_train_did_not_write_is_refused(tmp_path, change):
-    content = {"state": np.array(json.dumps(STATE)), "array0": np.zeros(3), **change}
+    content = {"history": np.array(json.dumps(HISTORY)), "array0": np.zeros(3), **change}
     np.savez(tmp_path / "checkpoint.npz", **content)
     with pytest.raises(UserError, match=r"cannot read .*checkpoint\.npz: damaged") as caught:
         run.read_checkpoint(tmp_path)
@@ -184,7 +183,7 @@ def test_a_checkpoint_that_is_no_file_or_unpacks_to_more_is_refused(tmp_path):
         with pytest.raises(UserError, match=r"cannot read .*npz: not a regular file"):
             run.read_checkpoint(tmp_path)
         os.rmdir(path) if path.is_dir() else path.unlink()
-    np.savez_compressed(path, state=np.array(json.dumps(STATE)), array0=np.zeros(10**7))
+    np.savez_compressed(path, history=np.array(json.dumps(HISTORY)), array0=np.zeros(10**7))
     with pytest.raises(UserError, match=r"cannot read .*npz: damaged"):
         run.read_checkpoint(tmp_path)
     with zipfile.ZipFile(path, "w") as archive:  # claims an array that nobody could hold
@@ -192,7 +191,7 @@ def test_a_checkpoint_that_is_no_file_or_unpacks_to_more_is_refused(tmp_path):
         header += b" " * (117 - len(header)) + b"\n"
         start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
         archive.writestr("array0.npy", start)
-        archive.writestr("state.npy", start)
+        archive.writestr("history.npy", start)
     with pytest.raises(UserError, match=r"cannot read .*npz: damaged"):
         run.read_checkpoint(tmp_path)
 
@@ -252,7 +251,7 @@ def test_a_full_disk_leaves_every_file_of_a_run_as_it_was(tmp_path):
     folder, network = tmp_path / "run", model.build("classic", 2, 32)
     row = {"epoch": 1, "loss": 0.5}
     writers = {
-        "checkpoint.npz": lambda: run.write_checkpoint(folder, STATE, [np.zeros(10_000)]),
+        "checkpoint.npz": lambda: run.write_checkpoint(folder, HISTORY, [np.zeros(10_000)]),
         "model.keras": lambda: run.save_network(folder, network),
         "config.json": lambda: run.update_config(folder, x="y" * 5000),
         "history.csv": lambda: run.write_history(folder, [row] * 5000),
@@ -270,7 +269,7 @@ def test_a_full_disk_leaves_every_file_of_a_run_as_it_was(tmp_path):
 def test_a_folder_that_is_read_only_or_gone_ends_in_one_line(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     run.create(folder, CONFIG)
-    run.write_checkpoint(folder, STATE, [np.zeros(3)])
+    run.write_checkpoint(folder, HISTORY, [np.zeros(3)])
 
     def refuse(*arguments):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -278,17 +277,17 @@ def test_a_folder_that_is_read_only_or_gone_ends_in_one_line(tmp_path, monkeypat
     with monkeypatch.context() as denied:
         denied.setattr(os, "replace", refuse)
         with pytest.raises(UserError, match=r"cannot write .*checkpoint\.npz: Permission denied"):
-            run.write_checkpoint(folder, {**STATE, "updates": 9}, [np.zeros(3)])
-    assert run.read_checkpoint(folder)[0] == STATE
+            run.write_checkpoint(folder, [*HISTORY, *HISTORY], [np.zeros(3)])
+    assert run.read_checkpoint(folder)[0] == HISTORY
     assert len(list(folder.iterdir())) == 2
     shutil.rmtree(folder)
     with pytest.raises(UserError, match=r"cannot write .*checkpoint\.npz: No such file"):
-        run.write_checkpoint(folder, STATE, [np.zeros(3)])
+        run.write_checkpoint(folder, HISTORY, [np.zeros(3)])
     assert not folder.exists()  # a checkpoint without its config.json would be of no use
 
 
 def test_a_finished_run_keeps_no_checkpoint_and_no_leftovers(tmp_path):
-    run.write_checkpoint(tmp_path, STATE, [])
+    run.write_checkpoint(tmp_path, HISTORY, [])
     assert not run.is_finished(tmp_path)
     run.finish(tmp_path, {"test": {}})
     assert run.is_finished(tmp_path)

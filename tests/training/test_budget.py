@@ -10,10 +10,8 @@ import time
 import numpy as np
 import pytest
 
-import model
 from catdog.training import budget
 from catdog.training.recipe import RECIPES
-from catdog.training.settings import Settings
 from conftest import draw_photos, run_script
 
 MINUTES = float(os.environ.get("MINUTES", 1))
@@ -39,12 +37,17 @@ def test_a_time_that_is_too_short_for_anything_gives_one_epoch():
     assert budget.choose(RECIPES["full"], RATE, PHOTOS, -5).epochs == 1
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_measured_steps_take_longer_for_larger_images(classes, small_plain):
-    settings = Settings(batch_size=16)
-    first, a, b = budget.measure(lambda: model.build("plain", classes, None), settings, classes)
-    assert a >= 0 and b > 0
-    assert first > a + b * 48**2  # it is compiled
+def test_measured_steps_take_longer_for_larger_images(monkeypatch):
+    monkeypatch.setattr(budget, "LEAST_SECONDS", 0)
+    sizes = []
+
+    def step(size):
+        sizes.append(size)
+        time.sleep(0.02 * (len(sizes) <= 2) + 1e-6 * size**2)
+
+    first, a, b = budget.measure(step)
+    assert len(sizes) == 2 * (1 + budget.LEAST_STEPS) and set(sizes) == set(budget.MEASURED_SIZES)
+    assert 0 <= a < 0.01 and 5e-7 < b < 3e-6 and first > 0.02
 
 
 @pytest.mark.timing  # beside other programs, it took 1.15 to 1.57 minutes of 1

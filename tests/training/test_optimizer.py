@@ -73,7 +73,8 @@ def test_a_training_step_changes_every_trainable_weight(dataset):
     network = model.build("plain", 2, None)
     optimizer.compile(network, SETTINGS, 2, steps_per_epoch=10)
     before = [w.numpy().copy() for w in network.trainable_weights]
-    for images, targets in data.training_batches(dataset, SETTINGS, 0).take(3):
+    for inputs, targets in data.training_batches(dataset, SETTINGS, 0):
+        images = data.augment(inputs, SETTINGS, "float32", keras.random.SeedGenerator(0))
         network.train_on_batch(images, targets)  # the rate of the first step is zero
     for old, new in zip(before, network.trainable_weights, strict=True):
         assert np.isfinite(new).all() and not np.array_equal(old, new), new.path
