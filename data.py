@@ -25,7 +25,7 @@ from catdog.files import printable, some_names
 from catdog.photos import alike, cache, download, drawings, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
-from catdog.training import devices
+from catdog.training import devices, recipe
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
@@ -313,7 +313,7 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> keras.
 
     def batch(step):
         rng = np.random.default_rng([settings.seed, epoch, step + 1])
-        drawn = draw(rng, batch_size, size, dataset.images.shape[1], settings)
+        drawn = draw(rng, batch_size, size, dataset.images.shape[1], settings, epoch)
         return read(dataset, order[step * batch_size : (step + 1) * batch_size], drawn)
 
     return stream(batch, len(order) // batch_size)
@@ -387,19 +387,20 @@ def positions(start: np.ndarray, length: np.ndarray, size: int, pixels: int) -> 
 
 
 def draw(
-    rng: np.random.Generator, count: int, size: int, pixels: int, settings: Settings
+    rng: np.random.Generator, count: int, size: int, pixels: int, settings: Settings, epoch: int = 0
 ) -> dict[str, np.ndarray]:
     """Draw what `augment` does to each of `count` photos: all random numbers but the noise.
 
     Args:
         size: height and width in pixels at which the photos are sampled.
         pixels: their height and width in the cache.
-        settings: how strong the augmentation is.
+        settings: how strong the augmentation is, in the given epoch.
     Returns:
         rows, columns: float32 (count, size), see `positions`: a random crop, mirrored or not.
         numbers: float32 (count, 10), see `CONTRAST` and the others.
     """
-    uniform = iter(rng.random((16, count), np.float32))  # rows from 0 to 1
+    uniform = iter(rng.random((18, count), np.float32))  # rows from 0 to 1
+    all_epochs, settings = settings, recipe.of_epoch(settings, epoch)
     area = settings.crop_area + next(uniform) * (1 - settings.crop_area)
     aspect = np.exp((2 * next(uniform) - 1) * settings.aspect)  # width over height
     height = np.minimum(np.sqrt(area / aspect), 1)
@@ -411,15 +412,18 @@ def draw(
     numbers[:, CONTRAST] = 1 + (2 * next(uniform) - 1) * settings.brightness
     change = 127.5 * (2 * next(uniform) - 1) * settings.brightness
     numbers[:, SHIFT] = change + 127.5 * (1 - numbers[:, CONTRAST])  # about the middle of 0-255
-    numbers[:, ANGLE] = (2 * next(uniform) - 1) * np.pi
+    is_turned = next(uniform) * all_epochs.rotation < settings.rotation
+    numbers[:, ANGLE] = np.where(is_turned, (2 * next(uniform) - 1) * np.pi, 0)
     numbers[:, ROW], numbers[:, COLUMN] = next(uniform), next(uniform)  # of the grey square
     numbers[:, REACH] = next(uniform) * settings.erase / 2
-    numbers[:, GREY] = next(uniform) < 1 / 3
-    is_dark = next(uniform) < 1 / 3
+    is_corrupted = next(uniform) * all_epochs.corruption < settings.corruption
+    numbers[:, GREY] = is_corrupted & (next(uniform) < 1 / 3)
+    is_dark = is_corrupted & (next(uniform) < 1 / 3)
     numbers[:, DARK] = np.where(is_dark, np.exp(-1.4 * next(uniform)), 1)  # down to a quarter
-    numbers[:, NOISE] = 120 * np.maximum(next(uniform) - 2 / 3, 0)  # a third of them up to 40
-    small = size / 2 / 4 ** next(uniform)  # px: smaller by a factor of 2 to 8
-    numbers[:, SMALL] = np.maximum(small, min(12, size // 2))
+    noise = 120 * np.maximum(next(uniform) - 2 / 3, 0)  # a third of them up to 40
+    numbers[:, NOISE] = np.where(is_corrupted, noise, 0)
+    small = np.maximum(size / 2 / 4 ** next(uniform), min(12, size // 2))
+    numbers[:, SMALL] = np.where(is_corrupted, small, 0)  # px: smaller by a factor of 2 to 8
     rows = positions(top, height, size, pixels)
     return {"rows": rows, "columns": positions(*columns, size, pixels), "numbers": numbers}
 
@@ -511,8 +515,9 @@ def turn(photos, angle):
 def corrupt(images, numbers, seed: keras.random.SeedGenerator):
     """Make photos grey, dark, noisy, or several of these; half of them small and large again."""
     ops, half = keras.ops, keras.ops.shape(images)[0] // 2
-    small = shrink(images[:half], numbers[:half, SMALL, :, 0, 0])
-    images = ops.concatenate([small, images[half:]])
+    shrunk = shrink(images[:half], ops.maximum(numbers[:half, SMALL, :, 0, 0], 1))
+    shrunk = ops.where(numbers[:half, SMALL] > 0, shrunk, images[:half])
+    images = ops.concatenate([shrunk, images[half:]])
     grey = ops.mean(images, axis=-1, keepdims=True)
     images = (images + numbers[:, GREY] * (grey - images)) * numbers[:, DARK]
     noise = keras.random.normal(ops.shape(images), dtype=images.dtype, seed=seed)

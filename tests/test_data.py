@@ -10,6 +10,7 @@ import data
 from catdog.errors import UserError
 from catdog.photos import index, labels
 from catdog.training import devices
+from catdog.training.recipe import MILD
 from catdog.training.settings import Settings
 from conftest import draw_photos
 from photo_files import cats_and_dogs, fill, save
@@ -150,7 +151,7 @@ def drawn(settings, photos, size, seed=0):
 
 
 PHOTOS = np.random.default_rng(0).integers(0, 256, (64, 40, 40, 3), np.uint8)
-STILL = {"crop_area": 1.0, "brightness": 0.0, "aspect": 0.0, "erase": 0.0}
+STILL = {**MILD, "crop_area": 1.0, "brightness": 0.0, "aspect": 0.0}
 
 
 def test_training_images_have_the_size_of_their_epoch_and_stay_in_range(folder):
@@ -194,13 +195,32 @@ def test_a_crop_is_the_part_of_the_photo_that_was_drawn():
 
 
 def test_the_asked_share_of_the_photos_is_turned_and_corrupted():
-    inputs = drawn(Settings(**STILL), PHOTOS, 40)
-    plain = augmented(inputs, Settings(**STILL))
     for name, share in (("rotation", 0.25), ("corruption", 0.5)):
-        settings = Settings(**STILL, **{name: share})
+        settings = Settings(**STILL | {name: share})
+        inputs = drawn(settings, PHOTOS, 40)
+        plain = augmented(inputs, Settings(**STILL))
         changed = np.abs(augmented(inputs, settings) - plain).max((1, 2, 3)) > 1
         places = slice(0, 16) if name == "rotation" else slice(32, 64)
         assert changed.sum() == changed[places].sum() > 0.6 * 64 * share
+
+
+def test_the_last_epochs_are_augmented_mildly():
+    settings = Settings(epochs=20, rotation=0.5, corruption=0.5, mild_end=0.1)
+
+    def drawn_in(epoch):
+        rng = np.random.default_rng(0)
+        return data.draw(rng, 2000, 40, 40, settings, epoch)["numbers"]
+
+    strong, mild = drawn_in(17), drawn_in(18)
+    for column, share in ((data.ANGLE, 1 / 4), (data.SMALL, 1 / 2)):
+        assert (strong[:, column] != 0).all()
+        assert (mild[:, column] != 0).mean() == pytest.approx(share, abs=0.05)
+    assert strong[:, data.REACH].any() and not mild[:, data.REACH].any()
+    images = augmented(
+        {"photos": PHOTOS, **data.draw(np.random.default_rng(0), 64, 40, 40, settings, 18)},
+        settings,
+    )
+    assert np.isfinite(images).all() and images.max() <= 255
 
 
 def test_a_turn_is_about_the_middle_of_the_photo():

@@ -50,7 +50,7 @@ class Settings:
     # fmt: off
     recipe: str = setting("full", "the recipe that the other settings come from")
     arch: str = setting("plain", "the network, a function in model.py")
-    epochs: int = setting(48, "passes over the training photos", 1, 10_000, flag="N")
+    epochs: int = setting(64, "passes over the training photos", 1, 10_000, flag="N")
     batch_size: int = setting(128, "photos per step, fewer if there are few photos", 2, 65_536,
         flag="N")
     lr: float = setting(0.005, "peak learning rate, that of the convolutions", above=0, most=10,
@@ -82,9 +82,11 @@ class Settings:
     brightness: float = setting(0.3, "largest change of brightness and of contrast", 0, 1)
     erase: float = setting(0.4, "largest side of the square that is erased, as a share of the "
         "photo's", 0, 1)
-    rotation: float = setting(0.0, "share of the photos that are turned by a random angle", 0, 1)
-    corruption: float = setting(0.0, "share of the photos that are made grey, dark, noisy or "
+    rotation: float = setting(0.2, "share of the photos that are turned by a random angle", 0, 1)
+    corruption: float = setting(0.25, "share of the photos that are made grey, dark, noisy or "
         "blurred", 0, 1)
+    mild_end: float = setting(0.1, "share of the epochs, the last ones, with mild augmentation",
+        0, 1)
     precision: str = setting("float32", "Keras's dtype policy in training; chosen by the device",
         choices=("float32", "mixed_bfloat16", "mixed_float16"))
     class_weight: str | None = setting(None, "give all classes the same weight in the loss, "
