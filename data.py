@@ -48,16 +48,22 @@ def name_hashes(names: Sequence[str]) -> np.ndarray:
 
 
 def split(
-    names: Sequence[str], digests: Sequence, given_split: np.ndarray | None = None, fold: int = 0
+    names: Sequence[str],
+    digests: Sequence,
+    labels: np.ndarray | None = None,
+    given_split: np.ndarray | None = None,
+    fold: int = 0,
 ) -> np.ndarray:
     """Divide photos 80/10/10 by a hash of their names.
 
     A photo's split does not depend on the seed or on other photos, except identical ones: files
-    with the same bytes go where the first of them by name goes.
+    with the same bytes go where the first of them by name goes. A class of fewer than `SMALL`
+    photos is divided exactly, in the order of the hashes: a photo more may move others there.
 
     Args:
         names: (n,) what identifies each photo, such as `cat.7`.
         digests: (n,) a digest of each file's bytes.
+        labels: (n,) int, the class of each photo; None: no class is small.
         given_split: (n,) the user's own split, as this function returns it, or None. It is kept;
             if it has no validation or no test photos, they are taken from its training photos.
         fold: 0 to 9. Shifts the split by this many tenths, so each photo is in the test split of
@@ -67,17 +73,26 @@ def split(
     """
     if given_split is not None:
         assigned, train = given_split.copy(), np.flatnonzero(given_split == 0)
-        hashed = split([names[i] for i in train], np.asarray(digests)[train], fold=fold)
+        some = [names[i] for i in train], np.asarray(digests)[train]
+        hashed = split(*some, None if labels is None else labels[train], fold=fold)
         # A split that the user provided keeps exactly its photos.
         assigned[train] = np.where(np.isin(hashed, given_split), 0, hashed)
         return assigned
     hashes = name_hashes(names)
     _, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
-    first_of_group = {}
-    # Identical files share the hash of the first name.
+    leader, first_of_group = np.arange(len(hashes)), {}  # of identical files, the first by name
     for i in sorted(np.flatnonzero(sizes[group] > 1).tolist(), key=names.__getitem__):
-        hashes[i] = hashes[first_of_group.setdefault(group[i], i)]
-    position = (hashes / 2.0**64 + fold / 10) % 1  # in [0, 1), shifted by `fold` tenths
+        leader[i] = first_of_group.setdefault(group[i], i)
+    position = hashes / 2.0**64  # in [0, 1)
+    counts = [] if labels is None else np.bincount(labels)
+    for label in np.flatnonzero(np.less(counts, SMALL) & np.greater(counts, 0)):
+        members = np.flatnonzero((labels == label) & (leader == np.arange(len(leader))))
+        members = members[np.argsort(hashes[members], kind="stable")]
+        followers = sizes[group[members]]
+        # Ranks begin anywhere in the first step, or small classes would all round the same way.
+        start = int(hashes[members].min()) % 2**32 / 2**32 if len(members) > 1 else 0
+        position[members] = (followers.cumsum() - followers + start) / followers.sum()
+    position = (position[leader] + fold / 10) % 1  # shifted by `fold` tenths
     return np.searchsorted(np.cumsum(SHARES)[:2], position, side="right")
 
 

@@ -212,6 +212,11 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def nfc(text: str) -> str:
+    """Return text in Unicode's normalization NFC: macOS writes an umlaut as two characters."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def amount(size: int) -> str:
     """Return a number of bytes as text, such as 2.7 GB."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

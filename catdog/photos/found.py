@@ -18,3 +18,5 @@ class Found:
     labels: np.ndarray  # int (n,), index into `classes`
     names: list[str]  # (n,) what identifies each photo in any layout, such as `cat.7`
     given: np.ndarray | None = None  # int (n,), index into `SPLITS`, if the user's folders say it
+    summary: str = ""  # one line: where labels and split come from, and the classes
+    others: dict[str, int] = dataclasses.field(default_factory=dict)  # no photos: ending, number

@@ -6,26 +6,26 @@ A file of photos to leave out has one name per line. A file of new labels has a 
 
 from __future__ import annotations
 
+import codecs
 import collections
 import csv
 import dataclasses
 import io
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from catdog.errors import UserError
-from catdog.files import printable, some_names
+from catdog.files import nfc, printable, some_names
 from catdog.photos.found import Found
-from catdog.photos.photo import find_files
 
 logger = logging.getLogger(__name__)
 
 CSV_NAME = "labels.csv"
-PHOTO_COLUMNS = ("id", "image", "image_id", "image_name", "img", "file", "filename", "file_name")
-PHOTO_COLUMNS += ("path", "photo", "name")
-LABEL_COLUMNS = ("label", "class", "breed", "category", "species", "target")
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "breed", "category", "species", "target")
+LABEL_COLUMNS += ("diagnosis", "dx")
+SAMPLE = 2000  # rows that tell which column holds photos
 
 
 # --- Some photos ----------------------------------------------------------------------------------
@@ -34,31 +34,26 @@ LABEL_COLUMNS = ("label", "class", "breed", "category", "species", "target")
 def read_names(path: str | os.PathLike | None) -> list[str]:
     """Return the names in a file of photos to leave out, sorted; none if `path` is None.
 
-    One name per line; `#` begins a comment.
+    One name per line, in quotes if it holds any (the rules of CSV) or begins with `#`: such a line
+    is a comment.
     """
-    names = {line.split(" #")[0].strip() for line in _lines(path)}
-    return sorted(name for name in names if name and not name.startswith("#"))
+    return sorted({nfc("\t".join(cells).strip()) for _, cells in _cells(path)} - {""})
 
 
 def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
     """Return the class of each name in a file of new labels; none if `path` is None.
 
-    Each line has the name of a photo, a tab and a class: both may contain spaces. A line of two
-    words may have spaces instead of the tab: `cat.4085 dog`. A line that begins with `#` is a
-    comment, and so is what follows ` #` after the class.
+    Each line has the name of a photo, a tab and a class: both may contain spaces, and are quoted as
+    in `read_names`. A line of two words may have spaces instead of the tab: `cat.4085 dog`.
     """
     relabels = {}
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        name, tab, label = line.partition("\t")
-        if not tab:
-            words = line.split(" #")[0].split()
-            name, label = words if len(words) == 2 else ("", "")
-        name, label = name.strip(), label.split(" #")[0].strip()
+    for number, cells in _cells(path):
+        words = cells if len(cells) > 1 else cells[0].split()
+        name, label = [nfc(word.strip()) for word in words] if len(words) == 2 else ("", "")
         place = f"{printable(path)}, line {number}"
-        if not name or not label or "\t" in label:
-            raise UserError(f"{place}: expected a name, a tab and a class, got {line.strip()!r}")
+        if not name or not label:
+            got = "\t".join(cells).strip()
+            raise UserError(f"{place}: expected a name, a tab and a class, got {got!r}")
         if relabels.setdefault(name, label) != label:
             raise UserError(
                 f"{place}: expected one class for {printable(name)}, got both "
@@ -67,13 +62,35 @@ def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
     return relabels
 
 
+def quoted(name: str) -> str:
+    """Return a name as a line of these files holds it."""
+    if name[:1] in '#"' or any(each in name for each in "\t\r\n"):
+        return '"' + name.replace('"', '""') + '"'
+    return name
+
+
+def _cells(path):
+    """Yield the number and the cells, with tabs between them, of each line that is no comment."""
+    if path is None:
+        return
+    # splitlines() would cut a name at characters such as \x0c.
+    lines = ("" if line.startswith("#") else line for line in _text(path).split("\n"))
+    reader = csv.reader(lines, delimiter="\t")
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise UserError(f"{printable(path)}, line {reader.line_num}: {error}") from None
+
+
 def apply_relabels(found: Found, data_dir: str | os.PathLike, relabels: dict[str, str]) -> Found:
     """Return the photos found in `data_dir` with new labels; warn of names that match none.
 
     Names and paths stay the same, so that every photo keeps its split. The classes stay the same,
     too: a new label must be one of them.
     """
-    classes = {printable(name): i for i, name in enumerate(found.classes)}
+    classes = {nfc(printable(name)): i for i, name in enumerate(found.classes)}
     for name, label in relabels.items():
         if printable(label) not in classes:
             raise UserError(
@@ -101,11 +118,13 @@ def matching(
     """
     if not wanted:
         return
-    wanted, known = set(wanted), set()
+    wanted, known = set(map(nfc, wanted)), set()
     below = found.root.relative_to(data_dir).as_posix()
     for number, (name, path) in enumerate(zip(found.names, found.paths, strict=True)):
         names = {name, path, f"{below}/{path}"}
-        if not path.isprintable():
+        if not path.isascii():
+            names |= {nfc(each) for each in names} | {nfc(printable(each)) for each in names}
+        elif not path.isprintable():
             names |= set(map(printable, names))
         if names := names & wanted:
             known |= names
@@ -116,131 +135,209 @@ def matching(
         )
 
 
-def _lines(path):
-    if path is None:
-        return []
+def _text(path):
+    """Return the text of a file in UTF-8, or in UTF-16 as spreadsheet programs write it."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
-    return text.split("\n")  # splitlines() would cut a name at characters such as \x0c
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if is_utf16 else "utf-8-sig", "surrogateescape")
+    return text.replace("\r\n", "\n")
 
 
 # --- The labels of all photos ---------------------------------------------------------------------
 
 
-def read_csv_layout(root: str | os.PathLike) -> tuple[list[str], list[str], list[str]] | None:
-    """Read the labels in `labels.csv` of a folder.
+class NotAList(UserError):
+    """A CSV file that is no list of photos and labels, such as a map of classes."""
 
-    The first line tells which columns hold photos (`PHOTO_COLUMNS`) and labels (`LABEL_COLUMNS`;
-    of two columns, the other one). A photo is named by its path below the folder or below `train/`
-    in it, with or without its ending, as in Kaggle's Dog Breed Identification. Photos that the file
-    does not name are left out.
 
+def read_csv(path: str | os.PathLike, photos: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Read the labels of photos in a CSV file, as spreadsheet programs and competitions write it.
+
+    The column that names most photos holds the photos. The label's is one of `LABEL_COLUMNS`, or
+    the only other one, or the only other one whose words repeat; or there is one column of 0 and 1
+    for each class. The first line is a header unless it names a photo. `_Photos.find` says how a
+    photo may be named. Photos that the file does not name are left out, and so are names that match
+    no photo, with a warning.
+
+    Args:
+        path: of the file.
+        photos: paths below the folder of the file, with forward slashes.
     Returns:
-        paths: of each photo, below `root`, with forward slashes, sorted.
-        classes: of each photo.
-        names: what identifies each photo. It is the path alone, without the class: a corrected
-            label must not move the photo to another split.
-        None if there is no `labels.csv`, or if its first line tells no columns.
+        The label of each photo by its path, and words that say what was understood.
     Raises:
-        UserError: a name that leads out of the folder, that matches no photo or several, or that
-            comes with two labels; a line without a name or a label.
+        NotAList: too few of the rows name a photo, or no column holds labels.
+        UserError: a row without a label, or whose photo or label is not clear.
     """
-    path = Path(root, CSV_NAME)
-    if not path.is_file():
-        return None
-    rows = _rows(path)
-    _, header = next(rows, (1, []))
-    columns = _columns(header)
-    if columns is None:
-        logger.warning(
-            f"{printable(path)} is not taken for labels: expected a first line such as id,label, "
-            f"got {printable(','.join(header)[:80])}"
-        )
-        return None
-    photos = _Photos(root)
-    label_of, spelling = {}, {}
+    place = printable(path)
+    rows, index = _rows(path), _Photos(path, photos)
+    column, header, rows = _photo_column(rows, index, place)
+    label_of_row, words = _label_column(header, rows, column, place)
+    found, missing, label_of, spelling = [], [], {}, {}
     for line, row in rows:
-        place = f"{printable(path)}, line {line}"
-        name, label = (row[i].strip() if i < len(row) else "" for i in columns)
+        name = row[column].strip() if column < len(row) else ""
+        matches = index.find(name, f"{place}, line {line}") if name else []
+        if name and not matches:
+            missing.append(name)
+        else:
+            found.append((line, row, name, matches))
+    clear = sum(len(matches) == 1 for *_, matches in found)
+    if 2 * clear < len(rows):
+        raise NotAList(f"{place}: expected names of photos, got {_example(rows, column)}")
+    for line, row, name, matches in found:
+        label = nfc(printable(label_of_row(row)))
+        where = f"{place}, line {line}"
         if not name or not label:
-            raise UserError(f"{place}: expected a photo and a label, got {','.join(row)!r}")
-        photo, label = photos.find(name, place), printable(label)
-        if label_of.setdefault(photo, label) != label:
+            raise UserError(f"{where}: expected a photo and a label, got {','.join(row)!r}")
+        if len(matches) > 1:
             raise UserError(
-                f"{place}: expected one label for {printable(name)}, got both {label_of[photo]} "
-                f"and {label}"
+                f"{where}: expected the name of one photo, got {printable(name)}, which may be "
+                f"{' or '.join(map(printable, matches[:2]))}"
+            )
+        if label_of.setdefault(matches[0], label) != label:
+            raise UserError(
+                f"{where}: expected one label for {printable(name)}, got both "
+                f"{label_of[matches[0]]} and {label}"
             )
         if spelling.setdefault(label.casefold(), label) != label:
             raise UserError(
-                f"{place}: expected one spelling of a label, got both "
+                f"{where}: expected one spelling of a label, got both "
                 f"{spelling[label.casefold()]} and {label}"
             )
-    if unlabelled := photos.beside(label_of):
-        logger.warning(
-            f"{len(unlabelled):,} photos have no label in {printable(path)} and are left out: "
-            f"{some_names(unlabelled, 3)}"
-        )
-    paths = sorted(label_of)
-    return paths, [label_of[photo] for photo in paths], paths.copy()
+    if len(spelling) == len(label_of) < len(photos) / 10:
+        raise NotAList(f"{place}: expected several photos with the same label, got one of each")
+    for names, what in (
+        (missing, f"names in {place} match no photo and are left out"),
+        (index.beside(label_of), f"photos have no label in {place} and are left out"),
+    ):
+        if names:
+            logger.warning(f"{len(names):,} {what}: {some_names(names, 3)}")
+    return label_of, f"labels from {place} ({_named(header, column)} names the photo, {words})"
 
 
 def _rows(path):
-    """Yield the number of the line and the cells of each row that is not empty."""
-    text = "\n".join(_lines(path))
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)  # spreadsheet programs write all three
+    """Return the number of the line and the cells of each row that is not empty."""
+    text = _text(path)
+    if any("\udc80" <= each <= "\udcff" for each in text):  # not UTF-8: a spreadsheet on Windows
+        text = text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+    first, _, rest = text.partition("\n")
+    delimiter = max(",;\t|", key=first.count)
+    if first.lower().startswith("sep="):  # what spreadsheet programs write above the table
+        delimiter, text = first.strip()[4:] or ",", "\n" + rest
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"{printable(path)}, line {reader.line_num}: {error}") from None
+        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except (csv.Error, TypeError) as error:
+        raise NotAList(f"{printable(path)}, line {reader.line_num}: {error}") from None
 
 
-def _columns(header):
-    """Return which columns hold photos and labels, or None if the header does not tell."""
-    names = [cell.strip().lower() for cell in header]
-    photos = [i for i, name in enumerate(names) if name in PHOTO_COLUMNS]
-    labels = [i for i, name in enumerate(names) if name in LABEL_COLUMNS]
-    if len(names) == 2 and len(photos) == 1:
-        labels = [1 - photos[0]]
-    return (photos[0], labels[0]) if photos and labels else None
+def _photo_column(rows, index, place):
+    """Return which column names the photos, the header or None, and the rows without it."""
+    columns = max((len(row) for _, row in rows), default=0)
+    named = [set() for _ in range(columns)]
+    for _, row in rows[:SAMPLE]:
+        for column, cell in enumerate(row):
+            named[column].update(index.find(cell.strip()))
+    column = max(range(columns), key=lambda each: len(named[each]), default=0)
+    if columns < 2 or not named[column]:
+        raise NotAList(f"{place}: expected names of photos and labels, got {_example(rows, 0)}")
+    first = rows[0][1]
+    has_header = column >= len(first) or not index.find(first[column].strip())
+    return column, first if has_header else None, rows[has_header:]
+
+
+def _label_column(header, rows, column, place):
+    """Return a function of a row that returns its label, and words that name the column."""
+    columns = [each for each in range(max(len(row) for _, row in rows)) if each != column]
+    names = [cell.strip().lower() for cell in header or ()]
+
+    def cells(each):
+        return [row[each].strip() if each < len(row) else "" for _, row in rows]
+
+    known = [each for each in columns if each < len(names) and names[each] in LABEL_COLUMNS]
+    ones = [each for each in columns if header and {*cells(each)} <= {"0", "1", "0.0", "1.0"}]
+    is_one_hot = not known and len(ones) > 1 and len(header) > max(ones)
+    if is_one_hot and all(sum(float(row[each]) for each in ones) == 1 for _, row in rows):
+        words = f"{len(ones)} columns of 0 and 1 the label"
+        return lambda row: header[next(c for c in ones if float(row[c]))].strip(), words
+    repeated = known or columns
+    if len(repeated) > 1 and not known:
+        repeated = [each for each in columns if 1 < len({*cells(each)}) <= len(rows) / 2]
+    if len(repeated) != 1 and not known:
+        raise NotAList(
+            f"{place}: expected a column named label, got "
+            f"{some_names([_named(header, each) for each in columns])}"
+        )
+    label = repeated[0]
+    words = f"{_named(header, label)} the label"
+    return lambda row: row[label].strip() if label < len(row) else "", words
+
+
+def _named(header, column):
+    if header and column < len(header):
+        return f"column {printable(header[column].strip())}"
+    return f"column {column + 1}"
+
+
+def _example(rows, column):
+    cells = [row[column].strip() for _, row in rows if column < len(row)]
+    return some_names(cells[:3]) if cells else "nothing"
 
 
 class _Photos:
-    """The photos below a folder, found by the names that a CSV file gives them."""
+    """The photos below the folder of a CSV file, found by the names that the file gives them."""
 
-    def __init__(self, root):
-        self.root, start = root, len(os.path.join(os.fspath(root), ""))
-        self.paths = [path[start:].replace(os.sep, "/") for path in find_files(root)]
-        self.exact = dict(zip(self.paths, self.paths, strict=True))
-        self.without_ending = collections.defaultdict(set)
-        for path in self.paths:
-            short = path.removeprefix("train/")
-            self.exact.setdefault(short, path)
-            for name in {path, short}:
-                self.without_ending[os.path.splitext(name)[0]].add(path)
+    def __init__(self, path, photos):
+        self.parents = [*map(nfc, Path(path).absolute().parent.parts)]
+        self.paths, self.exact = photos, set(photos)
+        self.loose = None
 
-    def find(self, name, place):
-        """Return the path of a photo below the folder; UserError if it is not clear which."""
-        path = PurePosixPath(name.replace("\\", "/"))
-        if ".." in path.parts or path.is_absolute() or path.parts[0][1:] == ":":
+    def find(self, name, place=None):
+        """Return the paths of the photos that a name may mean.
+
+        It is a path below the folder or below train/ in it, or the mere name of a photo in any
+        folder; the ending may be missing, or be in capitals. In front may be names of the folders
+        above, or, of an absolute path, any folders: the file may come from another machine.
+        """
+        parts = [*map(nfc, PurePosixPath(name.replace("\\", "/")).parts)]
+        if not parts:
+            return []
+        if ".." in parts:
+            if place is None:
+                return []
             raise UserError(
-                f"{place}: expected a photo in {printable(self.root)}, got {printable(name)}, "
-                "which leads out of it"
+                f"{place}: expected a photo in {printable(self.parents[-1])}, got "
+                f"{printable(name)}, which leads out of it"
             )
-        if found := self.exact.get(name) or self.exact.get(str(path)):
-            return found
-        found = sorted(self.without_ending.get(str(path), ()))
-        if len(found) != 1:
-            raise UserError(
-                f"{place}: expected a photo in {printable(self.root)}, got {printable(name)}, "
-                + (f"which may be {' or '.join(map(printable, found))}" if found else "not found")
-            )
-        return found[0]
+        is_absolute = parts[0] == "/" or parts[0][1:] == ":"
+        for start in range(len(parts)):
+            if start and not is_absolute and parts[:start] != self.parents[-start:]:
+                continue
+            if found := self._below("/".join(parts[start:])):
+                return found
+        return []
+
+    def _below(self, path):
+        for each in (path, f"train/{path}"):
+            if each in self.exact:
+                return [each]
+        if self.loose is None:
+            self.loose = collections.defaultdict(list)
+            for each in self.paths:
+                inner = each.removeprefix("train/")
+                for key in {each, inner, each.rpartition("/")[2]}:
+                    self.loose[_folded(key)].append(each)
+                    self.loose[_folded(os.path.splitext(key)[0])].append(each)
+        found = self.loose.get(_folded(path), [])
+        for is_better in (
+            lambda each: os.path.splitext(each.removeprefix("train/"))[0] == path,
+            lambda each: nfc(each).endswith(nfc(path)),
+            lambda each: os.path.dirname(each) in ("", "train"),
+        ):
+            found = [each for each in found if is_better(each)] or found
+        return sorted(set(found))
 
     def beside(self, labelled):
         """Return the other photos in the folders of the labelled ones."""
@@ -248,3 +345,7 @@ class _Photos:
         return [
             path for path in self.paths if path not in labelled and os.path.dirname(path) in folders
         ]
+
+
+def _folded(path):
+    return nfc(path).casefold()

@@ -36,6 +36,13 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP") + (("AVIF",) if AvifImagePlugin.
 # it is named as one that cannot be read.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
 SUFFIXES += (".avif", ".heic", ".heif", ".hif")
+# Other pictures are found, too, so that they are named as what cannot be read.
+SUFFIXES += (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jxl", ".psd")
+SUFFIXES += (".svg", ".tga", ".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
+ENDING = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{0,4}", re.DOTALL)  # photo.jpg_large has none
+# What other systems keep beside photos: thumbnails, waste bins, what was lost.
+SYSTEM_FOLDERS = {"@eadir", "@__thumb", "@recycle", "@tmp", "#recycle", "#snapshot", "lost+found"}
+SYSTEM_FOLDERS |= {"__macosx", "__pycache__", "$recycle.bin", "system volume information"}
 PILLOW_HEIF = (1, 7, 0)  # older versions have known holes
 
 MAX_BYTES = 64 * 2**20
@@ -170,32 +177,67 @@ def _why_unreadable(path: str | os.PathLike, error: OSError | ValueError) -> str
 
 
 def find_files(folder: str | os.PathLike) -> Iterator[str]:
-    """Yield the paths of the image files below a folder, recognized by their `SUFFIXES`.
+    """Yield the paths of the image files below a folder, in the order of `walk`.
 
-    Sorted by name, the files of a folder before those of its subfolders. Hidden files and folders
-    (`.name`) are left out. Links are followed, but no folder is entered twice. What cannot be
-    listed as a folder is yielded itself: `read_bytes` says why.
+    What cannot be listed as a folder is yielded itself: `read_bytes` says why.
     """
-    entered, errors = set(), []
-    walk = os.walk(os.fsdecode(folder), onerror=errors.append, followlinks=True)
-    for folder, folders, names in walk:
-        while errors:
-            yield errors.pop(0).filename
-        try:
-            status = os.stat(folder)
-        except OSError:  # gone since it was listed
-            folders.clear()
-            yield folder
-            continue
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(folder, name)
+    errors = []
+    for parent, names, _ in walk(folder, errors.append):
+        yield from (error.filename for error in errors)
+        errors.clear()
+        yield from (os.path.join(parent, name) for name in names)
     yield from (error.filename for error in errors)
+
+
+def walk(
+    folder: str | os.PathLike,
+    on_error: Callable[[OSError], None],
+    skip: str | os.PathLike | None = None,
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield (folder, names of image files, names of other files) of a folder and those below it.
+
+    Sorted by name, a folder before its subfolders. An image file has one of `SUFFIXES`, or no
+    ending and the first bytes of an image. Hidden files and folders (`.name`), `SYSTEM_FOLDERS` and
+    the folder `skip` are left out. Links are followed, but no folder is entered twice.
+
+    Args:
+        on_error: called with the error of each folder that cannot be listed.
+    """
+    entered = set()
+    if skip is not None:
+        with contextlib.suppress(OSError):
+            entered.add(os.path.realpath(skip))
+    for parent, folders, names in os.walk(os.fsdecode(folder), onerror=on_error, followlinks=True):
+        place = os.path.realpath(parent)
+        if place in entered:
+            folders.clear()
+            continue
+        entered.add(place)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and name.lower() not in SYSTEM_FOLDERS
+        )
+        names = sorted(name for name in names if name[0] != ".")
+        photos, others = [], []
+        for name in names:
+            (photos if _is_image(parent, name) else others).append(name)
+        yield parent, photos, others
+
+
+def _is_image(parent: str, name: str) -> bool:
+    """Return whether a file is named as an image or, without an ending, begins as one."""
+    if name.lower().endswith(SUFFIXES):
+        return True
+    if ENDING.fullmatch(name):
+        return False
+    patterns = [pattern for pattern, _ in _OPENERS.values()]
+    with contextlib.suppress(OSError, ValueError):
+        file = os.open(os.path.join(parent, name), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:  # a pipe has nothing to read yet
+            start = os.read(file, 64)
+        finally:
+            os.close(file)
+        return any(re.match(each, start, re.DOTALL) for each in [*patterns, *_OTHER_IMAGES])
+    return False
 
 
 # --- Decoding -------------------------------------------------------------------------------------

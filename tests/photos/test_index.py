@@ -62,10 +62,21 @@ def test_kaggle_layout_wins_over_microsofts_and_that_over_class_folders(tmp_path
     assert index.find(tmp_path).root == tmp_path / "train"
 
 
-def test_unlabelled_photos_demo_and_cache_are_not_classes(tmp_path):
-    for c in ("apple", "pear", "test1", "test", "demo", "my-cache", ".hidden"):
+def test_unlabelled_photos_our_demo_and_cache_are_not_classes(tmp_path, caplog):
+    for c in ("apple", "pear", "test1", "demo/train", "my-cache", "@eaDir", "pear/@eaDir"):
         save(tmp_path / c / "1.jpg")
-    assert index.find(tmp_path, tmp_path / "my-cache").classes == ["apple", "pear"]
+    save(tmp_path / ".hidden/2.jpg")
+    (tmp_path / "demo/demo.json").write_text("{}")
+    found = index.find(tmp_path, tmp_path / "my-cache")
+    assert found.paths == ["apple/1.jpg", "pear/1.jpg"]
+    assert "test1/ (photos: 1)" in caplog.text and ".hidden" in caplog.text
+
+
+def test_class_folders_with_names_of_splits_are_told_and_taken(tmp_path, caplog):
+    fill(tmp_path, "bus", "car", "train", "test", "demo", "cache")
+    assert index.find(tmp_path).classes == ["bus", "cache", "car", "demo", "test", "train"]
+    assert "taken for classes" in caplog.text
+    assert all(name in caplog.text for name in ("train", "test", "demo", "cache"))
 
 
 def test_other_classes_sort_by_name_and_their_photos_are_named_by_path(tmp_path):
@@ -198,7 +209,6 @@ def test_a_class_folder_without_photos_is_named(tmp_path, empty):
     inside = "train/" if "/" in empty else ""
     fill(tmp_path, f"{inside}ant", f"{inside}bee", *(["test/ant"] if "test" in empty else []))
     (tmp_path / empty / "deep").mkdir(parents=True)
-    (tmp_path / empty / "list.txt").write_text("")
     assert refused(tmp_path, "got none in").endswith(empty)
 
 
