@@ -21,7 +21,7 @@ from PIL import Image
 from catdog import cli, files
 from catdog.backend import keras
 from catdog.errors import UserError
-from catdog.files import printable, some_names
+from catdog.files import printable, quoted
 from catdog.photos import alike, cache, download, drawings, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
@@ -30,6 +30,9 @@ from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
 SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
+SMALL = 500  # photos of a class, below which it is divided exactly
+FEW, FEW_OF_CLASS = 50, 10  # test photos, below which a score says little
+RESERVED = ("unknown", "unsure")  # what predict.py says of a photo instead of a class
 NO_PHOTOS = """\
 You can:
   1. kaggle competitions download -c dogs-vs-cats -p tmp, and unzip train.zip there
@@ -118,9 +121,13 @@ class Dataset:
     names: list[str]  # (n,) what identifies each photo, such as `cat.7`
     splits: dict[str, np.ndarray]  # the indices of each split, without the excluded photos
     skipped: list[tuple[str, str]]  # path and reason of each file that could not be decoded
+    skipped_labels: np.ndarray  # int, of each of them
     root: Path
     digests: np.ndarray  # (n,) of each file's bytes
     excluded: np.ndarray  # the indices of the photos that are left out
+    summary: str  # one line: where labels and split come from
+    others: dict[str, int]  # files that are no photos: ending, number
+    given: bool  # whether the user's folders are the split
 
     def split_sizes(self) -> dict[str, int]:
         """Return the number of photos of each split."""
@@ -144,6 +151,50 @@ class Dataset:
         weights = compute_class_weight("balanced", classes=np.arange(len(self.classes)), y=labels)
         return dict(enumerate(weights.tolist()))
 
+    def check(self) -> None:
+        """Raise UserError unless a network can be trained: photos of all classes in all splits."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        for label in np.flatnonzero(counts == 0):
+            its_own = np.flatnonzero(self.skipped_labels == label)
+            path, reason = self.skipped[its_own[0]]
+            raise UserError(
+                f"expected readable photos of every class, got none of "
+                f"{printable(self.classes[label])} in {printable(self.root)} ({len(its_own):,} "
+                f"files); {printable(path)}: {reason}"
+            )
+        for name in self.classes:
+            if name.casefold() in RESERVED:
+                raise UserError(
+                    f"expected another name of the class {name}, which predict.py says of photos "
+                    f"that show none of the classes; rename its folder, for example to no_{name}"
+                )
+        if 0 in self.split_sizes().values() or 0 in self.class_counts("train"):
+            sizes = ", ".join(f"{name} {count}" for name, count in self.split_sizes().items())
+            label = self.class_counts("train").argmin()
+            raise UserError(
+                f"expected enough photos of every class for training, validation and test, got "
+                f"{len(self.names)} photos in {printable(self.root)} ({sizes}), of which "
+                f"{counts[label]} of {printable(self.classes[label])}"
+            )
+
+    def warnings(self) -> list[str]:
+        """Return what makes the score on the test split say little, and what helps."""
+        found, test, counts = [], self.splits["test"], self.class_counts("test")
+        if len(test) < FEW or counts.min() < FEW_OF_CLASS:
+            few = f"Warning: only {len(test):,} test photos, the fewest of "
+            few += f"{printable(self.classes[counts.argmin()])} ({counts.min()}): the score will "
+            help = f"To score all:  python train.py --data-dir {quoted(self.root)} --folds 5"
+            found += [few + "say little.", *([] if self.given else [help])]
+        copies = alike.have_copies(self.images, test, self.splits["train"]).sum()
+        if copies >= max(1, 0.01 * len(test)):
+            found.append(
+                f"Warning: {copies:,} of {len(test):,} test photos have a copy in training, as it "
+                "is, mirrored or brighter: their score will be too good.\n         For a list: "
+                f"python data.py --data-dir {quoted(self.root)} --output copies; then "
+                "--exclude copies/copies.txt"
+            )
+        return found
+
     def digest(self) -> str:
         """Return a digest of everything that a run learns from: classes, photos, labels, splits."""
         digest = hashlib.sha256(json.dumps([self.classes, self.names]).encode())
@@ -164,6 +215,8 @@ def load(
     exclude: Sequence[str] = (),
     fold: int = 0,
     relabel: dict[str, str] | None = None,
+    classes: Sequence[str] = (),
+    check: bool = True,
 ) -> Dataset:
     """Find, decode (once, into a cache on disk) and split the photos under `data_dir`.
 
@@ -174,71 +227,50 @@ def load(
         exclude: names of photos to leave out, see `labels.read_names`.
         fold: 0 to 9, see `split`.
         relabel: new labels of photos by name, see `labels.read_relabels`.
+        classes: of the network that is to score the photos, see `index.find`.
+        check: whether to raise UserError for photos that no network can be trained on.
     Raises:
-        UserError: a class without readable photos, or too few photos to fill every split.
+        UserError: see `index.find`, `cache.images` and `Dataset.check`.
     """
     with cli.blame("--data-dir"):
-        found = index.find(data_dir, cache_dir)
+        found = index.find(data_dir, cache_dir, classes)
         if found is None:
-            raise UserError(
-                "expected labelled photos (train/cat.0.jpg, PetImages/Cat/0.jpg or one folder per "
-                f"class), found none under {printable(data_dir)}"
-            )
+            raise UserError(index.none_found(data_dir))
     with cli.blame("--relabel"):
-        found = label_files.apply_relabels(found, data_dir, relabel or {})
+        relabelled = label_files.apply_relabels(found, data_dir, relabel or {})
     with cli.blame("--cache-dir"):
         images, digests, errors = cache.images(
             found, image_size, Path(cache_dir), cli.progress("decoding", " photos")
         )
-    with cli.blame("--data-dir"):
-        _check_classes(found, errors)
     good = np.delete(np.arange(len(found.paths)), list(errors))
     names = [found.names[i] for i in good.tolist()]
-    labels, digests = found.labels[good], digests[good]
-    given_split = None if found.given is None else found.given[good]
-    # Split before any photo is left out, so that leaving one out moves no other.
-    assigned = split(names, digests, given_split, fold)
+    digests, given_split = digests[good], None if found.given is None else found.given[good]
+    # Split before any photo is left out or gets a new label, so that this moves no other.
+    assigned = split(names, digests, found.labels[good], given_split, fold)
     with cli.blame("--exclude"):
         named = label_files.matching(found, data_dir, exclude)
         excluded = np.isin(good, [number for number, _ in named])
     splits = {name: np.flatnonzero((assigned == i) & ~excluded) for i, name in enumerate(SPLITS)}
     dataset = Dataset(
         images=images,
-        labels=labels,
+        labels=relabelled.labels[good],
         classes=found.classes,
         paths=[found.paths[i] for i in good.tolist()],
         names=names,
         splits=splits,
         skipped=[(found.paths[i], error) for i, error in errors.items()],
+        skipped_labels=relabelled.labels[list(errors)],
         root=found.root,
         digests=digests,
         excluded=np.flatnonzero(excluded),
+        summary=found.summary,
+        others=found.others,
+        given=found.given is not None,
     )
-    with cli.blame("--data-dir"):
-        _check_splits(dataset)
+    if check:
+        with cli.blame("--data-dir"):
+            dataset.check()
     return dataset
-
-
-def _check_classes(found: index.Found, errors: dict[int, str]) -> None:
-    """Raise UserError if a class has no photo that could be decoded."""
-    readable = np.delete(found.labels, list(errors))
-    for label in set(found.labels) - set(readable):
-        first = np.flatnonzero(found.labels == label)[0]
-        raise UserError(
-            f"expected readable photos of every class, got none of "
-            f"{printable(found.classes[label])} in {printable(found.root)}; "
-            f"{printable(found.paths[first])}: {errors[first]}"
-        )
-
-
-def _check_splits(dataset: Dataset) -> None:
-    """Raise UserError if a split is empty, or the training split has no photo of a class."""
-    if 0 in dataset.split_sizes().values() or 0 in dataset.class_counts("train"):
-        sizes = ", ".join(f"{name} {count}" for name, count in dataset.split_sizes().items())
-        raise UserError(
-            f"expected enough photos of every class for training, validation and test, got "
-            f"{len(dataset.names)} photos in {printable(dataset.root)} ({sizes})"
-        )
 
 
 def load_for(config: dict, args: argparse.Namespace) -> Dataset:
@@ -248,19 +280,12 @@ def load_for(config: dict, args: argparse.Namespace) -> Dataset:
         config: of the run.
         args: with the arguments of `cli.data_arguments`.
     Raises:
-        UserError: they are not of its classes.
+        UserError: they are not of its classes. Some of these may have no photos.
     """
     exclude, relabel = read_lists(args)
     fold = Settings.from_dict(config["settings"]).fold
     size, classes = config["score_size"], config["classes"]
-    dataset = load(args.data_dir, size, args.cache_dir, exclude, fold, relabel)
-    if dataset.classes != classes:
-        raise UserError(
-            f"expected photos of the classes of the network, {some_names(classes)}, got "
-            f"{some_names(dataset.classes)}",
-            "--data-dir",
-        )
-    return dataset
+    return load(args.data_dir, size, args.cache_dir, exclude, fold, relabel, classes, check=False)
 
 
 def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
@@ -286,6 +311,7 @@ def load_or_make(
     elif data_dir == "tmp":
         download_if_empty(data_dir, cache_dir)
     dataset = load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
+    cli.say(f"Photos   {dataset.summary}")
     for path, reason in dataset.skipped[:10]:
         cli.say(f"skipped {printable(path)}: {reason}")
     if len(dataset.skipped) > 10:
@@ -295,7 +321,11 @@ def load_or_make(
 
 def download_if_empty(folder: str, cache_dir: str) -> None:
     """Download the public copy of the photos if the folder holds no labelled photos."""
-    Path(folder).mkdir(exist_ok=True)
+    if not os.path.lexists(folder):
+        try:
+            os.mkdir(folder)
+        except OSError as error:
+            raise UserError(f"cannot make {printable(folder)}: {error.strerror}") from None
     if index.find(folder, cache_dir) is not None:
         return
     cli.say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")
@@ -593,7 +623,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with cli.blame("--augmented"):
             files.check_new(args.augmented, "file")
     size = RECIPES["full"].score_size
-    dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel)
+    dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel, check=False)
     if args.augmented:
         save_augmented(dataset, Path(args.augmented))
     text, rows = inspect.overview(dataset)
@@ -602,6 +632,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with cli.blame("--output"):
             inspect.write(args.output, rows)
         cli.say(f"All of them:  {printable(args.output / 'photos.csv')}")
+    with cli.blame("--data-dir"):
+        dataset.check()
+    for line in dataset.warnings():
+        cli.say(line)
     return 0
 
 

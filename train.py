@@ -519,7 +519,7 @@ def print_description(folder: Path, settings: Settings, dataset: data.Dataset) -
                 settings, dataset, network.count_params(), "--class-weight balanced compensates"
             )
         )
-        say(f"Run      {printable(folder)}")
+        say("\n".join([f"Run      {printable(folder)}", *dataset.warnings()]))
         if settings.init:
             say_if_seen(dataset, settings.init)
     else:

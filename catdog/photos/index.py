@@ -10,6 +10,7 @@ What is left out is said, and so is what the rule did, in `Found.summary`.
 """
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import os
@@ -76,6 +77,18 @@ def find(
         raise UserError(f"cannot read {printable(error.filename)}: {error.strerror}") from None
 
 
+def none_found(data_dir: str | os.PathLike) -> str:
+    """Return a message for a folder in which `find` found no labelled photos."""
+    with contextlib.suppress(OSError):
+        top = _list(data_dir, None)
+        if path := next(top.paths(), None):
+            return f"expected labelled photos, got photos such as {printable(path)} without; {WAYS}"
+        if endings := _endings(top):
+            kinds = some_names([f"{end or 'no ending'}: {n:,}" for end, n in endings.items()])
+            return f"expected labelled photos, got other files in {printable(data_dir)} ({kinds})"
+    return f"expected labelled photos, found none under {printable(data_dir)}; {WAYS}"
+
+
 # --- Folders --------------------------------------------------------------------------------------
 
 
@@ -98,7 +111,7 @@ class _Folder:
         """Yield the paths of all photos, below this folder."""
         start = len(self.path) + 1 if self.path else 0
         for folder in self.below:
-            inside = f"{folder.path}/"[start:]
+            inside = f"{folder.path}/"[start:] if folder is not self else ""
             yield from (inside + name for name in folder.photos)
 
     def __str__(self):
@@ -127,6 +140,12 @@ def _list(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None) -> _
             folder.count += child.count
             folder.files += child.files
     return listed[""]
+
+
+def _endings(folder):
+    """Return how many files that are no photos have which ending."""
+    names = (name for each in folder.below for name in each.others)
+    return dict(collections.Counter(os.path.splitext(n)[1].lower() for n in names).most_common())
 
 
 @dataclasses.dataclass
@@ -290,10 +309,11 @@ class _Finder:
 
     def by_folder(self, home):
         """Return the photos of the folders in a folder, each of which is a class."""
-        folders = self.class_folders(home)
-        if not folders:
-            return None
         self.check_one_layout(home)
+        folders = self.class_folders(home)
+        # One folder beside photos is no class: a folder in which some of them were put.
+        if not folders or (len(folders) == 1 and home.photos and not self.is_class(folders[0])):
+            return None
         part, of_key = _Part(home, "folders", f"classes from the folders in {self.place(home)}"), {}
         for folder in folders:
             other = of_key.setdefault(self.key(folder), folder)
@@ -346,6 +366,8 @@ class _Finder:
                 if name:
                     raise
                 continue
+            if not name and len(set(label_of.values())) < 2:  # such as an empty submission
+                continue
             paths = sorted(label_of)
             members = [label_of[path] for path in paths]
             # The path alone: a corrected label must not move the photo to another split.
@@ -384,8 +406,7 @@ class _Finder:
         number = {name: index for index, name in enumerate(classes)}
         found.labels = np.array([number[member] for member in members], np.int32)
         found.summary = f"{how}; {len(classes):,} classes: {some_names(classes)}"
-        endings = (os.path.splitext(name)[1].lower() for each in home.below for name in each.others)
-        found.others = dict(collections.Counter(endings).most_common())
+        found.others = _endings(home)
         return found
 
     def joined(self, home, classes, parts):

@@ -13,6 +13,7 @@ import dataclasses
 import io
 import logging
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -262,10 +263,15 @@ def _label_column(header, rows, column, place):
     if is_one_hot and all(sum(float(row[each]) for each in ones) == 1 for _, row in rows):
         words = f"{len(ones)} columns of 0 and 1 the label"
         return lambda row: header[next(c for c in ones if float(row[c]))].strip(), words
-    repeated = known or columns
-    if len(repeated) > 1 and not known:
-        repeated = [each for each in columns if 1 < len({*cells(each)}) <= len(rows) / 2]
-    if len(repeated) != 1 and not known:
+    repeated = known[:1] or columns
+    for is_possible in (
+        lambda words: 1 < len(words) < len(rows),
+        lambda words: not all(re.fullmatch(r"[-+\d.,eE]*", word) for word in words),
+        lambda words: len(words) <= len(rows) / 2,
+    ):
+        if len(repeated) > 1:
+            repeated = [each for each in repeated if is_possible({*cells(each)})]
+    if len(repeated) != 1:
         raise NotAList(
             f"{place}: expected a column named label, got "
             f"{some_names([_named(header, each) for each in columns])}"

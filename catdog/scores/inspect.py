@@ -14,13 +14,13 @@ from PIL import Image
 
 from catdog import files
 from catdog.files import printable
-from catdog.photos import alike
+from catdog.photos import alike, labels
 from catdog.photos.found import SPLITS
 from catdog.photos.photo import FORMATS
 from catdog.scores import tables
 
 LINES = 12  # of a list that is shown; the CSV file has all
-NEAR_LEVELS = 8.0  # of 255, the mean difference of their pixels, shrunk to 16x16
+CHANGES = ("scaled or compressed anew", "brighter or darker", "mirrored")
 LEFT_OUT = "left out"  # stands for the split of an excluded photo
 
 
@@ -37,29 +37,32 @@ def hashes_and_thumbnails(dataset) -> tuple[np.ndarray, np.ndarray]:
     hashes, thumbnails = [], []
     for batch in dataset.batches(np.arange(len(dataset.labels)), 256):
         hashes.append(alike.look_hashes(batch))
-        for image in map(Image.fromarray, batch):
-            thumbnails.append(np.asarray(image.resize((16, 16), Image.Resampling.BOX)))
-    return np.concatenate(hashes), np.array(thumbnails)
+        thumbnails.append(alike.thumbnails(batch))
+    return np.concatenate(hashes), np.concatenate(thumbnails)
 
 
-def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """Return the pairs of photos that look the same, `(m, 2)`, the first index below the second.
+def near_pairs(hashes: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the photos that look the same, as they are or mirrored, whatever their brightness.
 
     Compares every hash with every other in blocks: 25,000 photos take a few seconds. The thumbnails
     then rule out pairs that only have the same lights and shadows.
+
+    Returns:
+        The pairs, int `(m, 2)`, the first index below the second; and in which way each pair
+        differs, of `CHANGES`, `(m,)`.
     """
-    pairs = [np.zeros((0, 2), int)]
-    for start in range(0, len(hashes), 256):
-        block = hashes[start : start + 256, None]
-        first, second = np.nonzero(alike.are_near(block, hashes[start:]))
-        later = second > first
-        pairs.append(np.stack([first, second], 1)[later] + start)
-    pairs = np.concatenate(pairs)
-    differences = [
-        np.abs(np.subtract(*(thumbnails[part].astype(np.int16) for part in some.T))).mean((1, 2, 3))
-        for some in np.array_split(pairs, len(pairs) // 10_000 + 1)
-    ]
-    return pairs[np.concatenate(differences) <= NEAR_LEVELS]
+    found, changes = [np.zeros((0, 2), int)], [np.zeros(0, int)]
+    for step, theirs in ((1, hashes), (-1, alike.mirrored(hashes))):
+        for start in range(0, len(hashes), 256):
+            block = hashes[start : start + 256, None]
+            first, second = np.nonzero(alike.are_near(block, theirs[start:]))
+            pairs = np.stack([first, second], 1)[second > first] + start
+            small = thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]][:, :, ::step]
+            same, equal = alike.same_look(*small)
+            found.append(pairs[same])
+            changes.append(np.where(equal[same], 0, 1) if step == 1 else np.full(same.sum(), 2))
+    pairs, first = np.unique(np.concatenate(found), axis=0, return_index=True)
+    return pairs, np.concatenate(changes)[first]
 
 
 def groups_of(n: int, pairs: np.ndarray) -> list[np.ndarray]:
@@ -116,14 +119,17 @@ def overview(dataset) -> tuple[str, list[list]]:
     splits, found = split_names(dataset), headers(dataset)
     identical = identical_groups(dataset.digests)
     known = {tuple(group) for group in identical}
-    near = groups_of(len(splits), near_pairs(*hashes_and_thumbnails(dataset)))
+    pairs, changes = near_pairs(*hashes_and_thumbnails(dataset))
+    near = groups_of(len(splits), pairs)
     near = [group for group in near if tuple(group) not in known]
+    changes = changes[dataset.digests[pairs[:, 0]] != dataset.digests[pairs[:, 1]]]
 
     areas = sorted((width * height, f"{width}x{height}") for _, width, height in found)
     smallest, median, largest = (areas[i][1] for i in (0, len(areas) // 2, -1))
     formats = collections.Counter(header[0] for header in found).most_common()
     lines = [
         f"{len(splits):,} photos in {printable(dataset.root)}",
+        dataset.summary,
         "",
         *count_table(dataset, splits),
         "",
@@ -132,12 +138,17 @@ def overview(dataset) -> tuple[str, list[list]]:
         f"skipped   {len(dataset.skipped):,} files",
         *_some(f"  {printable(path)}: {reason}" for path, reason in dataset.skipped),
     ]
+    if others := [f"{end or 'no ending'} {n:,}" for end, n in dataset.others.items()]:
+        lines.append(f"others    {', '.join(map(printable, others[:LINES]))}; no photos")
     for title, groups in (("identical", identical), ("near-identical", near)):
         # First those that matter most: of several splits or labels.
         kinds = [len(set(splits[group])) + len(set(dataset.labels[group])) for group in groups]
         order = np.argsort(kinds, kind="stable")[::-1]
         lines += ["", summary(title, groups, dataset, splits)]
         lines += _some(describe(groups[i], dataset, splits) for i in order)
+    if len(changes):
+        counts = zip(CHANGES, np.bincount(changes, minlength=len(CHANGES)), strict=True)
+        lines += ["", "pairs: " + ", ".join(f"{count:,} {change}" for change, count in counts)]
 
     numbers = {i: number for number, group in enumerate([*identical, *near], 1) for i in group}
     rows = [["path", "class", "split", "format", "width", "height", "group"]]
@@ -187,6 +198,17 @@ def _some(lines: Iterable[str]) -> list[str]:
 
 
 def write(folder: Path, rows: Sequence[Sequence]) -> None:
-    """Write a new folder with the rows of `overview` as `photos.csv`."""
+    """Write a new folder with the rows of `overview` as `photos.csv`, and `copies.txt`.
+
+    The latter is a file for --exclude: all photos of each group of copies but the first.
+    """
+    seen, copies = set(), []
+    for path, *_, group in rows[1:]:
+        if group in seen:
+            copies.append(f"{labels.quoted(path)}\n")
+        elif group:
+            seen.add(group)
     with files.atomic_folder(folder) as temporary:
         tables.write_csv(temporary / "photos.csv", rows)
+        content = "".join(copies).encode("utf-8", "surrogateescape")
+        (temporary / "copies.txt").write_bytes(content)

@@ -7,9 +7,10 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 
 import data
+from catdog.photos import alike
 from catdog.scores import inspect
 from conftest import draw_photos
 
@@ -49,7 +50,7 @@ def test_copies_are_found_and_nothing_else(dataset):
         {"cat.3", "cat.800"},
         {"cat.4", "dog.801"},
     ]
-    pairs = inspect.near_pairs(*inspect.hashes_and_thumbnails(dataset))
+    pairs, _ = inspect.near_pairs(*inspect.hashes_and_thumbnails(dataset))
     groups = inspect.groups_of(len(dataset.labels), pairs)
     assert sorted(sorted(dataset.names[i] for i in group) for group in groups) == [
         ["cat.3", "cat.800"],
@@ -71,7 +72,7 @@ def test_near_pairs_of_25_000_photos_take_seconds():
     hashes[20_000], thumbnails[20_000] = hashes[7] ^ np.uint64(0b1011), thumbnails[7]
     hashes[300] = hashes[8]  # same lights and shadows, other photo
     started = time.process_time()
-    assert inspect.near_pairs(hashes, thumbnails).tolist() == [[7, 20_000]]
+    assert inspect.near_pairs(hashes, thumbnails)[0].tolist() == [[7, 20_000]]
     assert time.process_time() - started < 20
 
 
@@ -94,6 +95,33 @@ def test_the_overview_shows_what_is_there(folder, dataset):
     by_path = {row["path"]: row for row in rows}
     assert by_path["dog.900.jpg"]["width"] == "70" and by_path["dog.900.jpg"]["format"] == "JPEG"
     assert by_path["dog.900.jpg"]["group"] == by_path["dog.5.png"]["group"] != ""
+
+
+def test_mirrored_and_brighter_copies_are_found_and_listed(tmp_path):
+    train = draw_photos(tmp_path / "photos" / "train", 20, size=64)
+    with Image.open(train / "cat.3.png") as photo:
+        ImageOps.mirror(photo.convert("RGB")).save(train / "cat.900.png")
+    with Image.open(train / "dog.5.png") as photo:
+        ImageEnhance.Brightness(photo.convert("RGB")).enhance(1.3).save(train / "dog.901.png")
+    dataset = data.load(tmp_path / "photos", 64, tmp_path / "cache")
+    text, rows = inspect.overview(dataset)
+    assert "near-identical: 2 groups of 4 photos" in text
+    assert "pairs: 0 scaled or compressed anew, 1 brighter or darker, 1 mirrored" in text
+    inspect.write(tmp_path / "out", rows)
+    copies = (tmp_path / "out" / "copies.txt").read_text().splitlines()
+    assert copies == ["cat.900.png", "dog.901.png"]
+    everything = np.arange(42)
+    with_copy = alike.have_copies(dataset.images, everything[:-1], everything[-1:])
+    assert [dataset.names[i] for i in np.flatnonzero(with_copy)] == ["dog.5"]
+    last = np.array([dataset.names.index("cat.900")])
+    others = np.setdiff1d(everything, last)
+    assert dataset.names[others[alike.have_copies(dataset.images, others, last)][0]] == "cat.3"
+
+
+def test_photos_of_one_colour_are_no_copies_of_other_colours():
+    images = np.full((3, 8, 8, 3), np.array([40, 90, 140])[:, None, None, None], np.uint8)
+    none = alike.have_copies(images, np.array([0, 1]), np.array([2]))
+    assert not none.any()
 
 
 def test_excluded_photos_have_a_column_of_their_own(folder):
