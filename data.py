@@ -30,7 +30,7 @@ from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
 SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
-SMALL = 500  # photos of a class, below which it is divided exactly
+SMALL_CLASS = 500  # photos of a class, below which it is divided exactly
 FEW, FEW_OF_CLASS = 50, 10  # test photos, below which a score says little
 RESERVED = ("unknown", "unsure")  # what predict.py says of a photo instead of a class
 NO_PHOTOS = """\
@@ -60,7 +60,7 @@ def split(
     """Divide photos 80/10/10 by a hash of their names.
 
     A photo's split does not depend on the seed or on other photos, except identical ones: files
-    with the same bytes go where the first of them by name goes. A class of fewer than `SMALL`
+    with the same bytes go where the first of them by name goes. A class of fewer than `SMALL_CLASS`
     photos is divided exactly, in the order of the hashes: a photo more may move others there.
 
     Args:
@@ -88,7 +88,7 @@ def split(
         leader[i] = first_of_group.setdefault(group[i], i)
     position = hashes / 2.0**64  # in [0, 1)
     counts = [] if labels is None else np.bincount(labels)
-    for label in np.flatnonzero(np.less(counts, SMALL) & np.greater(counts, 0)):
+    for label in np.flatnonzero(np.less(counts, SMALL_CLASS) & np.greater(counts, 0)):
         members = np.flatnonzero((labels == label) & (leader == np.arange(len(leader))))
         members = members[np.argsort(hashes[members], kind="stable")]
         followers = sizes[group[members]]
@@ -311,7 +311,6 @@ def load_or_make(
     elif data_dir == "tmp":
         download_if_empty(data_dir, cache_dir)
     dataset = load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
-    cli.say(f"Photos   {dataset.summary}")
     for path, reason in dataset.skipped[:10]:
         cli.say(f"skipped {printable(path)}: {reason}")
     if len(dataset.skipped) > 10:
@@ -321,11 +320,12 @@ def load_or_make(
 
 def download_if_empty(folder: str, cache_dir: str) -> None:
     """Download the public copy of the photos if the folder holds no labelled photos."""
-    if not os.path.lexists(folder):
-        try:
-            os.mkdir(folder)
-        except OSError as error:
-            raise UserError(f"cannot make {printable(folder)}: {error.strerror}") from None
+    try:
+        Path(folder).mkdir(exist_ok=True)
+    except OSError as error:  # such as a file of that name
+        raise UserError(
+            f"cannot make the folder {printable(folder)}: {error.strerror}", "--data-dir"
+        ) from None
     if index.find(folder, cache_dir) is not None:
         return
     cli.say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")

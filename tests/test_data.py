@@ -60,6 +60,25 @@ def test_the_folds_test_every_photo_once():
     assert all(first == second for first, second in copies)
 
 
+def test_small_classes_are_divided_exactly_and_large_ones_by_the_hash():
+    names = [f"{c}/{n}.jpg" for c, count in enumerate((60, 25, 1, 500)) for n in range(count)]
+    labels = np.array([int(name[0]) for name in names])
+    digests = np.arange(len(names))
+    digests[:3] = -1  # the same bytes
+    folds = np.array([data.split(names, digests, labels, fold=fold) for fold in range(10)])
+    counts = [np.bincount(folds[0][labels == c], minlength=3).tolist() for c in range(3)]
+    assert counts[1] in ([20, 2, 3], [20, 3, 2]) and counts[2] == [1, 0, 0]
+    assert np.abs(np.subtract(counts[0], [48, 6, 6])).max() <= 2  # copies stay together
+    assert len(set(folds[0, :3])) == 1
+    assert ((folds == 2).sum(0) == 1).all()
+    plain = data.split(names, digests)
+    np.testing.assert_array_equal(folds[0][labels == 3], plain[labels == 3])
+    given = np.where(labels == 1, 2, 0)
+    sides = data.split(names, digests, labels, given)
+    assert np.bincount(sides[labels == 0], minlength=3)[1:].tolist() in ([6, 0], [5, 0], [7, 0])
+    assert (sides[labels == 1] == 2).all()
+
+
 # --- Load -----------------------------------------------------------------------------------------
 
 
@@ -82,10 +101,56 @@ def test_photos_that_cannot_be_decoded_are_skipped_with_a_reason_and_stay_where_
         assert dataset.classes[dataset.labels[i]] == dataset.paths[i][:3]
 
 
+def test_a_file_in_the_place_of_the_default_folder_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tmp").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder tmp: File exists"):
+        data.download_if_empty("tmp", "tmp/cache")
+
+
 def test_splits_are_disjoint_and_cover_every_photo(folder):
     dataset = data.load(folder, 8, folder / "cache")
     members = np.concatenate(list(dataset.splits.values()))
     np.testing.assert_array_equal(np.sort(members), np.arange(120))
+
+
+def test_few_test_photos_and_copies_among_them_are_told(tmp_path):
+    train = draw_photos(tmp_path / "train", 30)
+    dataset = data.load(tmp_path, 48, tmp_path / "cache")
+    few, help = dataset.warnings()
+    assert "only 6 test photos, the fewest of cat (3)" in few and "--folds 5" in help
+    with Image.open(train / dataset.paths[dataset.splits["test"][0]]) as photo:
+        mirror_image = photo.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirror_image.save(train / dataset.paths[dataset.splits["train"][0]])
+    *_, copies = data.load(tmp_path, 48, tmp_path / "cache").warnings()
+    assert "1 of 6 test photos have a copy in training" in copies
+
+
+@pytest.mark.parametrize("name", ["unknown", "Unsure"])
+def test_a_class_with_a_word_of_predict_py_is_refused_for_training(tmp_path, name):
+    fill(tmp_path, "ant", name, photos=30)
+    with pytest.raises(UserError, match=f"another name of the class {name}.* rename its folder"):
+        data.load(tmp_path, 8, tmp_path / "cache")
+
+
+def test_data_py_shows_the_table_of_photos_that_cannot_be_trained_on(tmp_path, capsys):
+    fill(tmp_path, "ant", "bee", photos=30)
+    save(tmp_path / "fly/0.jpg").write_text("<html>")
+    places = ["--data-dir", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
+    with pytest.raises(UserError, match=r"got none of fly in .* \(1 files\); fly/0.jpg: not an"):
+        data.main(places)
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["fly", "0", "0", "0", "0"] in table and ["bee", "24", "3", "3", "30"] in table
+
+
+def test_photos_to_score_may_be_of_some_classes_of_the_network_alone(tmp_path):
+    fill(tmp_path, "bee", photos=4)
+    (tmp_path / "ant").mkdir()
+    dataset = data.load(tmp_path, 8, tmp_path / "cache", classes=["ant", "bee"], check=False)
+    assert dataset.classes == ["ant", "bee"] and dataset.labels.tolist() == [1] * 4
+    with pytest.raises(UserError, match="expected photos of the classes of the network, ant, fly"):
+        data.load(tmp_path, 8, tmp_path / "none", classes=["ant", "fly"])
+    assert not (tmp_path / "none").exists()
 
 
 # --- Stream ---------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def description(settings: Settings, dataset, parameters: int, remedy: str) -> st
     lines += [
         "Photos   " + ", ".join(f"{name} {n:,}" for name, n in dataset.split_sizes().items()),
         f"         skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
-        f"classes {some_names(dataset.classes)}",
+        f"{dataset.summary}",
     ]
     counts = dataset.class_counts("train")
     if counts.max() > UNEVEN * counts.min():
