@@ -15,6 +15,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import catdog
 from catdog.errors import UserError
@@ -55,6 +56,9 @@ def quiet() -> Iterator[None]:
 
 @functools.cache
 def _load(name: str) -> types.ModuleType:
+    # JAX compiles each image size for up to half a minute on a GPU; later runs find the programs.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "catdog" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
         with quiet():
             module = importlib.import_module(name)

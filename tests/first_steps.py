@@ -16,9 +16,9 @@ from catdog.training import optimizer
 from catdog.training.recipe import MILD
 from catdog.training.settings import Settings
 
-# Without dropout, whose random numbers differ between the backends. With seed 3 no rounding decides
+# Without dropout, whose random numbers differ between the backends. With seed 2 no rounding decides
 # between two values of a ReLU or a pooling; with others, losses differ by 1e-4 (see below).
-SETTINGS = Settings(epochs=2, batch_size=16, image_size=32, lr=5e-4, seed=3, **MILD)
+SETTINGS = Settings(epochs=2, batch_size=16, image_size=32, lr=5e-4, seed=2, **MILD)
 
 
 def losses(photos_dir, cache_dir, weights, steps=4):

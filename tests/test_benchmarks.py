@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, measuring, predict, step
+from benchmarks import accuracy, gpu, measuring, predict, step
 from catdog import backend
 from catdog.errors import UserError
 from catdog.photos import drawings, index
@@ -166,3 +166,11 @@ def test_the_step_is_measured_in_the_precision_of_training(monkeypatch):
     assert network.layers[2].dtype_policy.name == "mixed_bfloat16"
     step.make_step(48, batch=2, policy="float32")
     assert network.layers[2].dtype_policy.name == "float32"
+
+
+def test_the_gpu_benchmark_measures_steps_and_waiting(small_plain, monkeypatch):
+    monkeypatch.setattr(gpu, "EPOCH", 4)
+    found = gpu.measure(32, steps=2, batch_size=8, seconds=0)
+    assert found["device"].startswith("cpu") and found["operations"] > 0
+    assert found["first"] > found["step"] > 0 and 0 <= found["waiting"] < 1
+    assert gpu.product_rate(64) > 0

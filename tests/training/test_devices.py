@@ -177,6 +177,18 @@ def test_versions_are_asked_without_a_word_of_tensorflow():
     assert finish(start(program=("-c", program), cwd=ROOT)) == ("jax\n", "")
 
 
+@pytest.mark.slow
+def test_jax_trains_and_scores_where_tensorflow_is_missing(folder, dataset, tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'tensorflow'\", name='tensorflow')"
+    )
+    process = start(*new_run(folder, "alone"), "--image-size", 32, "--epochs", 1,
+                    env={**JAX, "PYTHONPATH": str(tmp_path)})  # fmt: skip
+    out, err = finish(process)
+    assert "accuracy" in out and "model.tflite" in err and "Traceback" not in err
+    assert np.isfinite(losses(folder / "alone")).all()
+
+
 # --- Devices and machines -------------------------------------------------------------------------
 
 
