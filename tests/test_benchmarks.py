@@ -163,9 +163,9 @@ def test_the_step_is_measured_in_the_precision_of_training(monkeypatch):
     monkeypatch.setattr(step.train, "build", build)
     monkeypatch.setattr(step, "precision", lambda: "mixed_bfloat16")
     step.make_step(48, batch=2)
-    assert network.layers[2].dtype_policy.name == "mixed_bfloat16"
+    assert network.network.layers[2].dtype_policy.name == "mixed_bfloat16"
     step.make_step(48, batch=2, policy="float32")
-    assert network.layers[2].dtype_policy.name == "float32"
+    assert network.network.layers[2].dtype_policy.name == "float32"
 
 
 def test_the_gpu_benchmark_measures_steps_and_waiting(small_plain, monkeypatch):
