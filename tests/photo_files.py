@@ -135,7 +135,22 @@ def encodings() -> dict[str, tuple[bytes, list, int]]:
         "avif alpha": (encode(alpha, "AVIF"), ON_WHITE, 12),
         "avif animated": (encode(image, "AVIF", **frames()), COLOURS, 12),
         "webp animated": (encode(image, "WEBP", lossless=True, **frames()), COLOURS, 0),
-    }
+        "bmp rle": (bmp_rle(small["RGB"]), COLOURS, 0),
+        "tiff": (encode(small["RGB"], "TIFF"), COLOURS, 0),
+        "tiff lzw": (encode(image, "TIFF", compression="tiff_lzw"), COLOURS, 0),
+        "tiff deflate": (encode(image, "TIFF", compression="tiff_adobe_deflate"), COLOURS, 0),
+        "tiff jpeg": (encode(image, "TIFF", compression="jpeg"), COLOURS, 12),
+        "tiff fax": (encode(black_white(), "TIFF", compression="group4"), BLACK_WHITE, 0),
+        "tiff 16 bit": (encode(grey16(), "TIFF"), [(v,) * 3 for v in (0, 100, 200, 255)], 0),
+        "tiff alpha": (encode(alpha, "TIFF", compression="tiff_lzw"), ON_WHITE, 1),
+        "tiff cmyk": (encode(small["RGB"].convert("CMYK"), "TIFF"), COLOURS, 1),
+        "tiff pages": (encode(image, "TIFF", compression="tiff_lzw", **frames()), COLOURS, 0),
+        "ppm": (encode(small["RGB"], "PPM"), COLOURS, 0),
+        "ppm grey": (encode(small["L"], "PPM"), GREYS, 1),
+        "ppm 1 bit": (encode(small["1"], "PPM"), BLACK_WHITE, 0),
+        "ppm 10 bit": (b"P5 16 12 1020\n" + np.asarray(
+            small["L"], ">u2").__mul__(4).astype(">u2").tobytes(), GREYS, 1),
+    }  # fmt: skip
 
 
 def bmp_with_alpha(image: Image.Image) -> bytes:
@@ -146,6 +161,17 @@ def bmp_with_alpha(image: Image.Image) -> bytes:
     header += bytes(108 - len(header))
     start = 14 + len(header)
     return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + pixels
+
+
+def bmp_rle(image: Image.Image) -> bytes:
+    """With eight bits per pixel in runs, which Pillow does not write itself."""
+    image = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    rows = [row.tobytes() for row in np.asarray(image)[::-1]]
+    runs = b"".join(b"".join(b"\1%c" % value for value in row) + b"\0\0" for row in rows) + b"\0\1"
+    header = struct.pack("<IiiHHIIiiII", 40, *image.size, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    palette = np.array(image.getpalette("BGRX"), np.uint8).tobytes().ljust(1024, b"\0")
+    start = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + header + palette + runs
 
 
 def interlaced_png() -> bytes:

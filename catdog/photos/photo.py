@@ -26,19 +26,21 @@ from PIL import (
     Image,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from catdog.files import printable
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP") + (("AVIF",) if AvifImagePlugin.SUPPORTED else ())
-# HEIC is read where pillow-heif is installed. Without it such a file is found all the same, so that
-# it is named as one that cannot be read.
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp")
-SUFFIXES += (".avif", ".heic", ".heif", ".hif")
-# Other pictures are found, too, so that they are named as what cannot be read.
-SUFFIXES += (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jxl", ".psd")
-SUFFIXES += (".svg", ".tga", ".ico", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+FORMATS += ("AVIF",) if AvifImagePlugin.SUPPORTED else ()
+# How the names of images end. Those of kinds that cannot be read are found too, to be named with
+# the reason; HEIC is read where pillow-heif is installed.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".avif")
+SUFFIXES += (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif")
+SUFFIXES += (".jp2", ".j2k", ".jxl", ".psd", ".psb", ".xcf", ".svg", ".ico", ".tga", ".eps")
+SUFFIXES += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw", ".dcm")
 ENDING = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{0,4}", re.DOTALL)  # photo.jpg_large has none
 # What other systems keep beside photos: thumbnails, waste bins, what was lost.
 SYSTEM_FOLDERS = {"@eadir", "@__thumb", "@recycle", "@tmp", "#recycle", "#snapshot", "lost+found"}
@@ -48,7 +50,15 @@ PILLOW_HEIF = (1, 7, 0)  # older versions have known holes
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn
 MAX_JPEG_PIXELS = 200_000_000  # of a JPEG that is decoded small; phones make 108 megapixels
-MAX_SCANNED_PIXELS = 3e9  # pixels times scans of a progressive JPEG: about two seconds of work
+# Of what Pillow decodes in Python, in up to 0.2 and 2 us per pixel: run-length BMP, and PPM of
+# another depth than 8 bits.
+MAX_SLOW_PIXELS = {"bmp_rle": 16e6, "ppm": 2e6}
+MAX_SIDE = 2**20  # pixels; each row of an image costs memory, be it a pixel wide
+MAX_SCANNED_PIXELS = 3e9  # pixels times scans of a JPEG: about two seconds of work
+# What people save TIFFs with. Decoders of the rest would have to be fed bombs, too.
+TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg")
+TIFF_COMPRESSIONS += ("tiff_ccitt", "group3", "group4")
+MAX_NUMBERS = 100_000  # in a tag of a TIFF; each takes Pillow a microsecond
 MAX_MEMORY = 750 * 2**20  # bytes that all threads together decode into
 SMALL_FILE = 2**20  # bytes; of larger files, threads hold MAX_BYTES together
 STRIP = 2**20  # pixels that are converted to RGB at a time
@@ -57,6 +67,15 @@ STRIP = 2**20  # pixels that are converted to RGB at a time
 # keeps four bytes per RGB pixel.
 BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 12, "HEIC": 8}
 
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """A TIFF that is loaded as other files are: not turned, and without the rest of its EXIF."""
+
+    def load_end(self):
+        self.getexif()  # later, the file is closed
+        self._size = self.im.size
+
+
 # How the files begin that Pillow can read, and in its order of trying them.
 _OPENERS: dict[str, tuple[bytes, Callable]] = {
     "JPEG": (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -64,17 +83,26 @@ _OPENERS: dict[str, tuple[bytes, Callable]] = {
     "GIF": (rb"GIF8[79]a", GifImagePlugin.GifImageFile),
     "BMP": (rb"BM", BmpImagePlugin.BmpImageFile),
     "WEBP": (rb"RIFF....WEBP", WebPImagePlugin.WebPImageFile),
+    "TIFF": (rb"(II\*\0|MM\0\*)(?!....CR)", _Tiff),
+    "PPM": (rb"P[4-6][\s#]", PpmImagePlugin.PpmImageFile),
     "AVIF": (rb"....ftyp(avi[fs]|m[is]f1....(....){0,12}avif)", AvifImagePlugin.AvifImageFile),
 }
 _HEIC = rb"....ftyp(hei[cmsx]|hev[cmsx]|m[is]f1)"
+_RAW = "a raw photo of a camera", "export it as JPEG or TIFF"
 # How other files begin, what they are, and what helps.
 _OTHER_IMAGES = {
     _HEIC: ("HEIC", 'to read such photos, run pip install "pillow-heif>=1.7.0"'),
     _OPENERS["AVIF"][0]: ("AVIF", 'to read such photos, run pip install --upgrade "pillow>=13.0"'),
-    rb"II[*+]\0|MM\0[*+]": ("TIFF or camera raw", "convert it to JPEG or PNG"),
+    rb"II\*\0....CR|....ftypcrx |FUJIFILM|IIR[OS]|IIU\0": _RAW,
+    rb"II\+\0|MM\0\+": ("BigTIFF", "convert it to JPEG, PNG or TIFF"),
+    rb"P[1-37FfG][\s#]": ("PPM as text or of floats", "save it as binary PPM"),
     rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": ("JPEG 2000", "convert it to JPEG or PNG"),
     rb"\0\0\0\x0cJXL |\xff\x0a": ("JPEG XL", "convert it to JPEG or PNG"),
+    rb".{128}DICM": ("DICOM", "export it as PNG"),
+    rb"\0\0\x01\0": ("an icon", "save it as PNG"),
+    rb"%!PS|\xc5\xd0\xd3\xc6": ("PostScript", "export it as PNG"),
     rb"8BPS": ("Photoshop", "export it as JPEG or PNG"),
+    rb"gimp xcf": ("GIMP", "export it as JPEG or PNG"),
     rb"(\xef\xbb\xbf)?\s*<(svg|\?xml.*<svg|!--.*<svg|!DOCTYPE svg)": ("SVG", "export it as PNG"),
 }
 _WEB_PAGE = rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script))"
@@ -166,6 +194,8 @@ def _why_unreadable(path: str | os.PathLike, error: OSError | ValueError) -> str
     # Windows denies permission to open any folder; elsewhere a folder may really be closed.
     if os.path.isdir(path) and (os.name == "nt" or not isinstance(error, PermissionError)):
         return "a folder"
+    if re.match(r"(?i)[a-z]{2,}:/", os.fsdecode(path)):
+        return "addresses are not read: download the photo"
     if isinstance(error, FileNotFoundError):
         return "a broken link" if os.path.islink(path) else "not found"
     reasons = {
@@ -243,20 +273,25 @@ def _is_image(parent: str, name: str) -> bool:
 # --- Decoding -------------------------------------------------------------------------------------
 
 
-def open_photo(source: str | os.PathLike | bytes, draft_size: int | None = None) -> Image.Image:
+def open_photo(source: str | os.PathLike | bytes, side: int | None = None) -> Image.Image:
     """Decode a photo at its own aspect ratio.
 
     Args:
         source: path, or the bytes of a file. One of `FORMATS`, whatever the name ends with.
-        draft_size: pixels. The photo may then come back smaller, several times faster, but with
-            both sides still at least one and a half times this long.
+        side: pixels; a photo with a longer side is made smaller, so that it has this one.
     Returns:
-        The first frame as an RGB image, turned upright by its EXIF orientation. Transparent pixels
-        are white.
+        The first frame as an RGB image of pixels and nothing else (no EXIF, no comment), turned
+        upright by its EXIF orientation. Transparent pixels are white.
     Raises:
         PhotoError: the file cannot be read, is no image of these formats, is damaged or too large.
     """
-    return _open(source, draft_size, lambda image: image)
+
+    def fit(image):
+        scale = side / max(image.size) if side else 1
+        size = [max(1, round(length * scale)) for length in image.size]
+        return image if scale >= 1 else image.resize(size, reducing_gap=3.0)
+
+    return _open(source, side, fit)
 
 
 def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
@@ -272,7 +307,11 @@ def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
 
 
 def _open(source, draft_size, finish):
-    """Decode a photo, and hold the memory for it until `finish` has made an image of the result."""
+    """Decode a photo, and hold the memory for it until `finish` has made an image of the result.
+
+    With a draft size, the image may be smaller than the photo, but both its sides are at least one
+    and a half times as long as that (or as in the photo): decoded several times faster.
+    """
     if not isinstance(source, bytes):
         with content_of(source) as data:
             return _open(data, draft_size, finish)
@@ -282,8 +321,6 @@ def _open(source, draft_size, finish):
         return _decode(source, draft_size, finish)
     except PhotoError:
         raise
-    except Image.DecompressionBombError as error:  # WebP asks Pillow before it tells its size
-        raise PhotoError(f"more than the limit of {MAX_PIXELS / 1e6:.0f} megapixels") from error
     except MemoryError as error:
         raise PhotoError("needs more memory than there is") from error
     except Exception as error:  # on damaged files Pillow raises nearly every kind there is
@@ -319,26 +356,44 @@ def _silence_pillow():
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _decode(data, draft_size, finish):
+def header(data: bytes) -> tuple[str, Image.Image]:
+    """Return the format of a file, and its image, of which only the header was read."""
     _silence_pillow()
-    # What Image.open(formats=FORMATS) does, which however complains of a big picture on stderr
-    # before its size can be asked for, and keeps to itself what is wrong with a header.
+    # What Image.open(formats=FORMATS) does, which however keeps to itself what is wrong with a
+    # header, and refuses a JPEG of 180 megapixels that could be decoded small.
     kind, opener = _opener(data)
+    if kind == "TIFF":
+        _check_tags(data)
     image = opener(_Source(_without_metadata(data, kind)), "")
+    if kind == "TIFF" and image.info["compression"] not in TIFF_COMPRESSIONS:
+        raise PhotoError(f"a TIFF compressed by {image.info['compression']}; save it with LZW")
+    return kind, image
+
+
+def _decode(data, draft_size, finish):
+    kind, image = header(data)
     width, height = image.size
-    if min(width, height) < 1:
-        raise PhotoError(f"has no pixels: {width}x{height}")
+    scans = _scans(data, image) if kind == "JPEG" else 0
+    codec = image.tile[0][0] if image.tile else ""
+    if codec in MAX_SLOW_PIXELS:
+        image.fp.steps += min(len(data), 4_000_000)  # it reads a few bytes at a time
     if draft_size:
         image.draft(None, (round(1.5 * draft_size), round(1.5 * draft_size)))
     most = MAX_JPEG_PIXELS if kind == "JPEG" and image.size != (width, height) else MAX_PIXELS
+    most = MAX_SLOW_PIXELS.get(codec, most)
     if width * height > most:
         megapixels = f"{most / 1e6:.0f} megapixels"
         raise PhotoError(f"{width}x{height} is more than the limit of {megapixels}")
+    if max(width, height) > MAX_SIDE:
+        raise PhotoError(f"{width}x{height}: a side is longer than the limit of {MAX_SIDE:,}")
     pixels = image.width * image.height  # fewer than width * height in a draft
     memory = pixels * (BYTES_PER_PIXEL.get(kind, 4) + 4)  # and four for what is made of a pixel
-    if "progressive" in image.info:
+    if kind == "TIFF":  # a strip, or a tile, which may be larger than the image
+        tags = image.tag_v2
+        rows = tags.get(323) or min(height, tags.get(278, height))
+        memory += 8 * float(tags.get(322, width)) * float(rows)
+    if scans:
         memory += 2 * width * height * image.layers  # coefficients, whatever the size of the draft
-        scans = data.count(b"\xff\xda")
         if width * height * scans > MAX_SCANNED_PIXELS:  # each is a few bytes, but a walk over all
             raise PhotoError(f"damaged: {scans} scans of {width}x{height} pixels in one JPEG")
     if memory > MAX_MEMORY:
@@ -350,7 +405,19 @@ def _decode(data, draft_size, finish):
         image.load()
         turn = None if kind == "HEIC" else _TURNS.get(_orientation(image))  # libheif turns it
         image = _to_rgb(image, draft_size)
+        image.info = {}  # or a comment would be saved with what is drawn from the photo
         return finish(image if turn is None else image.transpose(turn))
+
+
+def _scans(data: bytes, image: Image.Image) -> int:
+    """Return how many scans libjpeg collects before it has a pixel; 0 if it needs the first alone.
+
+    That is where the first one, at whose data `image` stands, has fewer than all components.
+    """
+    first = data.rindex(b"\xff\xda\0", 0, image.fp.tell() - 7)
+    if data[first + 4] == image.layers and "progressive" not in image.info:
+        return 0
+    return data.count(b"\xff\xda", first)
 
 
 def _opener(data: bytes) -> tuple[str, Callable]:
@@ -381,19 +448,30 @@ def _heif_opener() -> Callable | None:
 
 
 def _without_metadata(data: bytes, kind: str) -> bytes:
-    """Return the file with those blocks renamed of which Pillow would read all.
-
-    A block of EXIF with millions of numbers takes it a quarter of a minute; only the orientation is
-    needed, and `_orientation` finds it.
-    """
+    """Return the file with those blocks renamed that Pillow would take long to read."""
     if kind == "JPEG":
-        data = data.replace(b"Photoshop 3.0\0", b"photoshop 3.0\0")
-        return data.replace(b"Exif\0\0", b"exif\0\0")
+        if data.count(b"Exif\0\0") > 100:  # each is copied to the end of all before it
+            raise PhotoError("damaged: cut into too many parts")
+        return data.replace(b"Photoshop 3.0\0", b"photoshop 3.0\0")
     if kind == "HEIC":
         _check_items(data)
-    if kind == "AVIF":  # its orientation is not in EXIF
+    if kind == "AVIF":  # it is written anew if its orientation is not in EXIF
         return re.sub(rb"(infe.{8}(?:..)?)Exif", rb"\1none", data, flags=re.DOTALL)
     return data
+
+
+def _check_tags(data: bytes) -> None:
+    """Refuse a TIFF that is a raw photo, or that has a tag of very many numbers."""
+    order = "<" if data[:1] == b"I" else ">"
+    (start,) = struct.unpack_from(order + "4xI", data)
+    (count,) = struct.unpack_from(order + "H", data, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, count, value = struct.unpack_from(order + "HHI4s", data, place)
+        if kind not in (1, 2, 7) and count > MAX_NUMBERS:  # no bytes, which are not unpacked
+            raise PhotoError(f"damaged: a tag of {count:,} numbers")
+        # A smaller picture comes first, or the version of DNG is given.
+        if (tag == 254 and b"\1" in value) or tag == 50706:
+            raise PhotoError(f"expected {', '.join(FORMATS)}, got {_RAW[0]}; {_RAW[1]}")
 
 
 def _check_items(data: bytes) -> None:
@@ -412,36 +490,10 @@ def _check_items(data: bytes) -> None:
 
 def _orientation(image: Image.Image) -> int | None:
     """Return the orientation, from 1 to 8, that EXIF says, or XMP where EXIF does not."""
-    blocks = [part for _, part in getattr(image, "applist", ()) if part[:6] == b"exif\0\0"]
-    exif = blocks[0] if blocks else image.info.get("exif")
     try:
-        if exif is None:  # as ImageMagick writes it into a PNG
-            hexadecimal = "".join(image.info.get("Raw profile type exif", "").split("\n")[3:])
-            exif = bytes.fromhex(hexadecimal)
-        found = _exif_orientation(exif[6:] if exif[:4].lower() == b"exif" else exif)
-    except (ValueError, struct.error):  # a broken block: the pixels are whole
-        found = None
-    if found is None:
-        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-        xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
-        if match := re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp):
-            found = int(match[1])
-    return found
-
-
-def _exif_orientation(exif: bytes) -> int | None:
-    """Return the value of the orientation tag in a block of EXIF, which is laid out as a TIFF."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # a broken block: the pixels are whole
         return None
-    (start,) = struct.unpack_from(order + "4xI", exif)
-    (entries,) = struct.unpack_from(order + "H", exif, start)
-    for place in range(start + 2, start + 2 + 12 * entries, 12):
-        tag, kind = struct.unpack_from(order + "HH", exif, place)
-        if tag == _ORIENTATION:
-            code = {1: "B", 3: "H", 4: "I"}.get(kind)
-            return struct.unpack_from(order + code, exif, place + 8)[0] if code else None
-    return None
 
 
 def _to_rgb(image: Image.Image, draft_size: int | None) -> Image.Image:
@@ -453,21 +505,37 @@ def _to_rgb(image: Image.Image, draft_size: int | None) -> Image.Image:
     if image.mode == "RGB" and factor == 1 and not image.has_transparency_data:
         return image
     width, height = image.size
+    white = _white(image)
     rows = max(1, STRIP // width // factor) * factor
     if rows >= height:
-        image = _converted(image)
+        image = _converted(image, white)
         return image.reduce(factor) if factor > 1 else image
     result = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(top + rows, height)))
-        result.paste(_converted(strip).reduce(factor), (0, top // factor))
+        result.paste(_converted(strip, white).reduce(factor), (0, top // factor))
     return result
 
 
-def _converted(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 0 to 65535, which Pillow would clip at 255
+def _white(image: Image.Image) -> int | None:
+    """Return which value is white in a grey image of more than eight bits; None for any other.
+
+    A camera of 12 bits writes 0 to 4095 into 16: white is the largest number of 8, 10, 12, 14 or 16
+    bits, whichever is enough for the lightest pixel.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return None
+    low, high = (image.convert("I") if image.mode == "I;16B" else image).getextrema()
+    if image.mode == "F" or low < 0 or high > 65535:
+        raise PhotoError("its pixels are no numbers from 0 to 65535; save it with 8 or 16 bits")
+    bits = max(8, high.bit_length())
+    return 2 ** (bits + bits % 2) - 1
+
+
+def _converted(image: Image.Image, white: int | None) -> Image.Image:
+    if white:  # Pillow would clip at 255
         grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        image = Image.fromarray(((grey * 255 + white // 2) // white).astype(np.uint8))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

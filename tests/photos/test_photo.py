@@ -12,6 +12,7 @@ import time
 import types
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,10 @@ def reason(source, size=16) -> str:
     return text
 
 
+def drafted(data: bytes, draft_size: int) -> Image.Image:
+    return photo._open(data, draft_size, lambda image: image)
+
+
 def png_of_size(width: int, height: int) -> bytes:
     return png_header(width, height) + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
 
@@ -108,8 +113,9 @@ def test_every_mode_of_every_format(name, tmp_path):
     np.testing.assert_array_equal(load_photo(str(path), 40), array)
     image = open_photo(data)
     assert image.mode == "RGB"
-    sizes = {"png interlaced": (8, 8)} | {n: SMALL for n in ENCODINGS if n.startswith("bmp")}
-    assert image.size == sizes.get(name, (64, 48))
+    known = {"png interlaced": (8, 8)}
+    is_small = name.startswith(("bmp", "ppm")) or name in ("tiff", "tiff cmyk")
+    assert image.size == known.get(name, SMALL if is_small else (64, 48))
 
 
 def test_the_photos_cover_every_format():
@@ -128,6 +134,21 @@ def test_16_bit_grey_keeps_its_range():
     array = load_photo(encode(Image.fromarray(ramp), "PNG"), 256)
     np.testing.assert_array_equal(array[..., 0], np.rint(ramp / 257).astype(np.uint8))
     np.testing.assert_array_equal(array[..., 0], array[..., 2])
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+@pytest.mark.parametrize("options", [("PNG",), ("TIFF",), ("TIFF", "tiff_lzw"), ("PPM",)])
+def test_grey_of_fewer_bits_than_its_file_has_keeps_its_range(bits, options):
+    ramp = np.linspace(0, 2**bits - 1, 64 * 64).round().astype(np.uint16).reshape(64, 64)
+    more = {"compression": options[1]} if len(options) > 1 else {}
+    array = load_photo(encode(Image.fromarray(ramp), options[0], **more), 64)[..., 0].astype(int)
+    np.testing.assert_allclose(array, ramp * (255 / (2**bits - 1)), atol=0.51)
+
+
+def test_pixels_that_are_floats_or_negative_are_refused():
+    for kind, value in ((np.float32, 0.5), (np.int32, -1), (np.int32, 70_000)):
+        pixels = Image.fromarray(np.full((4, 4), value, kind))
+        assert "no numbers from 0 to 65535" in reason(encode(pixels, "TIFF"))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (16, 16), (333, 77)])
@@ -154,7 +175,7 @@ def test_any_shape_becomes_the_square(size):
         (9, [RED, GREEN, BLUE, WHITE]),
     ],
 )
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_exif_orientation(format, orientation, expected):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
@@ -162,7 +183,7 @@ def test_exif_orientation(format, orientation, expected):
     assert_colours(load_photo(data, 40), expected, 12)
     turned = orientation in (5, 6, 7, 8)
     assert open_photo(data).size == ((480, 640) if turned else (640, 480))
-    draft = open_photo(data, draft_size=40)
+    draft = drafted(data, 40)
     assert (draft.height > draft.width) == turned
 
 
@@ -198,12 +219,14 @@ def test_exif_of_millions_of_numbers_is_not_read(endian):
     exif = exif_of_rationals(500_000, endian)
     png = encode(quarters(), "PNG")
     png = png[:33] + png_chunk(b"eXIf", exif) + png[33:]
+    private = exif.replace(struct.pack(endian + "H", 0x11A), struct.pack(endian + "H", 50_000), 1)
     jpeg = encode(quarters(), "JPEG")
     parts = [exif[i : i + 65_000] for i in range(0, len(exif), 65_000)]
     parts = [b"\xff\xe1" + struct.pack(">H", len(p) + 8) + b"Exif\0\0" + p for p in parts]
     jpeg = jpeg[:2] + b"".join(parts) + jpeg[2:]
     webp = encode(quarters(), "WEBP", exif=exif)
-    avif = encode(quarters(), "AVIF", exif=exif)
+    avif = encode(quarters(), "AVIF", exif=private)  # Pillow keeps no known tag so long
+    assert len(avif) > 4_000_000
     for data in (png, jpeg, webp, avif):
         started = time.process_time()
         assert_colours(load_photo(data, 40), [BLUE, RED, WHITE, GREEN], 12)
@@ -250,7 +273,7 @@ def texture(width, height) -> Image.Image:
 @pytest.mark.parametrize("draft_size", [24, 64, 160, 400])
 def test_draft_is_close_to_full_decoding(size, draft_size):
     data = encode(texture(*size), "JPEG", quality=90)
-    full, draft = open_photo(data), open_photo(data, draft_size)
+    full, draft = open_photo(data), drafted(data, draft_size)
     assert full.size == size
     assert min(draft.size) >= min(1.5 * draft_size, *size)
     assert draft.width / draft.height == pytest.approx(size[0] / size[1], rel=0.01)
@@ -261,16 +284,16 @@ def test_draft_is_close_to_full_decoding(size, draft_size):
 
 def test_a_big_jpeg_is_decoded_small():
     data = encode(quarters((1600, 1200)), "JPEG")
-    assert open_photo(data, draft_size=64).size == (200, 150)
-    assert open_photo(data, draft_size=160).size == (400, 300)
-    assert open_photo(data, draft_size=400).size == (800, 600)
-    assert open_photo(data, draft_size=401).size == (1600, 1200)
+    assert drafted(data, 64).size == (200, 150)
+    assert drafted(data, 160).size == (400, 300)
+    assert drafted(data, 400).size == (800, 600)
+    assert drafted(data, 401).size == (1600, 1200)
 
 
 def test_a_jpeg_of_108_megapixels_is_read_small():
     data = encode(quarters((12_000, 9_000)), "JPEG")
     assert_colours(load_photo(data, 40), COLOURS, 12)
-    assert open_photo(data, draft_size=400).size == (1500, 1125)
+    assert drafted(data, 400).size == (1500, 1125)
 
 
 @pytest.mark.parametrize("name", ["png alpha", "png palette", "png 16 bit", "gif cut out"])
@@ -279,7 +302,7 @@ def test_other_large_photos_are_made_smaller_strip_by_strip(name, monkeypatch):
     monkeypatch.setattr(photo, "STRIP", 64 * 5)  # pixels: strips of five rows
     assert_colours(load_photo(data, 40), expected, tolerance)
     assert open_photo(data).size == (64, 48)
-    small = open_photo(data, draft_size=7)
+    small = drafted(data, 7)
     assert small.size == (32, 24)
     assert_colours(load_photo(data, 8), expected, tolerance)
 
@@ -345,13 +368,15 @@ FTYP = b"\0\0\0\x18ftyp"
 
 @pytest.mark.parametrize(
     "data",
-    [b"\0", b"\n" * 5000, *(encode(quarters(), kind) for kind in ("ICO", "PPM", "TGA", "EPS"))],
+    [b"\0", b"\n" * 5000, *(encode(quarters(), kind) for kind in ("TGA", "DDS", "SGI"))],
 )
 def test_other_files_named_jpg(data, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
     text = reason(path)
-    assert text.startswith("not an image: expected JPEG, PNG, GIF, BMP, WEBP, AVIF, but it begins")
+    assert text.startswith(
+        "not an image: expected JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, but it begins"
+    )
     assert repr(data[:16]) in text
 
 
@@ -360,7 +385,12 @@ def test_other_files_named_jpg(data, tmp_path):
     [
         (FTYP + b"heic\0\0\0\0mif1heic", "HEIC", 'run pip install "pillow-heif>=1.7.0"'),
         (FTYP + b"mif1\0\0\0\0mif1heic", "HEIC", 'run pip install "pillow-heif>=1.7.0"'),
-        (encode(quarters(), "TIFF"), "TIFF or camera raw", "convert it to JPEG or PNG"),
+        (b"II*\0\x10\0\0\0CR\2\0", "a raw photo of a camera", "export it as JPEG or TIFF"),
+        (encode(quarters(), "TIFF", tiffinfo={254: 1}), "a raw photo of a camera", "JPEG or TIFF"),
+        (encode(quarters(), "ICO"), "an icon", "save it as PNG"),
+        (encode(quarters(), "EPS"), "PostScript", "export it as PNG"),
+        (b"P3 2 2 9\n", "PPM as text or of floats", "save it as binary PPM"),
+        (bytes(128) + b"DICM", "DICOM", "export it as PNG"),
         (encode(quarters(), "JPEG2000"), "JPEG 2000", "convert it to JPEG or PNG"),
         (b"\xff\x0a\0\0", "JPEG XL", "convert it to JPEG or PNG"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG", "export it as PNG"),
@@ -370,7 +400,7 @@ def test_other_files_named_jpg(data, tmp_path):
 def test_images_of_other_formats_are_named_with_what_helps(data, name, help, monkeypatch):
     monkeypatch.setattr(photo, "_heif_opener", lambda: None)  # as where it is not installed
     text = reason(data)
-    assert text.startswith(f"expected JPEG, PNG, GIF, BMP, WEBP, AVIF, got {name}; ")
+    assert text.startswith(f"expected JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, got {name}; ")
     assert text.endswith(help)
 
 
@@ -394,7 +424,9 @@ def test_avif_is_named_where_pillow_cannot_read_it(monkeypatch):
 )
 def test_files_that_are_no_image_are_named(data, name):
     text = reason(data)
-    assert text.startswith(f"not an image: expected JPEG, PNG, GIF, BMP, WEBP, AVIF, got {name}; ")
+    assert text.startswith(
+        f"not an image: expected JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, got {name}; "
+    )
 
 
 @pytest.mark.parametrize(("version", "works"), [("1.6.0", False), ("1.7.0", True), ("2.0", True)])
@@ -423,7 +455,7 @@ def test_heic_is_read_where_a_safe_pillow_heif_is_installed(monkeypatch, version
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_truncated_or_header_alone(name):
     data = ENCODINGS[name][0]
-    if name not in ("gif animated", "png animated", "webp animated", "jpeg mpo"):
+    if name.split()[-1] not in ("animated", "pages", "mpo") or name == "avif animated":
         assert reason(data[: len(data) * 2 // 3]).startswith(("truncated", "damaged: "))
     for length in (1, 4, 16, 20, 26, 30):
         assert reason(data[:length]).startswith(("truncated", "damaged: ", "not an image: "))
@@ -445,8 +477,10 @@ def test_too_many_pixels(make):
     started = time.monotonic()
     huge = reason(make(30000, 30000))
     limit = 200 if make is jpeg_of_size else 89
-    assert huge.removeprefix("30000x30000 is ") == f"more than the limit of {limit} megapixels"
-    assert huge.startswith("30000x30000") or make is webp_of_size  # Pillow refuses it first
+    if make is webp_of_size:  # Pillow refuses it first
+        assert "900000000 pixels" in huge
+    else:
+        assert huge == f"30000x30000 is more than the limit of {limit} megapixels"
     if make is not jpeg_of_size:  # which is decoded small
         assert reason(make(9999, 9999)) == "9999x9999 is more than the limit of 89 megapixels"
     with pytest.raises(PhotoError, match="9999x9999 is more than the limit of 89 megapixels"):
@@ -509,6 +543,86 @@ def test_a_png_of_common_small_chunks_is_read():
     np.testing.assert_array_equal(np.asarray(open_photo(png)), np.asarray(image))
 
 
+def one_scan_per_colour(width: int, height: int, scans: int) -> bytes:
+    """A JPEG that is not progressive, black, with a scan for each colour in turn."""
+
+    def part(marker, data):
+        return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+
+    data = b"\xff\xd8" + part(0xDB, bytes([0] + [1] * 64))
+    colours = b"".join(bytes([n, 0x11, 0]) for n in (1, 2, 3))
+    data += part(0xC0, struct.pack(">BHHB", 8, height, width, 3) + colours)
+    data += b"".join(part(0xC4, bytes([kind, 1, *[0] * 16])) for kind in (0, 0x10))
+    scan = [part(0xDA, bytes([1, n, 0, 0, 63, 0])) + bytes(2) for n in (1, 2, 3)]
+    return data + b"".join(scan[n % 3] for n in range(scans)) + b"\xff\xd9"
+
+
+def test_scans_are_counted_in_any_jpeg():
+    assert load_photo(one_scan_per_colour(100, 100, 3), 8).shape == (8, 8, 3)
+    assert reason(one_scan_per_colour(9000, 9000, 1000)).startswith("damaged: 1000 scans")
+    assert reason(one_scan_per_colour(14_100, 14_100, 3)).startswith("14100x14100 takes 1,161 MiB")
+
+
+def test_pictures_within_or_behind_a_jpeg_are_no_scans_of_it(monkeypatch):
+    monkeypatch.setattr(photo, "MAX_SCANNED_PIXELS", 64 * 48)
+    small = encode(quarters(), "JPEG")
+    thumbnail = b"\xff\xe1" + struct.pack(">H", len(small) + 8) + b"Exif\0\0" + small
+    for data in (small + small, small[:2] + thumbnail + small[2:]):
+        assert_colours(load_photo(data, 40), COLOURS, 12)
+        with_more = encode(quarters(), "JPEG", progressive=True)
+        assert reason(with_more).startswith("damaged: 10 scans")
+
+
+def rle_bmp(width: int, height: int, runs: bytes) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(runs), 0, 0, 1078) + header + bytes(1024) + runs
+
+
+def test_a_run_length_bmp_of_a_photo_is_read_and_a_bomb_is_refused():
+    runs = (b"".join(b"\1%c" % (n % 256) for n in range(640)) + b"\0\0") * 480
+    assert load_photo(rle_bmp(640, 480, runs), 8).shape == (8, 8, 3)
+    bomb = rle_bmp(29_800_000, 3, b"\1\0\0\0" * 3)
+    assert reason(bomb) == "29800000x3 is more than the limit of 16 megapixels"
+    endless = rle_bmp(4000, 4000, b"\0\2\0\0" * 2_000_000)
+    started = time.monotonic()
+    assert reason(endless) == "damaged: cut into too many parts"
+    assert time.monotonic() - started < SECONDS
+
+
+@pytest.mark.parametrize("size", [(1, 80_000_000), (80_000_000, 1)])
+def test_a_side_of_millions_of_pixels_is_refused(size):
+    assert "a side is longer than the limit of 1,048,576" in reason(png_of_size(*size))
+
+
+def tiff(width: int, height: int, tags: list) -> bytes:
+    """A TIFF compressed with deflate, and tags of (number, kind, count, value)."""
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (259, 3, 1, 8), (262, 3, 1, 1), *tags]
+    body = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + body + bytes(4)
+
+
+def test_a_tiff_that_would_take_much_memory_is_refused():
+    assert "takes 7,629 MiB" in reason(tiff(9, 9, [(322, 4, 1, 50_000), (323, 4, 1, 20_000)]))
+    assert "takes 1,236 MiB" in reason(tiff(9000, 9000, [(273, 4, 1, 8)]))
+    assert "damaged: a tag of 9,000,000 numbers" in reason(tiff(9, 9, [(282, 5, 9_000_000, 0)]))
+    assert "a TIFF compressed by lzma" in reason(encode(quarters(), "TIFF", compression="lzma"))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF"])
+def test_a_photo_keeps_its_pixels_alone(kind):
+    options = {"exif": Image.Exif()} if kind == "JPEG" else {}
+    image = open_photo(encode(quarters(), kind, comment=b"from home", **options))
+    assert b"home" not in encode(image, "JPEG") and image.info == {}
+
+
+def test_a_photo_is_opened_at_a_side_of_at_most_so_many_pixels():
+    for kind in ("JPEG", "PNG"):
+        data = encode(texture(900, 400), kind)
+        assert open_photo(data, 300).size == (300, 133)
+        assert open_photo(data, 1000).size == (900, 400)
+    assert open_photo(encode(Image.new("RGB", (70_000, 2)), "PNG"), 300).size == (300, 1)
+
+
 def test_a_progressive_jpeg_of_endless_scans():
     data = encode(Image.new("L", (3000, 3000)), "JPEG", progressive=True)
     scan = data[data.rindex(b"\xff\xda") : -2]
@@ -546,6 +660,11 @@ def test_links(tmp_path):
     assert load_photo(tmp_path / "good.png", 8).shape == (8, 8, 3)
     assert reason(tmp_path / "broken.png") == "a broken link"
     assert reason(tmp_path / "loop.png") == "a link that leads back to itself"
+
+
+@pytest.mark.parametrize("path", ["https://a.b/cat.jpg", Path("HTTP://a/b?c=1")])
+def test_an_address_is_told_from_a_path(path):
+    assert reason(path) == "addresses are not read: download the photo"
 
 
 @pytest.mark.parametrize(
