@@ -17,6 +17,7 @@ from catdog.photos.photo import PhotoError, load_photo, open_photo
 INK, PAPER = "#1f2933", "#ffffff"
 # From no activity to the most, ever lighter: readable in grey and by colour-blind people.
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], float)
+MAX_SIDE = 2000  # px, the longer side of a photo that is drawn; a larger one is made smaller
 MAP_SIDE = 256  # px of the smooth map of evidence, before it gets the size of the photo
 
 
@@ -36,7 +37,8 @@ class Folder:
     def write(self, prediction) -> None:
         """Draw the photo of a `predict.Prediction` and write its picture atomically."""
         image = self.drawer.draw(prediction)
-        stem = printable(os.path.splitext(os.path.basename(prediction.path))[0])[:80]
+        stem = printable(os.path.splitext(os.path.basename(prediction.path))[0])
+        stem = stem.encode()[:200].decode(errors="ignore")  # a file system takes 255 bytes
         name, count = stem, 1
         while name.casefold() in self.used:  # photos of the same name in several folders
             count += 1
@@ -85,9 +87,9 @@ class Explanations:
             )
 
     def draw(self, prediction) -> Image.Image:
-        """Return the picture of a `predict.Prediction`, at its own size; may raise PhotoError."""
+        """Return the picture of a `predict.Prediction`; may raise PhotoError."""
         of_label = class_evidence(prediction.evidence, int(prediction.probabilities.argmax()))
-        return explanation(open_photo(prediction.path), of_label, title(self.classes, prediction))
+        return explanation(open_photo(prediction.path, MAX_SIDE), of_label, title(self.classes, prediction))
 
 
 def title(classes: list[str], prediction) -> str:

@@ -99,3 +99,15 @@ def test_a_folder_gives_every_picture_a_name_of_its_own(tmp_path):
         folder.write(Prediction(path))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["CAT.0-3.jpg", "cat.0-2.jpg", "cat.0.jpg"]
+
+
+def test_a_name_of_255_bytes_and_a_huge_photo_give_a_picture(tmp_path):
+    drawer = object.__new__(explain.Explanations)
+    drawer.classes = ["cat", "dog"]
+    path = tmp_path / ("\U0001f431" * 62 + ".png")
+    Image.new("1", (100_000, 20)).save(path)
+    (tmp_path / "new").mkdir()
+    more = {"evidence": np.eye(2)[..., None], "probabilities": np.array([0.25, 0.75])}
+    explain.Folder(tmp_path / "new", drawer).write(Prediction(path, **more))
+    (picture,) = (tmp_path / "new").iterdir()
+    assert Image.open(picture).size == (explain.MAX_SIDE, 1)
