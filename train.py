@@ -150,11 +150,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int:
     """Start a new run. Create its directory only after the photos have been loaded successfully."""
-    folder = Path(args.output or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}")
+    dated = f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    folder = Path(args.output or run.free_folder(dated))
     data_dir, cache_dir = photo_folder(args), args.cache_dir or "tmp/cache"
     is_main_process = devices.index() == 0
-    # A run that stopped before its first checkpoint may be overwritten.
-    if is_main_process and not run.is_unstarted(folder):
+    # A run that stopped before its first checkpoint may be overwritten, unless it is running.
+    if is_main_process and run.is_unstarted(folder):
+        with cli.blame("--output"), run.claimed(folder):
+            pass
+    elif is_main_process:
         cli.check_output(folder, data_dir)
     if settings.init:
         with cli.blame("--init"):
@@ -167,16 +171,19 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int
         # Reload: the image size may have changed.
         dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
     places = {"data_dir": data_dir, "cache_dir": cache_dir}
-    if is_main_process:
-        config = run.new_config(folder, settings, dataset, places, exclude, relabel)
-        with cli.blame("--output"):
-            run.create(folder, config)
-    return train_and_finish(folder, settings, dataset)
+    with contextlib.ExitStack() as claim:
+        if is_main_process:
+            if not args.output:
+                folder = run.free_folder(dated)  # another run may have begun in the same second
+            config = run.new_config(folder, settings, dataset, places, exclude, relabel)
+            with cli.blame("--output"):
+                claim.enter_context(run.claimed(folder, config))
+        return train_and_finish(folder, settings, dataset)
 
 
 def resume_run(folder: Path) -> int:
     """Continue a run from its checkpoint."""
-    with devices.own_copy(folder, run.TO_RESUME) as local_folder:
+    with contextlib.ExitStack() as claim, devices.own_copy(folder, run.TO_RESUME) as local_folder:
         with cli.blame("--resume"):
             config = run.read_config(local_folder)
             run.check_resumable(local_folder)
@@ -188,6 +195,7 @@ def resume_run(folder: Path) -> int:
             return 0
         with cli.blame("--resume"):
             settings = Settings.to_resume(config)
+            claim.enter_context(run.claimed(local_folder))
         listed = config.get("exclude", []), config.get("relabel", {})
         dataset = data.load_or_make(data_dir, cache_dir, settings, *listed)
         if dataset.digest() != config.get("digest"):

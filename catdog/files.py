@@ -18,6 +18,11 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
 from catdog.errors import UserError
 
 LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary file is taken for left behind
@@ -116,6 +121,63 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock `path`, a file, until the block or this process ends; one process can.
+
+    Other containers that share its folder see it too. Where the file system has no locks, a second
+    file stands for it, which a killed process leaves.
+
+    Raises:
+        UserError: another process holds it; the message says which.
+    """
+    plain = Path(f"{path}.held")
+    try:
+        file = _locked(path, plain)
+    except OSError as error:
+        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        for each in (plain, path):
+            with contextlib.suppress(OSError):
+                each.unlink()
+        file.close()
+
+
+def _locked(path, plain):
+    """Return the locked file at `path`, open."""
+    here = f"process {os.getpid()} on {platform.node()}, which began at {time.strftime('%c')}"
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  kept open, as that holds the lock
+        try:
+            if fcntl is None:
+                raise OSError
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{printable(path.parent)} is in use by {_holder(path)}") from None
+        except OSError:
+            try:
+                plain.open("x").close()
+            except FileExistsError:
+                raise UserError(
+                    f"{printable(path.parent)} is in use by {_holder(path)}; if that has ended, "
+                    f"remove {printable(plain)}"
+                ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                file.truncate(0)
+                file.write(here)
+                file.flush()
+                return file
+        file.close()  # its holder removed it meanwhile
+
+
+def _holder(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return printable(file.read(200)) or "another process"
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,10 +1,12 @@
 """JSON that every reader takes; files and folders that are written atomically."""
 
+import errno
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,7 @@ def test_an_output_that_exists_or_is_below_a_file_is_refused(tmp_path):
 
 WRITE = """
 import sys
+import time
 from pathlib import Path
 from catdog import files
 with files.atomic_folder(Path(sys.argv[1], "rep")) as folder:
@@ -134,3 +137,36 @@ def test_leftovers_of_other_machines_are_removed_when_they_are_old(tmp_path):
         os.utime(tmp_path / name, (0, 0))
         files.remove_leftovers(tmp_path)
         assert not (tmp_path / name).exists()
+
+
+# --- Locks ----------------------------------------------------------------------------------------
+
+HOLD = "from pathlib import Path; from catdog import files\nwith files.lock(Path('lock')): input()"
+
+
+def test_lock_names_its_holder_and_ends_with_its_process(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    path = tmp_path / "lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], cwd=tmp_path, env=environment, stdin=subprocess.PIPE
+    ) as child:
+        while not (path.exists() and path.read_text()):
+            time.sleep(0.01)
+        with pytest.raises(UserError, match=f"in use by process {child.pid} on "), files.lock(path):
+            pass
+        child.kill()
+        child.wait()
+        with files.lock(path):
+            assert f"process {os.getpid()} on " in path.read_text()
+    assert not any(tmp_path.iterdir())
+
+
+def test_lock_is_a_plain_file_where_the_file_system_has_none(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    path = tmp_path / "lock"
+    with files.lock(path), pytest.raises(UserError, match=r"has ended, remove .*lock\.held"):
+        files.lock(path).__enter__()
+    assert not any(tmp_path.iterdir())

@@ -14,13 +14,15 @@ checked first.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -139,13 +141,35 @@ def finish(run: Path, metrics: dict) -> None:
 # --- config.json ----------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def claimed(run: Path, config: dict | None = None) -> Iterator[None]:
+    """Hold a run directory in this block, so that no other process trains into it.
+
+    Args:
+        config: of a new run, whose directory is made; one that `is_unstarted` gets it, too.
+    """
+    run = Path(run)
+    if config is not None and not is_unstarted(run):
+        with files.atomic_folder(run) as temporary:
+            files.write_json(temporary / "config.json", config)
+    with files.lock(run / ".lock"):
+        if config is not None:
+            if not is_unstarted(run):
+                files.check_new(run)  # another process made it and ended
+            files.write_json(run / "config.json", config)
+        yield
+
+
 def create(run: Path, config: dict) -> None:
-    """Make a run directory with its `config.json`; one that `is_unstarted` gets a new one."""
-    if is_unstarted(run):
-        files.write_json(Path(run) / "config.json", config)
-        return
-    with files.atomic_folder(Path(run)) as temporary:
-        files.write_json(temporary / "config.json", config)
+    """Make a run directory with its `config.json`; see `claimed`."""
+    with claimed(run, config):
+        pass
+
+
+def free_folder(name: str) -> Path:
+    """Return the path `name`, with a suffix if there is such a folder."""
+    numbered = (name if count == 1 else f"{name}-{count}" for count in itertools.count(1))
+    return Path(next(each for each in numbered if not os.path.lexists(each)))
 
 
 def new_config(

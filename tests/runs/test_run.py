@@ -125,6 +125,23 @@ def test_a_run_without_a_checkpoint_may_begin_again(tmp_path):
         run.create(folder, CONFIG)
 
 
+def test_a_run_that_is_being_trained_is_not_begun_again(tmp_path):
+    folder = tmp_path / "run"
+    with run.claimed(folder, CONFIG):
+        for config in (None, {**CONFIG, "score_size": 80}):
+            with pytest.raises(UserError, match="in use by process"):
+                run.claimed(folder, config).__enter__()
+    assert run.read_config(folder) == CONFIG
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_exists_gets_a_suffix(tmp_path):
+    assert run.free_folder(f"{tmp_path}/a") == tmp_path / "a"
+    for name in ("a", "a-2"):
+        (tmp_path / name).mkdir()
+    assert run.free_folder(f"{tmp_path}/a") == tmp_path / "a-3"
+
+
 def test_an_unfinished_run_is_named_as_such(tmp_path):
     run.create(tmp_path / "run", CONFIG)
     with pytest.raises(UserError, match=r"finished run, got .* without a model\.keras"):
