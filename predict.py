@@ -48,7 +48,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     # fmt: off
     add("photos", nargs="*", metavar="PHOTO",
-        help="image files (JPEG, PNG, GIF, BMP, WebP, AVIF, TIFF, PPM), folders, - for paths on stdin")
+        help="image files (JPEG, PNG, GIF, BMP, WebP, AVIF, TIFF, PPM), folders, - for paths on "
+        "stdin")
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
     add("-0", "--null", action="store_true",
         help="paths on stdin end with NUL, as from find -print0, instead of a new line")

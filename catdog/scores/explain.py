@@ -89,7 +89,8 @@ class Explanations:
     def draw(self, prediction) -> Image.Image:
         """Return the picture of a `predict.Prediction`; may raise PhotoError."""
         of_label = class_evidence(prediction.evidence, int(prediction.probabilities.argmax()))
-        return explanation(open_photo(prediction.path, MAX_SIDE), of_label, title(self.classes, prediction))
+        photo = open_photo(prediction.path, MAX_SIDE)
+        return explanation(photo, of_label, title(self.classes, prediction))
 
 
 def title(classes: list[str], prediction) -> str:
