@@ -93,7 +93,7 @@ def data_arguments(default: str | None = "tmp") -> argparse.ArgumentParser:
         "--exclude",
         metavar="FILE",
         help="file of photos to leave out, one per line: cat.4085, or a path below the data "
-        "folder; # begins a comment",
+        "folder, in quotes if it begins with #: such a line is a comment",
     )
     parser.add_argument(
         "--relabel",

@@ -11,7 +11,6 @@ What is left out is said, and so is what the rule did, in `Found.summary`.
 
 import collections
 import contextlib
-import dataclasses
 import logging
 import os
 import re
@@ -32,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # The last word of a folder that means a split, in the order of SPLITS: training_set, seg_train ...
 SPLIT_NAME = re.compile(
-    r"(?:.*[\W_])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|eval(?:uation)?))"
+    r"(?:.*[_-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|eval(?:uation)?))"
     r"(?:[\W_]?(?:set|data|images?|photos?|split))?"
 )
 UNLABELLED = {"test1"}  # Kaggle's photos to be labelled
@@ -148,23 +147,26 @@ def _endings(folder):
     return dict(collections.Counter(os.path.splitext(n)[1].lower() for n in names).most_common())
 
 
-@dataclasses.dataclass
 class _Part:
-    """Labelled photos in a folder."""
+    """Labelled photos in a folder.
 
-    folder: _Folder
-    kind: str  # "folders", "names" or "csv": what their labels come from
-    how: str  # the same in words
-    paths: list[str] = dataclasses.field(default_factory=list)  # below the folder
-    members: list[str] = dataclasses.field(default_factory=list)  # the class of each
-    names: list[str] = dataclasses.field(default_factory=list)
+    Attributes:
+        kind: what their labels come from: "folders", "names" or "csv".
+        how: the same in words.
+        notes: what is to be said about them if they are taken.
+        paths, members, names: (n,) lists: path below the folder, class, what identifies the photo.
+    """
+
+    def __init__(self, folder, kind, how, rows, notes=()):
+        self.folder, self.kind, self.how, self.notes = folder, kind, how, [*notes]
+        self.paths, self.members, self.names = map(list, zip(*rows, strict=True))
 
 
 # --- The rule -------------------------------------------------------------------------------------
 
 
 class _Finder:
-    """Applies the rule to one data folder. A part of it without labels is None."""
+    """Applies the rule to one data folder. What has no labels is None, or {} of several parts."""
 
     def __init__(self, data_dir, cache_dir, classes):
         self.root, self.top = Path(data_dir), _list(data_dir, cache_dir)
@@ -172,38 +174,44 @@ class _Finder:
         self.keep = {name.casefold() for name in self.classes}  # such folders are never left out
 
     def find(self):
-        passed = self.shared()
+        passed, notes = self.shared()
         home, complaint = passed[-1], None
         for folder in passed:
             try:
                 if part := self.by_csv(folder, label_files.CSV_NAME):
-                    return self.found(home, {0: part})
+                    return self.found(home, {0: part}, [])
             except label_files.NotAList as error:
                 complaint = error
-        parts = self.by_split(home)
-        parts = parts or self.only(self.by_folder(home) or self.by_name(home, KAGGLE_NAME))
-        if complaint:
-            if not parts:
-                raise complaint
-            logger.warning(f"{complaint}; it is not taken for labels")
-        for folder in passed:
-            parts = parts or self.only(self.by_csv(folder))
-        parts = parts or self.only(self.by_name(home, LABEL_NAME))
-        if not parts and len(passed) > 1:  # photos in one folder, without labels: one class
-            parts = self.only(self.by_folder(passed[-2]))
-        return self.found(home, parts) if parts else None
-
-    def only(self, part):
-        return {0: part} if part else {}
+        parts = self.by_split(home, notes)
+        part = None if parts else self.by_folder(home)
+        if complaint and not (parts or part):
+            raise complaint
+        notes += [f"{complaint}; it is not taken for labels"] if complaint else []
+        for folder in () if parts else passed:
+            part = part or self.by_csv(folder)
+        part = part or (None if parts else self.by_name(home))
+        if not part and not parts and len(passed) > 1:
+            part = self.by_folder(passed[-2])  # photos without labels in one folder: one class
+        parts = parts or ({0: part} if part else {})
+        for folder in passed if part and part.kind == "folders" else ():
+            with contextlib.suppress(UserError):
+                other = self.by_csv(folder)
+                if other and set(other.members).isdisjoint(part.members):
+                    notes.append(f"not used: {other.how}; to use the file, name it labels.csv")
+        return self.found(home, parts, notes) if parts else None
 
     def place(self, folder):
         return printable(self.root / folder.path)
 
-    def key(self, folder):
-        return class_name(folder.name).casefold()
-
     def is_class(self, folder, known=frozenset()):
-        return self.key(folder) in self.keep or self.key(folder) in known
+        return _key(folder) in self.keep or _key(folder) in known
+
+    def splits(self, home):
+        """Return the filled folders that are named like splits, those of training photos first."""
+        named = [each for each in home.filled if split_of(each.name) is not None]
+        return sorted((each for each in named if not self.is_class(each)), key=_split)
+
+    # 1. Leading folders
 
     def strip(self, folder, known=frozenset()):
         """Return the folder and those in it that all its photos share and that are no class."""
@@ -216,53 +224,44 @@ class _Finder:
         return passed
 
     def shared(self):
-        """Return the folders that all photos share, from the data folder down.
+        """Return the folders that all photos share, from the data folder down, and notes.
 
-        Kaggle's train/cat.0.jpg and Microsoft's PetImages/ are looked for one folder further down,
-        too, whatever lies beside them.
+        A whole data set may lie beside other folders, which are left out.
         """
-        passed = self.strip(self.top)
+        passed, notes = self.strip(self.top), []
         while sets := [each for each in passed[-1].filled if self.is_set(each)]:
             home = passed[-1]
-            if any(
-                split_of(each.name) == 0 and self.label(self.strip(each)[-1])
-                for each in home.filled
-            ):
+            if any(_split(each) == 0 and self.label(self.strip(each)[-1]) for each in home.filled):
                 break
             if len(sets) > 1:
                 names = some_names([each.name for each in sets])
                 raise UserError(f"expected one set of photos in {self.place(home)}, got {names}")
             self.check_one_layout(home)
-            self.say_left_out(home, sets)
+            notes += self.left_out(home, sets)
             passed += self.strip(sets[0])
-        return passed
+        return passed, notes
 
     def is_set(self, folder):
-        def is_microsofts(folder):
-            return folder.name.lower() == "petimages" and folder.filled
-
+        """Return whether a folder holds classes in splits, or Kaggle's or Microsoft's photos."""
+        inner = [folder, *self.strip(folder)[-1].filled]
         return not self.is_class(folder) and (
-            is_microsofts(folder)
-            or any(
-                is_microsofts(each)
-                or (split_of(each.name) == 0 and self.by_name(each, KAGGLE_NAME))
-                for each in folder.filled
-            )
+            any(each.name.lower() == "petimages" and each.filled for each in inner)
+            or any(_split(each) == 0 and self.by_name(each, False) for each in inner[1:])
+            or {0} < {_split(each) for each in inner[1:] if each.filled} - {None}
         )
 
-    def by_split(self, home):
+    # 2. Splits
+
+    def by_split(self, home, notes):
         """Return the photos of each split, by index into `SPLITS`, if folders are named so."""
-        named = [each for each in home.filled if split_of(each.name) is not None]
-        named = [each for each in named if not self.is_class(each)]
-        named.sort(key=lambda each: split_of(each.name))
+        named, parts, folders = self.splits(home), {}, {}
         # A class may be alone in one split: there it is no folder that all photos share.
         ends = [self.strip(each)[-1].filled for each in named]
-        known = {self.key(each) for end in ends for each in end if len(end) > 1}
+        known = {_key(each) for end in ends for each in end if len(end) > 1}
         # Beside folders of photos, train/ is a class unless it has class folders of its own.
         alone = not any(each.photos for each in home.filled if each not in named)
-        parts, folders = {}, {}
         for folder in named:
-            split, part = split_of(folder.name), self.label(self.strip(folder, known)[-1], alone)
+            split, part = _split(folder), self.label(self.strip(folder, known)[-1], alone)
             if split and not parts and not self.keep:
                 if part and len(named) == len(home.filled):
                     raise UserError(
@@ -270,220 +269,199 @@ class _Finder:
                         f"{some_names([each.name for each in named])}"
                     )
                 break
-            if part and parts and not set(part.members) & set(next(iter(parts.values())).members):
-                part = None
-            if part is None and parts:  # such as a competition's test photos
-                logger.warning(
+            first = next(iter(parts.values()), part)
+            if part and not set(part.members).isdisjoint(first.members):
+                if split in parts:
+                    raise UserError(
+                        f"expected one folder for {SPLITS[split]}, got both "
+                        f"{printable(folders[split].name)} and {printable(folder.name)} in "
+                        f"{self.place(home)}"
+                    )
+                parts[split], folders[split] = part, folder
+            elif parts:  # such as a competition's test photos
+                notes.append(
                     f"{self.place(folder)} is not taken for a split: it has none of the classes "
                     f"of {printable(next(iter(folders.values())).name)}"
                 )
-            elif part and split in parts:
-                raise UserError(
-                    f"expected one folder for {SPLITS[split]}, got both "
-                    f"{printable(folders[split].name)} and {printable(folder.name)} in "
-                    f"{self.place(home)}"
-                )
-            elif part:
-                parts[split], folders[split] = part, folder
-        if parts:
-            if any(part.kind == "folders" for part in parts.values()):
-                self.check_one_layout(home)
-            self.say_left_out(home, named)
+        if any(part.kind == "folders" for part in parts.values()):
+            self.check_one_layout(home)
+        notes += self.left_out(home, named) if parts else []
         return parts
 
-    def label(self, folder, general=True):
-        """Return the photos of a folder with the labels that its folders, names or CSV file say."""
-        return (
-            self.by_folder(folder)
-            or self.by_name(folder, KAGGLE_NAME)
-            or self.by_csv(folder)
-            or (self.by_name(folder, LABEL_NAME) if general else None)
-        )
+    # 3. Classes
 
-    def class_folders(self, home):
-        """Return the folders that may be classes: none if all are named like splits."""
-        folders = [each for each in home.filled if each.name.lower() not in UNLABELLED]
-        if all(split_of(each.name) is not None and not self.is_class(each) for each in folders):
-            return []
-        return folders
+    def label(self, folder, general=True):
+        """Return the photos of a folder with the labels that its folders, CSV or names say."""
+        return self.by_folder(folder) or self.by_csv(folder) or self.by_name(folder, general)
 
     def by_folder(self, home):
         """Return the photos of the folders in a folder, each of which is a class."""
         self.check_one_layout(home)
-        folders = self.class_folders(home)
-        # One folder beside photos is no class: a folder in which some of them were put.
-        if not folders or (len(folders) == 1 and home.photos and not self.is_class(folders[0])):
+        folders = [each for each in home.filled if each.name.lower() not in UNLABELLED]
+        # If all are named like splits, none is a class. Nor is one alone beside photos.
+        if all(_split(each) is not None and not self.is_class(each) for each in folders) or (
+            len(folders) == 1 and home.photos and not self.is_class(folders[0])
+        ):
             return None
-        part, of_key = _Part(home, "folders", f"classes from the folders in {self.place(home)}"), {}
+        rows, of_key = [], {}
         for folder in folders:
-            other = of_key.setdefault(self.key(folder), folder)
+            other = of_key.setdefault(_key(folder), folder)
             if nfc(other.name) != nfc(folder.name):
                 raise UserError(
                     f"expected one folder for each class, got both {printable(other.name)} and "
                     f"{printable(folder.name)} in {self.place(home)}"
                 )
-            member = sys.intern(class_name(folder.name))
-            for path in folder.paths():
-                part.paths.append(f"{folder.name}/{path}")
-                part.members.append(member)
-                part.names.append(identity(member, path))
-        empty = [each for each in home.folders if not each.files and not self.keep]
-        if empty:
+            member = class_name(folder.name)
+            rows += ((f"{folder.name}/{p}", member, identity(member, p)) for p in folder.paths())
+        for empty in (each for each in home.folders if not each.files and not self.keep):
             raise UserError(
-                f"expected photos in every class folder, got none in {self.place(empty[0])}"
+                f"expected photos in every class folder, got none in {self.place(empty)}"
             )
-        return part
-
-    def by_name(self, folder, pattern):
-        """Return the photos directly in a folder whose names have a label: of `LABEL_NAME`, all."""
-        part = _Part(folder, "names", "labels from names such as {}")
-        for path in folder.photos:
-            if match := pattern.fullmatch(path):
-                member = sys.intern(class_name(match[1] or match[2]))  # one string for a million
-                part.paths.append(path)
-                part.members.append(member)
-                part.names.append(identity(member, path))
-        if not part.paths or (pattern is LABEL_NAME and not _are_labels(part)):
-            return None
-        part.how = part.how.format(printable(part.paths[0]))
-        return part
+        notes = self.left_out(home, folders)
+        hidden = [path for path in (self.root / home.path).glob(".*") if _has_photos(path)]
+        if names := sorted(path.name for path in hidden if path.name.lower() not in TOOLS):
+            notes.append(f"left out in {self.place(home)} as hidden: {some_names(names)}")
+        odd = [each.name for each in folders if _split(each) is not None]
+        odd += [each.name for each in folders if each.name.lower() in ("demo", "cache")]
+        if odd:
+            what = "taken for classes; if they are none, move them elsewhere"
+            notes.append(f"{some_names(odd)} in {self.place(home)}: {what}")
+        how = f"one folder per class in {self.place(home)}"
+        return _Part(home, "folders", how, rows, notes)
 
     def by_csv(self, folder, name=None):
         """Return the photos of a folder that a CSV file in it gives a label: that of this name.
 
-        Without a name, a file that is no list of photos is passed over; one that has "train" or
-        "label" in its name goes before others.
+        Without a name, a file that is no list of photos of several classes is passed over, and one
+        that has "train" or "label" in its name goes before others.
         """
         files = [each for each in folder.others if each.lower().endswith((".csv", ".tsv"))]
-        if name:
-            files = [each for each in files if each.lower() == name]
         files.sort(key=lambda each: not re.search("train|label", each.lower()))
         for file in files if folder.count else ():
-            path = self.root / folder.path / file
+            if name and file.lower() != name:
+                continue
             try:
-                label_of, how = label_files.read_csv(path, list(folder.paths()))
+                path = self.root / folder.path / file
+                label_of, how, notes = label_files.read_csv(path, list(folder.paths()))
             except label_files.NotAList:
                 if name:
                     raise
                 continue
-            if not name and len(set(label_of.values())) < 2:  # such as an empty submission
-                continue
-            paths = sorted(label_of)
-            members = [label_of[path] for path in paths]
-            # The path alone: a corrected label must not move the photo to another split.
-            return _Part(folder, "csv", how, paths, members, list(map(nfc, paths)))
+            if name or len(set(label_of.values())) > 1:
+                # The path alone: a corrected label must not move the photo to another split.
+                rows = ((path, label_of[path], nfc(path)) for path in sorted(label_of))
+                return _Part(folder, "csv", how, rows, notes)
         return None
 
-    def found(self, home, parts):
-        """Return the photos of the parts: of one alone, or of each split."""
-        classes = sorted({member for part in parts.values() for member in part.members})
-        if len(parts) == 1:
-            (part,) = parts.values()
-            found = Found(self.root / part.folder.path, classes, part.paths, None, part.names)
-            members, how = part.members, part.how
-            self.say_rest(part)
-        else:
-            found, members = self.joined(home, classes, parts)
-            folders = [f"{printable(path.split('/')[0])}/" for path in found.paths]
-            how = f"split from {' and '.join(dict.fromkeys(folders))}"
-        if self.classes:
-            if unknown := sorted(set(classes) - set(self.classes)):
-                raise UserError(
-                    f"expected photos of the classes of the network, {some_names(self.classes)}, "
-                    f"got {some_names(unknown)} too in {printable(found.root)}"
-                )
-            found.classes = classes = self.classes
-        elif len(classes) < 2:
-            raise UserError(
-                f"expected photos of two classes or more, got only {classes[0]!r} in "
-                f"{printable(found.root)}; {WAYS}"
-            )
-        elif len(classes) > MOST_CLASSES:
-            raise UserError(
-                f"expected at most {MOST_CLASSES:,} classes, got {len(classes):,} in "
-                f"{printable(found.root)}"
-            )
-        number = {name: index for index, name in enumerate(classes)}
-        found.labels = np.array([number[member] for member in members], np.int32)
-        found.summary = f"{how}; {len(classes):,} classes: {some_names(classes)}"
-        found.others = _endings(home)
-        return found
+    def by_name(self, folder, general=True):
+        """Return the photos directly in a folder that have a label in their names.
 
-    def joined(self, home, classes, parts):
-        """Return the photos of all splits, without labels, and the class of each."""
+        They are all, or those that are named as Kaggle's.
+        """
+        for pattern in [LABEL_NAME, KAGGLE_NAME] if general else [KAGGLE_NAME]:
+            rows = []
+            for path in folder.photos:
+                if match := pattern.fullmatch(path):
+                    member = sys.intern(class_name(match[1] or match[2]))
+                    rows.append((path, member, identity(member, path)))
+            if rows and (pattern is KAGGLE_NAME or _are_labels(rows, folder)):
+                how = f"labels from names such as {printable(rows[0][0])}"
+                part = _Part(folder, "names", how, rows)
+                if without := sorted(set(folder.photos).difference(part.paths)):
+                    part.notes.append(f"left out, without a label: {some_names(without)}")
+                return part
+        return None
+
+    # What is found, what is left out, what cannot be decided
+
+    def found(self, home, parts, notes):
+        """Return the photos of all parts as one `Found`."""
+        first, folder = parts[min(parts)], home if len(parts) > 1 else parts[0].folder
         paths, members, names, sides, taken = [], [], [], [], set()
-        start = len(f"{home.path}/") if home.path else 0
-        train = set(parts[min(parts)].members)
         for split, part in sorted(parts.items()):
-            place = self.place(part.folder)
-            if unknown := sorted(set(part.members) - train):
+            notes += part.notes
+            if unknown := sorted(set(part.members).difference(first.members)):
                 raise UserError(
-                    f"expected the classes of {self.place(parts[min(parts)].folder)}, got "
-                    f"{unknown[0]!r} too in {place}"
+                    f"expected the classes of {self.place(first.folder)}, got {unknown[0]!r} too "
+                    f"in {self.place(part.folder)}"
                 )
-            if missing := sorted(train - set(part.members)):
-                logger.warning(f"{place} has no photos of {some_names(missing)}")
+            if missing := sorted(set(first.members).difference(part.members)):
+                notes.append(f"{self.place(part.folder)} has no photos of {some_names(missing)}")
+            inside = f"{part.folder.path}/"[len(f"{folder.path}/") if folder.path else 0 :]
             for path, name in zip(part.paths, part.names, strict=True):
                 # Numbers begin anew in each folder, but cat.7.jpg has its number from Kaggle.
-                is_kaggles = KAGGLE_NAME.fullmatch(path.rpartition("/")[2])
-                if split > 0 and (name in taken or not is_kaggles):
+                is_kaggles = split and KAGGLE_NAME.fullmatch(path.rpartition("/")[2])
+                if split and part is not first and (name in taken or not is_kaggles):
                     name = f"{SPLITS[split]}/{name}"
                 names.append(name)
-                paths.append(f"{part.folder.path[start:]}/{path}")
-            taken.update(names)
+                paths.append(path if part.folder is folder else inside + path)
+            taken.update(names if len(parts) > 1 else ())
             members += part.members
             sides += [split] * len(part.paths)
-        return Found(self.root / home.path, classes, paths, None, names, np.array(sides)), members
+        how, given = first.how, None
+        if len(parts) > 1:
+            given = np.array(sides)
+            tops = dict.fromkeys(path.partition("/")[0] for path in paths)
+            how = f"split from {' and '.join(f'{printable(top)}/' for top in tops)}"
+        for note in notes:
+            logger.warning(note)
+        classes = self.classes or sorted(set(members))
+        self.check_classes(classes, set(members), self.root / folder.path)
+        number = {name: index for index, name in enumerate(classes)}
+        labels = np.array([number[member] for member in members], np.int32)
+        summary = f"{how}; {len(classes):,} classes: {some_names(classes)}"
+        root = self.root / folder.path
+        return Found(root, classes, paths, labels, names, given, summary, _endings(home))
 
-    # What the rule leaves out, and what it cannot decide.
+    def check_classes(self, classes, members, root):
+        """Raise `UserError` for too few or too many classes, or others than the network's."""
+        place = printable(root)
+        if unknown := sorted(members.difference(classes)):
+            raise UserError(
+                f"expected photos of the classes of the network, {some_names(classes)}, got "
+                f"{some_names(unknown)} too in {place}"
+            )
+        if len(classes) < 2:
+            raise UserError(
+                f"expected photos of two classes or more, got only {classes[0]!r} in {place}; "
+                + WAYS
+            )
+        if len(classes) > MOST_CLASSES:
+            raise UserError(
+                f"expected at most {MOST_CLASSES:,} classes, got {len(classes):,} in {place}"
+            )
 
     def check_one_layout(self, home):
         """Raise `UserError` if photos lie beside class folders: either may be a mistake."""
-        if home.filled and (flat := self.by_name(home, KAGGLE_NAME)):
+        if home.filled and (flat := self.by_name(home, False)):
             raise UserError(
                 f"expected one layout in {self.place(home)}, got photos beside the folders "
                 f"({printable(flat.paths[0])}) and photos in them ({self.place(home.filled[0])})"
             )
 
-    def say_left_out(self, home, taken):
-        """Say what in a folder is left out, other than the folders that are taken."""
+    def left_out(self, home, taken):
+        """Return a note on what in a folder is left out, beside the folders that are taken."""
         left = [str(each) for each in home.folders if each not in taken]
         left += [f"{len(home.photos):,} photos beside the folders"] if home.photos else []
-        if left:
-            logger.warning(f"left out in {self.place(home)}: {some_names(left)}")
-
-    def say_rest(self, part):
-        """Say what beside a part is left out, and which folders are classes in spite of a name."""
-        home = part.folder
-        if part.kind != "folders":
-            if (
-                without := sorted(set(home.photos) - set(part.paths))
-                if part.kind == "names"
-                else ()
-            ):
-                logger.warning(f"left out, as their names have no label: {some_names(without)}")
-            return
-        folders = self.class_folders(home)
-        self.say_left_out(home, folders)
-        hidden = [path for path in (self.root / home.path).glob(".*") if _has_photos(path)]
-        if names := sorted(path.name for path in hidden if path.name.lower() not in TOOLS):
-            logger.warning(f"left out in {self.place(home)} as hidden: {some_names(names)}")
-        odd = [each.name for each in folders if split_of(each.name) is not None]
-        odd += [each.name for each in folders if each.name.lower() in ("demo", "cache")]
-        if odd:
-            logger.warning(
-                f"taken for classes in {self.place(home)}: {some_names(odd)}; if they are none, "
-                "move them elsewhere"
-            )
+        return [f"left out in {self.place(home)}: {some_names(left)}"] if left else []
 
 
-def _are_labels(part):
+def _key(folder):
+    return class_name(folder.name).casefold()
+
+
+def _split(folder):
+    return split_of(folder.name)
+
+
+def _are_labels(rows, folder):
     """Return whether what stands before the numbers of all names may be labels."""
-    labels = {member.casefold() for member in part.members}
+    members = {member for _, member, _ in rows}
+    labels = {member.casefold() for member in members}
     return (
-        len(part.paths) == len(part.folder.photos)
-        and 2 <= len(labels) <= len(part.paths) / 2
-        and len(labels) == len(set(part.members))
+        len(rows) == len(folder.photos)
+        and 2 <= len(labels) <= len(rows) / 2
+        and len(labels) == len(members)
         and not labels & NO_LABELS
         and all(split_of(label) is None for label in labels)
     )

@@ -75,7 +75,8 @@ def _cells(path):
     if path is None:
         return
     # splitlines() would cut a name at characters such as \x0c.
-    lines = ("" if line.startswith("#") else line for line in _text(path).split("\n"))
+    lines = (f"{line}\n" for line in _text(path).split("\n"))
+    lines = ("\n" if line.lstrip().startswith("#") else line for line in lines)
     reader = csv.reader(lines, delimiter="\t")
     try:
         for cells in reader:
@@ -154,20 +155,23 @@ class NotAList(UserError):
     """A CSV file that is no list of photos and labels, such as a map of classes."""
 
 
-def read_csv(path: str | os.PathLike, photos: Sequence[str]) -> tuple[dict[str, str], str]:
+def read_csv(
+    path: str | os.PathLike, photos: Sequence[str]
+) -> tuple[dict[str, str], str, list[str]]:
     """Read the labels of photos in a CSV file, as spreadsheet programs and competitions write it.
 
     The column that names most photos holds the photos. The label's is one of `LABEL_COLUMNS`, or
     the only other one, or the only other one whose words repeat; or there is one column of 0 and 1
     for each class. The first line is a header unless it names a photo. `_Photos.find` says how a
     photo may be named. Photos that the file does not name are left out, and so are names that match
-    no photo, with a warning.
+    no photo.
 
     Args:
         path: of the file.
         photos: paths below the folder of the file, with forward slashes.
     Returns:
-        The label of each photo by its path, and words that say what was understood.
+        The label of each photo by its path, words that say what was understood, and notes on what
+        is left out.
     Raises:
         NotAList: too few of the rows name a photo, or no column holds labels.
         UserError: a row without a label, or whose photo or label is not clear.
@@ -209,13 +213,16 @@ def read_csv(path: str | os.PathLike, photos: Sequence[str]) -> tuple[dict[str, 
             )
     if len(spelling) == len(label_of) < len(photos) / 10:
         raise NotAList(f"{place}: expected several photos with the same label, got one of each")
-    for names, what in (
-        (missing, f"names in {place} match no photo and are left out"),
-        (index.beside(label_of), f"photos have no label in {place} and are left out"),
-    ):
-        if names:
-            logger.warning(f"{len(names):,} {what}: {some_names(names, 3)}")
-    return label_of, f"labels from {place} ({_named(header, column)} names the photo, {words})"
+    notes = [
+        f"{len(names):,} {what}: {some_names(names, 3)}"
+        for names, what in (
+            (missing, f"names in {place} match no photo and are left out"),
+            (index.beside(label_of), f"photos have no label in {place} and are left out"),
+        )
+        if names
+    ]
+    words = f"labels from {place} ({_named(header, column)} names the photo, {words})"
+    return label_of, words, notes
 
 
 def _rows(path):

@@ -133,14 +133,23 @@ element("photos").addEventListener("change", (event) => mark(event.target.closes
 
 // --- Files ---------------------------------------------------------------------------------------
 
+// Cells with tabs between them, in quotes where needed (the rules of CSV).
+const lineOf = (...cells) =>
+  cells.map((cell) => (/^["#\s]|[\t\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell)).join("\t");
+
+function cellsOf(line) {
+  const cells = line.trim().matchAll(/(?:^|\t)(?:"((?:[^"]|"")*)"|([^\t]*))/g);
+  return Array.from(cells, ([, inQuotes, plain]) => inQuotes?.replaceAll('""', '"') ?? plain.trim());
+}
+
 function contentOf(file) {
   const lines = [];
   for (const { dataset: { mark, name, label, right } } of cards) {
-    if (file === "exclude" && mark === "nothing") lines.push(name);
-    if (file === "relabel" && mark === "wrong") lines.push(`${name}\t${right}`);
-    if (file === "relabel" && mark === "fine") lines.push(`${name}\t${label}`);
+    if (file === "exclude" && mark === "nothing") lines.push(lineOf(name));
+    if (file === "relabel" && mark === "wrong") lines.push(lineOf(name, right));
+    if (file === "relabel" && mark === "fine") lines.push(lineOf(name, label));
   }
-  for (const other of others[file]) lines.push(Array.isArray(other) ? other.join("\t") : other);
+  for (const other of others[file]) lines.push(lineOf(...[other].flat()));
   return lines.map((line) => `${line}\n`).join("");
 }
 
@@ -157,8 +166,8 @@ function save(file) {
 
 // Returns false for a line of neither form.
 function loadLine(line) {
-  const exclude = line.split(" #")[0].trim();
-  let [name, label] = line.split("\t").map((part) => part.trim());
+  let [name, label] = cellsOf(line);
+  const exclude = name;
   const words = exclude.split(/\s+/);
   const isPair = words.length === 2 && classes.includes(words[1]) && !byName.has(exclude);
   if (label === undefined && isPair) [name, label] = words;
@@ -168,7 +177,6 @@ function loadLine(line) {
     else others.exclude.add(exclude);
     return true;
   }
-  label = label.split(" #")[0].trim();
   if (!name || !classes.includes(label)) return false;
   const card = byName.get(name);
   if (!card) others.relabel.set(name, label);

@@ -57,6 +57,13 @@ def test_lines_of_new_labels_have_tabs_or_two_words(tmp_path):
     assert labels.read_relabels(None) == {}
 
 
+def test_names_are_written_so_that_they_are_read_again(tmp_path):
+    names = ["#1.jpg", '"a".jpg', "a, b #2.jpg", "x\ny.jpg", "t\tt.jpg"]
+    text = "".join(f"{labels.quoted(name)}\n" for name in names)
+    (tmp_path / "exclude.txt").write_text(text)
+    assert labels.read_names(tmp_path / "exclude.txt") == sorted(names)
+
+
 @pytest.mark.parametrize(
     "line", ["cat.4085", "my photo.jpg great dane", "\tdog", "cat.7\t", "cat.7\tdog\tfox"]
 )

@@ -264,14 +264,14 @@ def test_marks_by_keyboard_are_saved_and_loaded(tmp_path, open_page):
     }
 
     with open(tmp_path / "exclude.txt", "a") as file:
-        file.write("# of another folder\ncat.999 # no cat\n")
+        file.write('# of another folder\ncat.999\n"#8 ""b"".jpg"\n')
     with open(tmp_path / "relabel.txt", "a") as file:
         file.write(f"dog.999 cat\n{names[11]} {other[given[11]]}\ndog.1000\tzebra\n")
     browser = open_page(page)
     browser.choose_files("#files", [tmp_path / "exclude.txt", tmp_path / "relabel.txt"])
     browser.wait("document.getElementById('message').textContent.includes('relabel')", 20)
     loaded = (
-        "7 of 12 marked, wrong label 3, none of the classes 3, fine 1, photos not on this page 2"
+        "7 of 12 marked, wrong label 3, none of the classes 3, fine 1, photos not on this page 3"
     )
     assert counts(browser) == loaded
     assert "1 not understood, such as: dog.1000\tzebra" in browser.run(
@@ -279,7 +279,7 @@ def test_marks_by_keyboard_are_saved_and_loaded(tmp_path, open_page):
     )
     press(browser, "n")  # the first photo without a mark
     again = save(browser, "exclude", tmp_path)
-    assert again.splitlines() == [*(names[i] for i in (1, 2, 4, 5)), "cat.999"]
+    assert again.splitlines() == [*(names[i] for i in (1, 2, 4, 5)), "cat.999", '"#8 ""b"".jpg"']
     save(browser, "relabel", tmp_path)
     more = {"dog.999": "cat", names[11]: other[given[11]]}
     assert relabelling.read_relabels(tmp_path / "relabel.txt") == relabels | more
