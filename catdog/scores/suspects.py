@@ -22,6 +22,9 @@ from catdog.scores import explain, metrics, pages, tables
 
 logger = logging.getLogger(__name__)
 LINES = 24  # of the list that are shown; the CSV file has all
+# Above this share of disputed labels, most are mistakes of the network: a network that was wrong on
+# 6% of the photos of Dogs vs. Cats led to an estimate of 285 wrong labels, one wrong on 1.2% to 6.
+MOST_DISPUTED = 0.02
 SHEET_COLUMNS, SHEET_ROWS, SHEET_TILE, SHEET_TEXT = 10, 10, 150, 36  # photos, photos, px, px
 PAGE_PHOTOS, PAGE_SIDE, PAGE_QUALITY = 500, 208, 65  # photos, px, of JPEG: below 10 MB
 
@@ -146,10 +149,15 @@ def format_ranking(ranking: Ranking) -> str:
 
 
 def estimate(ranking: Ranking) -> str:
-    """Return a sentence with the estimate of wrong labels."""
+    """Return an estimate of how many labels are wrong: a range if the network errs a lot itself."""
+    wrong, members = ranking.wrong(), len(ranking.members)
+    disputed = (ranking.probabilities.argmax(1) != ranking.labels).mean()
+    of = f"of {members:,} labels are wrong (confident learning)."
+    if disputed <= MOST_DISPUTED:
+        return f"Estimate: about {wrong:,} {of}"
     return (
-        f"Estimate: {ranking.wrong():,} of {len(ranking.members):,} labels are wrong "
-        "(confident learning)."
+        f"Estimate: 0 to {wrong:,} {of} The network disputes {disputed:.0%} of the labels, of "
+        "which most may be mistakes of its own: go by the order of the list."
     )
 
 

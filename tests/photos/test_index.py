@@ -1,5 +1,6 @@
 """Layouts of folders of classes: the user's own split, and what is refused before training."""
 
+import errno
 import os
 import re
 
@@ -201,6 +202,101 @@ def test_a_class_may_be_called_train_within_train(tmp_path):
     assert index.find(tmp_path).classes == ["bus", "demo", "train"]
 
 
+def test_names_of_splits_are_read_in_many_spellings(tmp_path, caplog):
+    for number, (train, test) in enumerate(
+        [
+            ("training_set/training_set", "test_set/test_set"),
+            ("x/seg_train/seg_train", "x/seg_test/seg_test"),
+            ("Training", "Testing"),
+            ("images/train-set", "images/Test Set"),
+            ("train/images", "test/images"),
+            ("asl_train", "asl_test"),
+            ("training", "evaluation"),
+        ]
+    ):
+        root = tmp_path / str(number)
+        fill(root, f"{train}/cats", f"{train}/dogs", f"{test}/dogs", f"{test}/cats")
+        fill(root, "x/seg_pred" if train[0] == "x" else ".git", photos=2)
+        found = index.find(root)
+        assert found.classes == ["cat", "dog"] and found.given.tolist() == [0, 0, 2, 2], train
+        assert all((found.root / path).is_file() for path in found.paths)
+        assert "split from" in found.summary and "2 classes: cat, dog" in found.summary
+    assert "seg_pred/ (photos: 2)" in caplog.text and len(caplog.messages) == 1
+
+
+def test_a_class_that_is_alone_in_a_split_is_not_left_out(tmp_path):
+    fill(tmp_path, "train/cats", "train/dogs", "test/cats", "val/val/dogs")
+    found = index.find(tmp_path)
+    assert found.classes == ["cat", "dog"] and found.given.tolist() == [0, 0, 1, 2]
+
+
+def test_splits_without_training_photos_are_refused(tmp_path):
+    fill(tmp_path, "test/a", "test/b", "val/a", "val/b")
+    assert "got only val, test" in refused(tmp_path, "expected a folder of training photos")
+    found = index.find(tmp_path, classes=["a", "b"])
+    assert found.given.tolist() == [1, 1, 2, 2]
+
+
+def test_a_data_set_beside_other_folders_is_taken(tmp_path, caplog):
+    fill(tmp_path, "plots", *(f"set/{part}/{c}" for part in ("train", "test") for c in "ab"))
+    assert index.find(tmp_path).classes == ["a", "b"]
+    assert "plots/ (photos: 1)" in caplog.text
+    fill(tmp_path, "set2/train/a", "set2/train/b", "set2/test/a")
+    refused(tmp_path, "expected one set of photos")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "classes"),
+    [
+        ("cat_{}.jpg", "dog_{}.jpg", ["cat", "dog"]),
+        ("cat ({}).JPG", "Dog ({}).jpg", ["cat", "dog"]),
+        ("great_dane_1{}.jpg", "Abyssinian_{}.jpg", ["Abyssinian", "great_dane"]),
+        ("cat{}.jpg", "fox{}.jpg", ["cat", "fox"]),
+        ("cat.{}.jpg", "fox.{}.jpg", ["cat", "fox"]),
+    ],
+)
+def test_labels_in_names_are_read_if_all_have_one(tmp_path, first, second, classes):
+    for n in range(3):
+        save(tmp_path / "photos" / first.format(n)), save(tmp_path / "photos" / second.format(n))
+    found = index.find(tmp_path)
+    assert found.classes == classes and np.bincount(found.labels).tolist() == [3, 3]
+    assert "labels from names such as" in found.summary
+
+
+@pytest.mark.parametrize("names", [("IMG_{}", "DSC_{}"), ("cat_{}_flip", "dog_{}"), ("{}", "a_{}")])
+def test_names_without_labels_are_refused_with_what_helps(tmp_path, names):
+    for n in range(3):
+        save(tmp_path / f"{names[0].format(n)}.jpg"), save(tmp_path / f"{names[1].format(n)}.jpg")
+    assert index.find(tmp_path) is None
+    with pytest.raises(
+        UserError, match=r"photos such as .* names such as cat_7.jpg, or labels.csv"
+    ):
+        data.load(tmp_path, 8, tmp_path / "cache")
+
+
+def test_files_that_are_no_photos_are_counted(tmp_path, caplog):
+    fill(tmp_path, "ant", "bee")
+    for name in ("ant/0.xml", "ant/1.XML", "models/best.h5", "ant/README"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = index.find(tmp_path)
+    assert found.classes == ["ant", "bee"] and found.others == {".xml": 2, "": 1, ".h5": 1}
+    assert "models/ (photos: 0)" in caplog.text
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/0.npy").write_text("x")
+    with pytest.raises(UserError, match=r"got other files in .* \(.npy: 1\)"):
+        data.load(tmp_path / "none", 8, tmp_path / "cache")
+
+
+def test_the_classes_of_a_network_keep_their_folders(tmp_path):
+    fill(tmp_path, "bee", photos=2)
+    (tmp_path / "ant").mkdir()
+    found = index.find(tmp_path, classes=["ant", "bee"])
+    assert found.classes == ["ant", "bee"] and found.labels.tolist() == [1, 1]
+    fill(tmp_path, "train")
+    assert index.find(tmp_path, classes=["ant", "bee", "train"]).labels.tolist() == [1, 1, 2]
+
+
 # --- Mistakes -------------------------------------------------------------------------------------
 
 
@@ -250,3 +346,28 @@ def test_photos_of_kaggles_names_beside_class_folders_are_refused(tmp_path, stra
     fill(tmp_path, *classes)
     save(tmp_path / stray)
     assert f"({stray.split('/')[-1]})" in refused(tmp_path, "expected one layout in")
+
+
+def test_folders_that_cannot_be_listed_are_named(tmp_path, monkeypatch):
+    fill(tmp_path, "ant", "bee", "lost+found")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) in ("closed", "lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list everything
+    assert index.find(tmp_path).classes == ["ant", "bee"]
+    (tmp_path / "closed").mkdir()
+    assert refused(tmp_path, "cannot read").endswith("closed: Permission denied")
+
+
+def test_links_that_lead_back_are_passed_over(tmp_path):
+    fill(tmp_path, "ant", "bee")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "ant/up").symlink_to(tmp_path)
+    (tmp_path / "ant/self.jpg").symlink_to("self.jpg")
+    (tmp_path / "twin").symlink_to("ant")
+    found = index.find(tmp_path)
+    assert found.paths == ["ant/0.png", "ant/self.jpg", "bee/0.png"]

@@ -757,7 +757,18 @@ def test_many_threads_read_the_same():
 def test_find_files(tmp_path):
     names = ["b.jpg", "a.PNG", "Z.JpEg", "sub/c.gif", "sub/deep/d.webp", "sub.jpg/e.bmp", "ü.jpg"]
     names += ["sub/f.avif", "sub/g.HEIC", "sub/h.heif"]
-    other = ["notes.txt", "._b.jpg", ".DS_Store", ".hidden/f.jpg", "Thumbs.db", "jpg", "a.jpg.txt"]
+    other = [
+        "@eaDir/a.jpg",
+        "sub/__MACOSX/b.jpg",
+        "README",
+        "notes.txt",
+        "._b.jpg",
+        ".DS_Store",
+        ".hidden/f.jpg",
+        "Thumbs.db",
+        "jpg",
+        "a.jpg.txt",
+    ]
     for name in names + other:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -774,6 +785,14 @@ def test_find_files(tmp_path):
     ]
     assert found == [os.path.normpath(name) for name in expected]
     assert list(find_files(str(tmp_path))) == [str(tmp_path / name) for name in found]
+
+
+def test_files_without_an_ending_are_known_by_their_first_bytes(tmp_path):
+    for name in ("a", "b.jpg_large", "c.1", "d.txt"):
+        (tmp_path / name).write_bytes(ENCODINGS["jpeg"][0])
+    (tmp_path / "e").write_text("no picture")
+    os.mkfifo(tmp_path / "f")
+    assert [os.path.basename(path) for path in find_files(tmp_path)] == ["a", "b.jpg_large", "c.1"]
 
 
 def test_find_files_follows_links_once(tmp_path):

@@ -83,7 +83,13 @@ def test_held_out_photos_are_ranked_by_their_label(dataset):
     assert ranking.proposed.tolist() == [1, 0, 1, 0]
     text = suspects.format_ranking(ranking)
     assert re.search(r"1 +cat\.3\.png +validation +cat +dog +0\.02", text)
-    assert "Estimate: 2 of 4 labels are wrong" in text
+    assert "Estimate: 0 to 2 of 4 labels are wrong" in text
+    assert "disputes 50% of the labels" in text
+
+
+def test_estimate_is_a_number_if_few_labels_are_disputed(dataset):
+    ranking = suspects.rank([suspects.Judge(Oracle(of_label(dataset, [0.9] * 10)), dataset)])
+    assert suspects.estimate(ranking).startswith("Estimate: about 0 of 4 labels are wrong")
 
 
 def test_photos_that_the_run_was_trained_on_are_left_out(dataset, caplog):
