@@ -154,7 +154,7 @@ class Dataset:
     def check(self) -> None:
         """Raise UserError unless a network can be trained: photos of all classes in all splits."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
-        for label in np.flatnonzero(counts == 0):
+        for label in np.setdiff1d(self.skipped_labels, self.labels):
             its_own = np.flatnonzero(self.skipped_labels == label)
             path, reason = self.skipped[its_own[0]]
             raise UserError(

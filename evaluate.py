@@ -118,6 +118,12 @@ def score(classifier: Classifier, args: argparse.Namespace) -> Scored:
     with cli.blame("--model"):
         dataset = data.load_for(classifier.config, args)
     members = dataset.members_of(args.split)
+    if not len(members):
+        raise UserError(
+            f"expected photos in the {args.split} split of {printable(dataset.root)}, got none of "
+            f"{len(dataset.names):,}; --split all scores all of them",
+            "--data-dir",
+        )
     labels = dataset.labels[members]
     started = time.perf_counter()
     outputs = classifier.outputs_of(dataset, members, cli.progress("scoring", " photos"))

@@ -143,6 +143,13 @@ def test_data_py_shows_the_table_of_photos_that_cannot_be_trained_on(tmp_path, c
     assert ["fly", "0", "0", "0", "0"] in table and ["bee", "24", "3", "3", "30"] in table
 
 
+def test_a_class_without_photos_after_new_labels_is_named(tmp_path):
+    fill(tmp_path, "ant", "bee", photos=30)
+    fill(tmp_path, "fly")
+    with pytest.raises(UserError, match=r"61 photos in .*, of which 0 of fly"):
+        data.load(tmp_path, 8, tmp_path / "cache", relabel={"fly/0.png": "bee"})
+
+
 def test_photos_to_score_may_be_of_some_classes_of_the_network_alone(tmp_path):
     fill(tmp_path, "bee", photos=4)
     (tmp_path / "ant").mkdir()

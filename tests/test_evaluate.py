@@ -112,6 +112,20 @@ def test_a_split_of_one_class_has_null_and_no_nan(folder, tmp_path, capsys):
     assert "nan" not in pictures_apart.lower()
 
 
+def test_few_photos_of_another_folder_are_scored_or_a_way_is_named(folder, tmp_path, capsys):
+    draw_photos(tmp_path / "photos", 4, 40)
+    for path in [*(tmp_path / "photos").glob("dog*"), tmp_path / "photos/cat.0.png"]:
+        path.unlink()
+    (tmp_path / "photos/cats").mkdir()
+    for path in (tmp_path / "photos").glob("cat.*"):
+        path.rename(tmp_path / "photos/cats" / path.name)
+    places = ["--data-dir", tmp_path / "photos", "--cache-dir", tmp_path / "cache"]
+    with pytest.raises(UserError, match=r"expected photos in the .* split of .*--split all"):
+        run(folder, *places)
+    assert run(folder, *places, "--split", "all", "--json") == 0
+    assert strict(capsys.readouterr().out)["images"] == 3
+
+
 def test_a_network_without_activation_maps_shows_its_photos_alone(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "plot_evaluation", lambda *_: [])
     assert run(folder, "--output", tmp_path / "out", models=["classic"]) == 0
