@@ -297,9 +297,9 @@ def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
 
 
 def load_or_make(
-    data_dir: str, cache_dir: str, settings: Settings, exclude: list, relabel: dict
+    data_dir: str, cache_dir: str, settings: Settings, lists: tuple[list, dict]
 ) -> Dataset:
-    """Load the photos to train on; print which are skipped.
+    """Load the photos to train on, without and with what `lists` says; print which are skipped.
 
     Draws those of --demo first, and downloads the public copy of Dogs vs. Cats if tmp/ holds none.
     Recipe, image size and fold are those of the settings.
@@ -310,7 +310,7 @@ def load_or_make(
             drawings.make_demo(data_dir, progress=cli.progress("drawing", " pictures"))
     elif data_dir == "tmp":
         download_if_empty(data_dir, cache_dir)
-    dataset = load(data_dir, settings.score_size, cache_dir, exclude, settings.fold, relabel)
+    dataset = load(data_dir, settings.score_size, cache_dir, lists[0], settings.fold, lists[1])
     for path, reason in dataset.skipped[:10]:
         cli.say(f"skipped {printable(path)}: {reason}")
     if len(dataset.skipped) > 10:

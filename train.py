@@ -16,7 +16,7 @@ import dataclasses
 import datetime
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ import numpy as np
 
 import data
 import model
-from catdog import backend, cli
+from catdog import cli
 from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
@@ -39,13 +39,6 @@ from catdog.training.settings import Settings
 if TYPE_CHECKING:
     from catdog.training.average import AveragedNetwork
 
-LIKELY_CAUSES = """\
-Likely causes: a learning rate that is too high (--lr, here {lr:g}); a batch of very few photos
-(--batch-size, here {batch_size}). --resume would repeat the same steps. Start a new run instead."""
-ONE_LABEL = """\
-Warning: for 2 epochs the network has predicted the same class for every validation photo.
-         If this continues, try a lower --lr or more --epochs. Run python data.py to check
-         the labels and the number of photos per class."""
 AT_CHANCE = """
 The network is hardly better than always naming the most frequent class. Run python data.py to check
 the labels. If left and right tell the classes apart, as with arrows, train with --no-mirror."""
@@ -82,35 +75,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.recipe == "demo":
         args.recipe, args.demo = None, True
-    check_arguments(parser, args)
-    return args
-
-
-def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with an error message if arguments cannot be combined."""
     given = [name for name, value in vars(args).items() if value is not None]
-    for name, required in (("hosts", "rank"), ("rank", "hosts")):
-        if name in given and required not in given:
-            parser.error(f"argument --{name}: requires --{required}")
-    excluding = {
+    with_resume = ("resume", "hosts", "rank", "cluster", "data_dir", "cache_dir", "epochs")
+    excluded = {
         "cluster": ["hosts"],
-        "resume": [name for name in given if name not in ("resume", "hosts", "rank", "cluster")],
+        "resume": [name for name in given if name not in with_resume],
         "folds": ["fold"],
         "minutes": ["recipe", "epochs", "image_size", "demo", "folds", "hosts", "cluster"],
         "demo": ["data_dir", "recipe"],
     }
     if args.arch not in model.SMALLEST:  # its image size is fixed
-        excluding["minutes"].append("arch")
-    for name, others in excluding.items():
-        for other in others:
-            if name in given and other in given:
-                flag = other.replace("_", "-")
-                parser.error(f"argument --{name}: cannot be combined with --{flag}")
+        excluded["minutes"].append("arch")
+    cli.check_combinations(parser, given, excluded, {"hosts": "rank", "rank": "hosts"})
     if args.hosts and args.rank >= len(args.hosts):
         parser.error(
             f"argument --rank: expected a whole number from 0 to {len(args.hosts) - 1}, "
             f"as there are {len(args.hosts)} hosts, got {args.rank}"
         )
+    return args
 
 
 def make_settings(args: argparse.Namespace) -> Settings:
@@ -141,78 +123,107 @@ def main(argv: Sequence[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         with cli.blame("--cluster" if args.cluster else "--hosts"):
             stack.enter_context(devices.join(args.hosts, args.rank, bool(args.cluster)))
+        if devices.index() > 0:
+            say(f"Process {devices.index()} of {devices.processes()}: process 0 says the rest")
+            cli.silence()
         if args.folds:
-            return train_folds(args, settings)
-        if args.resume:
-            return resume_run(Path(args.resume))
-        return new_run(args, settings, started)
+            train_folds(args, settings)
+        else:
+            with open_run(args, settings, started) as opened:
+                if opened:
+                    train_and_finish(*opened)
+    return 0
 
 
-def new_run(args: argparse.Namespace, settings: Settings, started: float) -> int:
-    """Start a new run. Create its directory only after the photos have been loaded successfully."""
+def open_run(args: argparse.Namespace, settings: Settings, started: float):
+    """Return a context manager of (run directory, settings, dataset), or None of a finished run.
+
+    No other process can train into the run directory meanwhile.
+    """
+    if args.resume:
+        return resumed_run(Path(args.resume), args)
+    return new_run(args, settings, started)
+
+
+@contextlib.contextmanager
+def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Iterator[tuple]:
+    """Make a run directory, but only after the photos have been loaded successfully."""
     dated = f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
     folder = Path(args.output or run.free_folder(dated))
-    data_dir, cache_dir = photo_folder(args), args.cache_dir or "tmp/cache"
-    is_main_process = devices.index() == 0
+    places = {"data_dir": photo_folder(args), "cache_dir": args.cache_dir or "tmp/cache"}
+    first = devices.index() == 0
     # A run that stopped before its first checkpoint may be overwritten, unless it is running.
-    if is_main_process and run.is_unstarted(folder):
+    if first and run.is_unstarted(folder):
         with cli.blame("--output"), run.claimed(folder):
             pass
-    elif is_main_process:
-        cli.check_output(folder, data_dir)
+    elif first:
+        cli.check_output(folder, places["data_dir"])
     if settings.init:
         with cli.blame("--init"):
             run.read_config(settings.init)
-    exclude, relabel = data.read_lists(args)
-    dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
-    settings = fit_to_data_and_devices(settings, dataset, args.batch_size)
+    lists = data.read_lists(args)
+    dataset = data.load_or_make(**places, settings=settings, lists=lists)
+    settings = recipe.fit(settings, len(dataset.splits["train"]), args.batch_size)
     if args.minutes:
         settings = within_minutes(args.minutes, settings, dataset, started)
         # Reload: the image size may have changed.
-        dataset = data.load_or_make(data_dir, cache_dir, settings, exclude, relabel)
-    places = {"data_dir": data_dir, "cache_dir": cache_dir}
+        dataset = data.load_or_make(**places, settings=settings, lists=lists)
+    if not first:
+        yield folder, settings, dataset
+        return
+    if not args.output:
+        folder = run.free_folder(dated)  # another run may have begun in the same second
+    config = run.new_config(folder, settings, dataset, places, *lists)
     with contextlib.ExitStack() as claim:
-        if is_main_process:
-            if not args.output:
-                folder = run.free_folder(dated)  # another run may have begun in the same second
-            config = run.new_config(folder, settings, dataset, places, exclude, relabel)
-            with cli.blame("--output"):
-                claim.enter_context(run.claimed(folder, config))
-        return train_and_finish(folder, settings, dataset)
+        with cli.blame("--output"):
+            claim.enter_context(run.claimed(folder, config))
+        yield folder, settings, dataset
 
 
-def resume_run(folder: Path) -> int:
-    """Continue a run from its checkpoint."""
+@contextlib.contextmanager
+def resumed_run(folder: Path, args: argparse.Namespace) -> Iterator[tuple | None]:
+    """Open a run to continue from its checkpoint; of a finished one, say what is next.
+
+    The photos and the cache may be elsewhere by now: --data-dir and --cache-dir.
+    """
     with contextlib.ExitStack() as claim, devices.own_copy(folder, run.TO_RESUME) as local_folder:
         with cli.blame("--resume"):
             config = run.read_config(local_folder)
             run.check_resumable(local_folder)
-        data_dir = run.from_run(folder, config["data_dir"])
-        cache_dir = run.from_run(folder, config["cache_dir"])
-        if run.is_finished(local_folder):
-            run.clean(local_folder)
-            say(f"{printable(folder)} is finished. Next:  {evaluate_command(folder, data_dir)}")
-            return 0
-        with cli.blame("--resume"):
+            places = {
+                name: getattr(args, name) or run.from_run(folder, config[name])
+                for name in ("data_dir", "cache_dir")
+            }
+            if run.is_finished(local_folder):
+                run.clean(local_folder)
+                more = f"python train.py --init {quoted(folder)}"
+                say(
+                    f"{printable(folder)} is finished. "
+                    f"Next:  {evaluate_command(folder, places['data_dir'])}\n"
+                    f"To train it further, as a new run:  {more} --epochs {args.epochs or 20}"
+                )
+                yield None
+                return
+            if args.epochs:
+                raise UserError("cannot be combined with --epochs before the run is finished")
             settings = Settings.to_resume(config)
             claim.enter_context(run.claimed(local_folder))
-        listed = config.get("exclude", []), config.get("relabel", {})
-        dataset = data.load_or_make(data_dir, cache_dir, settings, *listed)
-        if dataset.digest() != config.get("digest"):
-            raise UserError(
-                f"the photos in {printable(data_dir)} have changed since this run was started; "
-                "restore them or start a new run",
-                "--resume",
-            )
-        return train_and_finish(local_folder, settings, dataset)
+        lists = config.get("exclude", []), config.get("relabel", {})
+        dataset = data.load_or_make(**places, settings=settings, lists=lists)
+        with cli.blame("--resume"):
+            run.check_same(config, settings, dataset, places["data_dir"])
+        kept = {name: run.relative_to_run(folder, path) for name, path in places.items()}
+        if {**config, **kept} != config:
+            run.update_config(local_folder, **kept)
+        yield local_folder, settings, dataset
 
 
-def train_and_finish(folder: Path, settings: Settings, dataset: data.Dataset) -> int:
+def train_and_finish(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
     """Train, then score the network and complete the run directory."""
-    check_processes(settings, dataset)
+    devices.check_run(settings, dataset)
     print_description(folder, settings, dataset)
     try:
-        with devices.scope():
+        with devices.explained(settings), devices.scope():
             network, history = train(settings, dataset, folder)
         if devices.index() == 0:
             finish_run(folder, settings, dataset, network, history)
@@ -223,7 +234,35 @@ def train_and_finish(folder: Path, settings: Settings, dataset: data.Dataset) ->
             how = "No epoch was completed. Run the same command again to start over."
         say(f"\nStopped. {how}")
         raise
-    return 0
+
+
+def train_folds(args: argparse.Namespace, settings: Settings) -> None:
+    """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
+    output = Path(args.output or "runs/folds")
+    folders = {fold: output / f"fold-{fold}" for fold in range(0, 10, 10 // args.folds)}
+    begun = [each for each in folders.values() if run.is_finished(each) or run.has_checkpoint(each)]
+    with cli.blame("--folds"):
+        for folder in begun:
+            run.check_recipe(folder, settings)
+    for number, (fold, folder) in enumerate(folders.items(), 1):
+        say(f"\nFold {number} of {args.folds}: {printable(folder)}")
+        if run.is_finished(folder):
+            say("is finished")
+            continue
+        which = {"resume": folder} if folder in begun else {"output": folder}
+        of_fold = argparse.Namespace(**{**vars(args), "epochs": None, **which})
+        try:
+            fold_settings = dataclasses.replace(settings, fold=fold)
+            with open_run(of_fold, fold_settings, time.perf_counter()) as opened:
+                train_and_finish(*opened)
+        except KeyboardInterrupt:
+            say("To continue with all folds, run the same command again.")
+            raise
+    runs = " ".join(quoted(path) for path in sorted(output.glob("fold-*")))
+    say(
+        "\nAll photos, each scored by a network that did not see it:\n"
+        f"       python evaluate.py --data-dir {quoted(photo_folder(args))} --pool --model {runs}"
+    )
 
 
 # --- The loop -------------------------------------------------------------------------------------
@@ -246,17 +285,19 @@ def train(
     Raises:
         UserError: the loss or the weights are no longer finite.
     """
-    from catdog.training.progress import Progress, estimate, history_row, resuming  # loads Keras
+    from catdog.training import progress  # which loads Keras
 
     keras.utils.set_random_seed(settings.seed)
     steps = len(dataset.splits["train"]) // settings.batch_size  # per epoch
     network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint(folder))
     with cli.blame("--resume"):
         history = run.restore_training(folder, network)
-    if history and devices.index() == 0:
-        say(resuming(len(history), settings))
+    if history:
+        say(progress.resuming(len(history), settings))
     callbacks = [
-        Progress(lambda per_step: say(estimate(per_step * steps, len(history), settings))),
+        progress.Progress(
+            lambda per_step: say(progress.estimate(per_step * steps, len(history), settings))
+        ),
         *callbacks,
     ]
     one_label = []  # for each epoch, whether a single class was predicted
@@ -275,9 +316,9 @@ def train(
         scores = network.evaluate(
             validation_batches(dataset, settings, epoch), verbose=0, return_dict=True
         )
-        history.append(history_row(epoch, logs, scores, network, settings, started))
+        history.append(progress.history_row(epoch, logs, scores, network, settings, started))
         save_checkpoint(folder, network, history, settings)
-        report_epoch(history[-1], scores, settings, one_label)
+        progress.report_epoch(history[-1], scores, settings, one_label)
     return averaged_network(network, settings, len(dataset.classes)), history
 
 
@@ -333,30 +374,10 @@ def save_checkpoint(
 ) -> None:
     """Write all that a resumed run needs; raise UserError if it is not finite."""
     arrays = run.training_arrays(network)
-    finite.check(history[-1]["loss"], arrays, len(history), likely_causes(settings))
+    finite.check(history[-1]["loss"], arrays, len(history), settings)
     if devices.index() == 0:
         run.write_checkpoint(folder, history, arrays)
         run.write_history(folder, history)
-
-
-def report_epoch(
-    row: dict[str, float], scores: dict[str, float], settings: Settings, one_label: list[bool]
-) -> None:
-    """Print one line about an epoch, and a warning if the network predicts a single class.
-
-    Args:
-        row: of `history.csv`.
-        scores: of the validation photos.
-        one_label: for each earlier epoch, whether a single class was predicted. The value of this
-            epoch is appended.
-    """
-    from catdog.training.progress import epoch_line
-
-    one_label.append(scores["largest_share"] == 1 and scores["accuracy"] < 1)
-    if devices.index() == 0:
-        say(epoch_line(row, settings))
-        if one_label[-2:] == [True, True] and one_label[-3:-2] != [True]:
-            say(ONE_LABEL)
 
 
 # --- After the loop -------------------------------------------------------------------------------
@@ -366,8 +387,8 @@ def finish_run(
     folder: Path, settings: Settings, dataset: data.Dataset, network: keras.Model, history: list
 ) -> None:
     """Save, export, calibrate and score the trained network; print its scores."""
-    plots.plot_history(history, folder / "curves.png")
     save_and_export(folder, settings, dataset, network)
+    plots.plot_history(history, folder / "curves.png")
     seconds = sum(row["seconds"] for row in history)
     about = {"training_seconds": round(seconds, 1), "device": devices.devices()[0]}
     scores = calibrate_and_score(folder, dataset)
@@ -438,23 +459,6 @@ def photo_folder(args: argparse.Namespace) -> str:
     return args.data_dir or ("tmp/demo" if args.demo else "tmp")
 
 
-def fit_to_data_and_devices(
-    settings: Settings, dataset: data.Dataset, batch_size: int | None
-) -> Settings:
-    """Set batch size and precision according to the number of photos and the devices."""
-    from catdog.training import optimizer  # which loads Keras
-
-    device = devices.devices()[0]
-    with cli.blame("--batch-size"):
-        settings = recipe.fit_to_size(settings, len(dataset.splits["train"]), batch_size)
-        if batch_size is None:
-            size = devices.divisible(settings.batch_size)
-            settings = dataclasses.replace(settings, batch_size=size)
-    # Every process uses the precision chosen by process 0.
-    precision = devices.broadcast(optimizer.best_precision(device).encode())
-    return dataclasses.replace(settings, precision=precision.decode())
-
-
 def within_minutes(
     minutes: float, settings: Settings, dataset: data.Dataset, started: float
 ) -> Settings:
@@ -473,46 +477,6 @@ def within_minutes(
     return budget.choose(settings, rate, dataset.split_sizes(), seconds)
 
 
-def check_processes(settings: Settings, dataset: data.Dataset) -> None:
-    """Raise UserError unless the devices can share a batch and all processes agree."""
-    with cli.blame("--batch-size"):
-        devices.check_batch_size(settings.batch_size)
-    versions = {name: each for name, each in backend.versions().items() if name != "python"}
-    with cli.blame("--hosts"):
-        devices.agree(
-            {
-                **versions,
-                **dataclasses.asdict(settings),
-                **dataset.split_sizes(),
-                "digest of the photos": dataset.digest(),
-                "device": devices.devices()[0],
-            }
-        )
-
-
-def train_folds(args: argparse.Namespace, settings: Settings) -> int:
-    """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
-    output = Path(args.output or "runs/folds")
-    for number, fold in enumerate(range(0, 10, 10 // args.folds), 1):
-        folder = output / f"fold-{fold}"
-        say(f"\nFold {number} of {args.folds}: {printable(folder)}")
-        try:
-            if run.is_finished(folder) or run.has_checkpoint(folder):
-                resume_run(folder)
-            else:
-                fold_args = argparse.Namespace(**{**vars(args), "output": str(folder)})
-                new_run(fold_args, dataclasses.replace(settings, fold=fold), time.perf_counter())
-        except KeyboardInterrupt:
-            say("To continue with all folds, run the same command again.")
-            raise
-    runs = " ".join(quoted(path) for path in sorted(output.glob("fold-*")))
-    say(
-        "\nAll photos, each scored by a network that did not see it:\n"
-        f"       python evaluate.py --data-dir {quoted(photo_folder(args))} --pool --model {runs}"
-    )
-    return 0
-
-
 # --- Messages -------------------------------------------------------------------------------------
 
 
@@ -520,18 +484,11 @@ def print_description(folder: Path, settings: Settings, dataset: data.Dataset) -
     """Print what is about to be trained, on what, and where."""
     from catdog.training.progress import description  # which loads Keras
 
-    if devices.index() == 0:
-        network = model.from_settings(settings, len(dataset.classes))
-        say(
-            description(
-                settings, dataset, network.count_params(), "--class-weight balanced compensates"
-            )
-        )
-        say("\n".join([f"Run      {printable(folder)}", *dataset.warnings()]))
-        if settings.init:
-            say_if_seen(dataset, settings.init)
-    else:
-        say(f"Process {devices.index()} of {devices.processes()}; see the output of process 0")
+    parameters = model.from_settings(settings, len(dataset.classes)).count_params()
+    say(description(settings, dataset, parameters, "--class-weight balanced compensates"))
+    say("\n".join([f"Run      {printable(folder)}", *dataset.warnings()]))
+    if settings.init:
+        say_if_seen(dataset, settings.init)
     if devices.processes() > 1:
         say(
             "If one process fails, the others stop within a minute. To continue, use --resume on "
@@ -548,10 +505,6 @@ def say_if_seen(dataset: data.Dataset, init: str) -> None:
             f"Warning: {printable(init)} was trained on {seen.sum():,} of the validation and test "
             "photos: their scores will be too good."
         )
-
-
-def likely_causes(settings: Settings) -> str:
-    return LIKELY_CAUSES.format(lr=settings.lr, batch_size=settings.batch_size)
 
 
 def evaluate_command(folder: Path, data_dir: str) -> str:

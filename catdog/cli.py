@@ -20,8 +20,22 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a l
 # --- Words for the user ---------------------------------------------------------------------------
 
 
+silent = False  # see `silence`
+
+
+def silence() -> None:
+    """Have `say` print nothing from now on: of several processes, the first says it."""
+    global silent
+    silent = True
+
+
 def say(*words: object) -> None:
     """Print to stderr: stdout is for results. If nobody reads stderr, the work goes on."""
+    if not silent:
+        _print(*words)
+
+
+def _print(*words):
     try:
         if "tqdm" in sys.modules:  # a line between the progress bars, not within one
             sys.modules["tqdm"].tqdm.write(" ".join(map(str, words)), file=sys.stderr)
@@ -113,6 +127,29 @@ def check_output(
             files.check_outside(output, data_dir)
 
 
+def check_combinations(
+    parser: argparse.ArgumentParser,
+    given: list[str],
+    excluded: dict[str, list[str]],
+    required: dict[str, str],
+) -> None:
+    """Exit with an error message if arguments are given that cannot be combined.
+
+    Args:
+        given: the names of the arguments that are.
+        excluded: of an argument those that it cannot be combined with.
+        required: of an argument the one that it needs.
+    """
+    flags = {action.dest: "/".join(action.option_strings) for action in parser._actions}
+    for name, other in required.items():
+        if name in given and other not in given:
+            parser.error(f"argument {flags[name]}: requires {flags[other]}")
+    for name, others in excluded.items():
+        for other in others:
+            if name in given and other in given:
+                parser.error(f"argument {flags[name]}: cannot be combined with {flags[other]}")
+
+
 def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
     """Return an argparse type: a whole number from `least` to `most`."""
     limits = f"of {least} or more" if most == math.inf else f"from {least} to {most}"
@@ -199,7 +236,7 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
         _discard(sys.stdout)
         code, message = 2, f"error: cannot write: {error.strerror}"
     if message:
-        say(f"{os.path.basename(sys.argv[0])}: {message}")
+        _print(f"{os.path.basename(sys.argv[0])}: {message}")
     sys.exit(code)
 
 

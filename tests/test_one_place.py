@@ -21,21 +21,22 @@ RECIPE = """    "quick": ("the quickest", dict(epochs=2, image_size=32, stages=(
     "demo": ("""
 USED = """
 import model, predict, train
+from catdog.training import progress
 
 photos = ["--data-dir", "photos", "--cache-dir", "cache"]
 new = ["--arch", "tiny", "--recipe", "quick"]
-say = train.say
+say = progress.say
 
 def stop(line):
     say(line)
     if line.startswith("epoch   1/"):
         raise KeyboardInterrupt
 
-train.say = stop
+progress.say = stop
 try:
     train.main([*photos, *new, "--output", "run"])
 except KeyboardInterrupt:
-    train.say = say
+    progress.say = say
 assert train.main(["--resume", "run"]) == 0
 assert train.main([*photos, *new, "--init", "run", "--epochs", "1", "--output", "next"]) == 0
 assert model.main(["--export", "litert", "--model", "next", *photos]) == 0

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import gc
+import shutil
 from pathlib import Path
 
 import keras
@@ -15,6 +16,7 @@ import train
 from catdog.errors import UserError
 from catdog.runs import run
 from catdog.scores.metrics import wilson
+from catdog.training import progress
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
@@ -58,7 +60,9 @@ def test_a_resumed_run_ends_with_the_weights_and_history_of_one_never_stopped(
 
     folder = new_run(tmp_path / "stopped")
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(train, "say", stop_after_two)  # once epoch 2 is printed, it must not be lost
+        patch.setattr(
+            progress, "say", stop_after_two
+        )  # once epoch 2 is printed, it must not be lost
         train.train(SETTINGS, dataset, folder)
     capsys.readouterr()
     network, rows = train.train(SETTINGS, dataset, folder)
@@ -95,6 +99,73 @@ def test_a_resumed_run_leaves_the_same_photos_out(photos_dir, tmp_path, monkeypa
     listed.unlink()  # the run keeps the names
     assert train.main(["--resume", str(tmp_path / "run")]) == 0
     assert seen == [["cat.7", "dog.9"]] * 2
+
+
+@pytest.fixture
+def begun(photos_dir, tmp_path, monkeypatch):
+    """A run directory and its photos; what is trained further is kept in a list."""
+    seen = []
+    monkeypatch.setattr(train, "train_and_finish", lambda *opened: seen.append(opened))
+    photos = shutil.copytree(photos_dir, tmp_path / "photos")
+    folder, places = tmp_path / "run", ["--data-dir", photos, "--cache-dir", tmp_path / "cache"]
+    new = [*places, "--image-size", 32, "--output", folder]
+    assert train.main(list(map(str, new))) == 0
+    return folder, photos, seen
+
+
+def test_a_run_goes_on_where_its_photos_have_moved(begun, tmp_path):
+    folder, photos, seen = begun
+    photos.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="--data-dir: expected a folder"):
+        train.main(["--resume", str(folder)])
+    assert train.main(["--resume", str(folder), "--data-dir", str(tmp_path / "moved")]) == 0
+    assert train.main(["--resume", str(folder)]) == 0  # the run keeps the new place
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"classes": ["dog", "cat"]}, "expected classes to be"),
+        ({"score_size": 77}, "expected score_size to be 40"),
+        ({"digest": "0" * 16}, "the photos in .* have changed"),
+    ],
+)
+def test_a_config_changed_by_hand_is_not_resumed(begun, change, words):
+    folder, _, seen = begun
+    run.update_config(folder, **change)
+    with pytest.raises(UserError, match=f"--resume: .*{words}"):
+        train.main(["--resume", str(folder)])
+    assert len(seen) == 1
+
+
+def test_epochs_of_a_finished_run_are_added_by_a_new_one(trained, capsys):
+    assert train.main(["--resume", str(trained[0]), "--epochs", "60"]) == 0
+    assert f"train.py --init {trained[0]} --epochs 60" in capsys.readouterr().err
+
+
+def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, monkeypatch):
+    def begin(folder, *_):
+        run.write_checkpoint(folder, [], [])
+
+    monkeypatch.setattr(train, "train_and_finish", begin)
+    command = ["--data-dir", str(photos_dir), "--cache-dir", str(tmp_path / "cache"), "--folds",
+               "5", "--image-size", "32", "--output", str(tmp_path / "folds")]  # fmt: skip
+    assert train.main([*command, "--epochs", "7"]) == 0
+    assert train.main([*command, "--epochs", "7"]) == 0
+    with pytest.raises(UserError, match=r"--folds: expected epochs 7, with which .* got 64"):
+        train.main(command)
+
+
+def test_classes_that_no_run_can_have_are_refused_before_training(begun, tmp_path):
+    _, photos, seen = begun
+    names = sorted(path.name for path in (photos / "train").glob("*.png"))
+    rows = "".join(f"{name},{'n/a' if name[0] == 'c' else 'dog'}\n" for name in names)
+    (photos / "train" / "labels.csv").write_text(f"file,label\n{rows}")
+    with pytest.raises(UserError, match="expected classes to be 2 to 1000 distinct names"):
+        train.main(["--data-dir", str(photos / "train"), "--cache-dir", str(tmp_path / "cache"),
+                    "--image-size", "32", "--output", str(tmp_path / "new")])  # fmt: skip
+    assert len(seen) == 1 and not (tmp_path / "new").exists()
 
 
 # --- Bad numbers ----------------------------------------------------------------------------------
@@ -181,7 +252,7 @@ def test_memory_stays_flat_over_fifty_epochs(dataset, tmp_path, monkeypatch):
         megabytes.append(int(line.split()[1]) / 1024)
 
     settings = dataclasses.replace(SETTINGS, epochs=50)
-    monkeypatch.setattr(train, "say", measure)
+    monkeypatch.setattr(progress, "say", measure)
     train.train(settings, dataset, new_run(tmp_path / "run"))
     rest = np.array(megabytes[10:])
     slope = np.polyfit(np.arange(len(rest)), rest, 1)[0]

@@ -32,10 +32,12 @@ from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import alike
+from catdog.training import recipe
 
 WEIGHTS = Path(__file__).parents[2] / "weights"  # the run that comes with the project
 TO_RESUME = ("config.json", "checkpoint.npz", "model.keras", "metrics.json")
 
+DECIDED_BY_PHOTOS = ("fold", "batch_size", "precision", *recipe.MILD)
 MAX_CLASSES = 1000
 MAX_SCORE_SIZE = 1280  # px: --image-size 1024 and a quarter
 MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos fit in
@@ -149,6 +151,8 @@ def claimed(run: Path, config: dict | None = None) -> Iterator[None]:
         config: of a new run, whose directory is made; one that `is_unstarted` gets it, too.
     """
     run = Path(run)
+    if config is not None:
+        check_config(config, run / "config.json")  # or nobody could read it after training
     if config is not None and not is_unstarted(run):
         with files.atomic_folder(run) as temporary:
             files.write_json(temporary / "config.json", config)
@@ -197,6 +201,29 @@ def new_config(
     }
 
 
+def check_same(config: dict, settings, dataset, data_dir: str) -> None:
+    """Raise UserError unless a run goes on with the photos and the sizes that it began with."""
+    if dataset.digest() != config.get("digest"):
+        raise UserError(
+            f"the photos in {printable(data_dir)} have changed since this run was started; "
+            "restore them or start a new run"
+        )
+    for name, value in (("classes", dataset.classes), ("score_size", settings.score_size)):
+        if config[name] != value:
+            raise UserError(f"config.json was changed: expected {name} to be {value}")
+
+
+def check_recipe(run: Path, settings) -> None:
+    """Raise UserError if a run was begun with other settings, apart from what photos decide."""
+    begun = read_config(run)["settings"]
+    for name, value in json.loads(files.to_json(dataclasses.asdict(settings))).items():
+        if name not in DECIDED_BY_PHOTOS and begun.get(name) != value:
+            raise UserError(
+                f"expected {name} {printable(str(begun.get(name)))}, with which "
+                f"{printable(run)} was begun, got {value}; use another --output"
+            )
+
+
 def update_config(run: Path, **changes: object) -> None:
     """Replace or add entries of `config.json`."""
     files.write_json(Path(run) / "config.json", {**read_config(run), **changes})
@@ -217,6 +244,12 @@ def read_config(run: Path | str) -> dict:
         raise UserError(f"{printable(path)} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{printable(path)} is not what train.py writes: expected an object")
+    check_config(config, path)
+    return config
+
+
+def check_config(config: dict, path: Path) -> None:
+    """Raise UserError unless prediction can use the content of the `config.json` at `path`."""
     for key, (expected, default, good) in CHECKS.items():
         value = config.get(key, default)
         if not good(value):
@@ -225,7 +258,6 @@ def read_config(run: Path | str) -> dict:
                 f"{printable(path)} is not what train.py writes: expected {key} to be {expected}, "
                 f"got {got}"
             )
-    return config
 
 
 def _read(path: Path) -> bytes:

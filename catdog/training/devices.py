@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -28,8 +29,11 @@ from pathlib import Path
 
 import numpy as np
 
+from catdog import backend
 from catdog.backend import keras, redirected, tf
+from catdog.cli import blame
 from catdog.errors import UserError
+from catdog.training.settings import Settings
 
 HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends the others
 SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which scores the network
@@ -196,6 +200,25 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
+@contextlib.contextmanager
+def explained(settings: Settings) -> Iterator[None]:
+    """Raise UserError, with what helps, if the memory of a device does not suffice in this block.
+
+    The three backends raise errors of their own, which say so in words.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = str(error).lower()
+        words = ("resource_exhausted", "out of memory", "oom when", "can't allocate memory")
+        if not isinstance(error, MemoryError) and not any(each in text for each in words):
+            raise
+        raise UserError(
+            f"not enough memory to train on {devices()[0]}: try a smaller --batch-size (here "
+            f"{settings.batch_size}) or --image-size (here {settings.image_size})"
+        ) from error
+
+
 # --- What all processes know ----------------------------------------------------------------------
 
 
@@ -248,3 +271,24 @@ def agree(facts: dict[str, object]) -> None:
     ]
     if differing:
         raise UserError(f"expected the same in all processes, got different {'; '.join(differing)}")
+
+
+def check_run(settings: Settings, dataset) -> None:
+    """Raise UserError unless the devices can share a batch and all processes agree.
+
+    Args:
+        dataset: the `data.Dataset` to train on.
+    """
+    with blame("--batch-size"):
+        check_batch_size(settings.batch_size)
+    versions = {name: each for name, each in backend.versions().items() if name != "python"}
+    with blame("--hosts"):
+        agree(
+            {
+                **versions,
+                **dataclasses.asdict(settings),
+                **dataset.split_sizes(),
+                "digest of the photos": dataset.digest(),
+                "device": devices()[0],
+            }
+        )

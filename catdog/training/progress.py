@@ -10,10 +10,15 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from catdog.backend import keras
+from catdog.cli import say
 from catdog.files import printable, some_names
 from catdog.training import devices
 from catdog.training.settings import Settings
 
+ONE_LABEL = """\
+Warning: for 2 epochs the network has predicted the same class for every validation photo.
+         If this continues, try a lower --lr or more --epochs. Run python data.py to check
+         the labels and the number of photos per class."""
 UNEVEN = 2  # times as many photos of one class as of another
 
 
@@ -133,6 +138,23 @@ def epoch_line(row: dict, settings: Settings) -> str:
         f"loss {row['loss']:.4f}  {accuracy}val_loss {row['val_loss']:.4f}  "
         f"val_acc{'uracy' if wide else ''} {row['val_accuracy']:.4f}{seconds}  left {clock(left)}"
     )
+
+
+def report_epoch(
+    row: dict[str, float], scores: dict[str, float], settings: Settings, one_label: list[bool]
+) -> None:
+    """Print one line about an epoch, and a warning if the network predicts a single class.
+
+    Args:
+        row: of `history.csv`.
+        scores: of the validation photos.
+        one_label: for each earlier epoch, whether a single class was predicted. The value of this
+            epoch is appended.
+    """
+    one_label.append(scores["largest_share"] == 1 and scores["accuracy"] < 1)
+    say(epoch_line(row, settings))
+    if one_label[-2:] == [True, True] and one_label[-3:-2] != [True]:
+        say(ONE_LABEL)
 
 
 def resuming(done: int, settings: Settings) -> str:

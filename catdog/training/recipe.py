@@ -77,3 +77,20 @@ def fit_to_size(settings: Settings, photos: int, batch_size: int | None = None) 
     if settings.erase and settings.epochs * photos < SHORT_RUN * settings.batch_size:
         settings = dataclasses.replace(settings, **MILD)
     return settings
+
+
+def fit(settings: Settings, photos: int, batch_size: int | None) -> Settings:
+    """Return the settings with batch size and precision for these photos and these devices.
+
+    Args:
+        photos: the number of training photos.
+        batch_size: the one that is asked for, or None.
+    """
+    from catdog.training import devices, optimizer  # which load Keras
+
+    settings = fit_to_size(settings, photos, batch_size)
+    if batch_size is None:
+        settings = dataclasses.replace(settings, batch_size=devices.divisible(settings.batch_size))
+    # Every process uses the precision chosen by process 0.
+    precision = devices.broadcast(optimizer.best_precision(devices.devices()[0]).encode())
+    return dataclasses.replace(settings, precision=precision.decode())

@@ -19,6 +19,7 @@ import first_steps
 from catdog import backend
 from catdog.errors import UserError
 from catdog.training import devices
+from catdog.training.settings import Settings
 from conftest import ROOT, draw_photos, users_environment
 
 JAX = {"KERAS_BACKEND": "jax"}
@@ -333,3 +334,22 @@ def test_a_port_in_use_is_refused():
         process = start("--hosts", f"{address},127.0.0.1:1", "--rank", 0)
         code, _, err = end(process)
     assert code == 2 and "--hosts: cannot use port" in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ValueError("OOM when allocating tensor with shape[256,32,160,160] and type bfloat16"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4194304000 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 3.91 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["numpy", "tensorflow", "jax", "torch", "torch on cpu"],
+)
+def test_too_little_memory_names_the_settings_that_help(error):
+    with pytest.raises(UserError) as caught, devices.explained(Settings()):
+        raise error
+    assert "--batch-size (here 128) or --image-size (here 160)" in str(caught.value)
+    with pytest.raises(ValueError, match="else"), devices.explained(Settings()):
+        raise ValueError("something else")
