@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,12 +31,17 @@ from catdog.photos.photo import PhotoError, content_of, load_photo
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4  # to be raised whenever decoding or the layout of the cache changes
+VERSION = 5  # to be raised whenever decoding or the layout of the cache changes
 FILES = ("images.npy", "index.npz", "checked")
 NAME = re.compile(r"[0-9a-f]{12}-\d+")
+LEFTOVER = re.compile(rf"\.[0-9a-f]{{8}}\..*{NAME.pattern}")
 BLOCK = 64  # photos that share a checksum
 MAX_UNUSED_DAYS = 30
+WAIT = 0.5  # seconds between two looks at whether another process has decoded the photos
 WORTH_A_LINE = 10**8  # bytes; a smaller cache is written without a word
+
+
+KEYS = ("version", "names", "stats", "digests", "checksums", "errors")  # of index.npz
 
 
 class _Damaged(Exception):
@@ -55,7 +61,7 @@ def images(
         cache_dir: folder of all caches; made if it is missing.
         on_progress: function of (done, total), called while photos are decoded.
     Returns:
-        images: uint8 (good, size, size, 3), memory-mapped, the photos that could be decoded.
+        images: `Images`, uint8 (good, size, size, 3), the photos that could be decoded.
         digests: (n,) 16 bytes for every photo found, of its file's content; empty if it failed.
         errors: {number of the photo among those found: reason} of what could not be decoded.
     Raises:
@@ -64,12 +70,16 @@ def images(
     path = _path(found, size, cache_dir)
     _tidy(cache_dir, keep=path)
     source = _source(found)
-    cached = _read(path, source, size)
-    if cached is None or _can_now_be_read(found, cached[2]):
-        _build(path, found, size, source, on_progress)
-        cached = _read(path, source, size)
+    cached = _read_good(path, found, source, size)
     if cached is None:
-        raise UserError(f"cannot use {printable(path)}: another process is writing it")
+        with _locked(path) as waited:
+            if waited:
+                cached = _read_good(path, found, source, size)
+            if cached is None:
+                _build(path, found, size, source, on_progress)
+                cached = _read(path, found, source, size)
+    if cached is None:
+        raise UserError(f"the photos changed while they were decoded into {printable(path)}")
     images, digests, errors = cached
     if len(images) == 0:
         raise UserError(
@@ -91,37 +101,58 @@ def _path(found: Found, size: int, cache_dir: Path) -> Path:
 
 
 def _source(found: Found) -> dict[str, np.ndarray]:
-    """Return the names of the photos, and the bytes and time (in ns) of each file, as arrays.
+    """Return the names of the photos, and the bytes and times (in ns) of each file, as arrays.
 
-    A million photos as lists of Python objects would take ten seconds and 600 MB to read.
+    The second time is set by the system at any change, also if two files change places. A million
+    photos as lists of Python objects would take ten seconds and 600 MB to read.
     """
 
     def status(path):
         try:
             stat = os.stat(path)
         except OSError:
-            return 0, 0
-        return stat.st_size, stat.st_mtime_ns
+            return 0, 0, 0
+        return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
     rows = (status(f"{found.root}/{name}") for name in found.paths)
     return {
         "names": np.frombuffer(os.fsencode("\0".join(found.paths)), np.uint8),
-        "stats": np.fromiter(rows, np.dtype((np.int64, 2)), len(found.paths)),
+        "stats": np.fromiter(rows, np.dtype((np.int64, 3)), len(found.paths)),
     }
 
 
 # --- Reading --------------------------------------------------------------------------------------
 
 
-def _read(path, source, size):
+class Images(np.memmap):
+    """Photos of a cache, mapped. A photo of a file that was cut meanwhile is a UserError.
+
+    Without that look at the file, which takes a microsecond, the system would end the process.
+    """
+
+    file = None  # of the whole array; its parts, which are used at once, have none
+
+    def __getitem__(self, index):
+        if self.file and os.fstat(self.file.fileno()).st_size < self.offset + self.nbytes:
+            raise UserError(
+                f"{printable(self.filename)} was cut while it was in use: run the command again"
+            )
+        return super().__getitem__(index)
+
+
+def _read_good(path, found, source, size):
+    """Return what `_read` does; None if a photo that was skipped can be read by now."""
+    cached = _read(path, found, source, size)
+    return None if cached and _can_now_be_read(found, cached[2]) else cached
+
+
+def _read(path, found, source, size):
     """Return images, digests and errors of a cache; None if it is of other files or damaged."""
     if not path.is_dir():
         return None
     try:
         index = _read_index(path / "index.npz")
-        if index["version"] != VERSION:
-            return None
-        if not all(np.array_equal(index[key], source[key]) for key in source):
+        if index["version"] != VERSION or not _same_files(path, found, source, index):
             return None
         good = len(index["digests"]) - len(index["errors"])
         images = _map_images(path / "images.npy", good, size)
@@ -132,12 +163,39 @@ def _read(path, source, size):
         return None
 
 
+def _same_files(path, found, source, index):
+    """Return whether a cache was made of these files.
+
+    Of those that changed in size or time, the content is compared: a folder that was copied or
+    restored is not decoded anew. Whether those that were skipped can be read is asked elsewhere.
+    """
+    if not np.array_equal(index["names"], source["names"]):
+        return False
+    other = index["stats"] != source["stats"]
+    other[list(index["errors"])] = False
+    if other[:, 0].any():  # sizes
+        return False
+    if len(changed := np.flatnonzero(other.any(1))) == 0:
+        return True
+
+    def is_same(i):
+        with contextlib.suppress(PhotoError), content_of(found.root / found.paths[i]) as content:
+            return np.array(_digest(content), "S16") == index["digests"][i]
+        return False
+
+    with ThreadPoolExecutor() as pool:
+        if not all(pool.map(is_same, changed)):
+            return False
+    with contextlib.suppress(UserError):  # a cache that may only be read is compared each time
+        _write_index(path / "index.npz", index | source)
+    return True
+
+
 def _read_index(path):
     """Return the arrays of the index, each of which has a CRC-32 in the archive, and the errors."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            keys = ("version", "names", "stats", "digests", "checksums", "errors")
-            index = {key: archive[key] for key in keys}
+            index = {key: archive[key] for key in KEYS}
         errors = json.loads(index["errors"].tobytes())
         return index | {"errors": {int(number): reason for number, reason in errors.items()}}
     except (
@@ -148,7 +206,8 @@ def _read_index(path):
 
 def _map_images(path, count, size):
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = np.load(path, mmap_mode="r", allow_pickle=False).view(Images)
+        images.file = open(path, "rb")  # noqa: SIM115  as long as the array is there
     except Exception as error:  # a file that was cut is one of its reasons
         raise _Damaged(f"{path.name}: {printable(str(error)[:100])}") from None
     if images.dtype != np.uint8 or images.shape != (count, size, size, 3):
@@ -194,23 +253,44 @@ def _can_now_be_read(found, errors):
 # --- Writing --------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _locked(path):
+    """Hold the lock of a cache; yield whether another process, which decodes, had to end first."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = files.temporary_path(path)
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from None
+    with contextlib.ExitStack() as stack:
+        waited = False
+        while True:
+            try:
+                stack.enter_context(files.lock(path.with_name(f".{path.name}.lock")))
+                break
+            except UserError as error:
+                if not waited:
+                    logger.warning(f"waiting: {error}")
+                waited = True
+                time.sleep(WAIT)
+        files.remove_leftovers(path.parent, name=path.name)
+        yield waited
+
+
 def _build(path, found, size, source, on_progress):
-    """Decode the photos into a new cache at `path`, unless another process is quicker."""
+    """Decode the photos into a new cache at `path`."""
     if os.path.lexists(path) and not _remove(path):
         raise UserError(f"expected a cache or nothing at {printable(path)}, got other files")
-    try:
-        with files.atomic_folder(path) as temporary:
-            needed = size_in_bytes(found, size)
-            files.check_space(path.parent, needed)
-            if needed > WORTH_A_LINE:
-                logger.warning(
-                    f"Decoding into {printable(path)}, which takes {files.amount(needed)} of disk"
-                )
-            _write(temporary, found, size, source, on_progress)
-            (temporary / "checked").write_text(_stamp(temporary / "images.npy"))
-    except UserError:
-        if not path.is_dir():  # or else another process was quicker
-            raise
+    with files.atomic_folder(path) as temporary:
+        needed = size_in_bytes(found, size)
+        files.check_space(path.parent, needed)
+        if needed > WORTH_A_LINE:
+            logger.warning(
+                f"Decoding into {printable(path)}, which takes {files.amount(needed)} of disk"
+            )
+        _write(temporary, found, size, source, on_progress)
+        (temporary / "checked").write_text(_stamp(temporary / "images.npy"))
 
 
 def _write(folder, found, size, source, on_progress):
@@ -234,17 +314,15 @@ def _write(folder, found, size, source, on_progress):
         _write_header(file, (good, size, size, 3))
         file.flush()
         os.fsync(file.fileno())
-    with open(folder / "index.npz", "wb") as file:
-        np.savez(
-            file,
-            version=np.array(VERSION),
-            **source,
-            digests=digests,
-            errors=np.frombuffer(json.dumps(errors).encode(), np.uint8),
-            checksums=checksums[: -(-good // BLOCK)],
-        )
-        file.flush()
-        os.fsync(file.fileno())
+    checksums = checksums[: -(-good // BLOCK)]
+    index = {"version": VERSION, "digests": digests, "errors": errors, "checksums": checksums}
+    _write_index(folder / "index.npz", index | source)
+
+
+def _write_index(path, index):
+    errors = np.frombuffer(json.dumps(index["errors"]).encode(), np.uint8)
+    with files.atomic_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **index | {"errors": errors})
 
 
 def _write_header(file, shape):
@@ -257,17 +335,26 @@ def _write_header(file, shape):
 def _decode(path, size):
     """Return the pixels, and the digest of the file."""
     with content_of(path) as content:
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        image = load_photo(content, size)
-    return image, digest
+        return load_photo(content, size), _digest(content)
+
+
+def _digest(content):
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 # --- Tidying --------------------------------------------------------------------------------------
 
 
 def _tidy(cache_dir, keep):
-    """Remove the caches that were not used for a month, and what killed processes left behind."""
-    files.remove_leftovers(cache_dir, name=NAME)
+    """Remove the caches that were not used for a month, and what was left behind a day ago.
+
+    Whether a process still runs cannot be asked from another container.
+    """
+    for path in Path(cache_dir).glob(".*"):
+        with contextlib.suppress(OSError):
+            is_left = LEFTOVER.fullmatch(path.name) and files.age(path) > files.LEFTOVER_AGE
+            if is_left and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
     for path in sorted(Path(cache_dir).glob("*")):
         with contextlib.suppress(OSError):
             days = files.age(path) / (24 * 3600)

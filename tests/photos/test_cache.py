@@ -4,7 +4,9 @@ import errno
 import os
 import re
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -119,6 +121,59 @@ def test_photos_none_of_which_can_be_decoded_are_an_error(tmp_path):
         (tmp_path / f"train/{c}.1.jpg").touch()
     with pytest.raises(UserError, match=r"^expected photos, got 2 files .* cat.1.jpg: is empty"):
         load(tmp_path)
+
+
+def test_two_files_that_change_places_are_decoded_anew(folder, decoded):
+    a, b = (folder / f"train/{name}.bmp" for name in ("cat.100", "dog.100"))
+    for path, colour in ((a, (255, 0, 0)), (b, (0, 255, 0))):
+        save(path, colour)
+        os.utime(path, ns=(1, 1))
+    load(folder)
+    a.rename(folder / "kept"), b.rename(a), (folder / "kept").rename(b)
+    images, _, _ = load(folder)
+    assert images[index.find(folder).paths.index("cat.100.bmp")][0, 0].tolist() == [0, 255, 0]
+
+
+def test_a_folder_that_was_copied_or_touched_is_not_decoded_anew(folder, decoded, caplog):
+    (folder / "train/dog.8.jpg").write_text("<html></html>")
+    first = load(folder)
+    shutil.copytree(folder / "train", folder / "copy")
+    shutil.rmtree(folder / "train")
+    (folder / "copy").rename(folder / "train")
+    for path in (folder / "train").iterdir():
+        os.utime(path, ns=(5, 5))
+    decoded.clear()
+    again = load(folder)
+    assert {path.name for path in decoded} == {"dog.8.jpg"} and not caplog.messages
+    np.testing.assert_array_equal(first[0], again[0])
+    read, content_of = [], cache.content_of
+    cache.content_of = lambda path: read.append(path) or content_of(path)
+    try:
+        load(folder)
+    finally:
+        cache.content_of = content_of
+    assert len(read) == 1  # their new times are kept
+
+
+def test_a_cache_that_is_cut_while_it_is_used_is_a_users_error(folder):
+    images, _, _ = load(folder)
+    os.truncate(the_cache(folder) / "images.npy", 500)
+    for place in (5, slice(3), np.array([1, 119]), ([[1], [2]], [0, 3])):
+        with pytest.raises(UserError, match=r"images.npy was cut while it was in use"):
+            images[place]
+    assert len(load(folder)[0]) == 120
+
+
+def test_a_cache_that_does_not_fit_and_may_only_be_read_is_named(folder, monkeypatch):
+    load(folder)
+    save(folder / "train/cat.200.png")
+
+    def refuse(self, *args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(cache.Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"^cannot write .*-8: Read-only file system$"):
+        load(folder)
 
 
 # --- Damage ---------------------------------------------------------------------------------------
@@ -261,20 +316,25 @@ def test_too_little_disk_space_is_told_before_anything_is_decoded(folder, decode
     load(folder, 8)
 
 
-def test_a_process_that_loses_the_race_uses_the_cache_of_the_winner(folder, decoded, monkeypatch):
-    load(folder)
-    winner = the_cache(folder)
-    kept = winner.with_name("kept")
-    winner.rename(kept)
-    write = cache._write
+def test_two_at_once_decode_once(folder, decoded, caplog, monkeypatch):
+    monkeypatch.setattr(cache, "WAIT", 0.01)
+    found, entered, write = index.find(folder), threading.Event(), cache._write
 
     def slowly(*args):
+        entered.set()
+        time.sleep(0.3)
         write(*args)
-        shutil.copytree(kept, winner)
 
     monkeypatch.setattr(cache, "_write", slowly)
-    assert len(load(folder)[0]) == 120
-    assert {path.name for path in (folder / "cache").iterdir()} == {winner.name, "kept"}
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(cache.images, found, 8, folder / "cache")
+        entered.wait(5)
+        second = cache.images(found, 8, folder / "cache")
+        np.testing.assert_array_equal(first.result()[0], second[0])
+    assert len(decoded) == 120
+    (line,) = caplog.messages
+    assert line.startswith("waiting: ") and f"process {os.getpid()} on" in line
+    assert the_cache(folder).is_dir()  # and no lock beside it
 
 
 def test_a_disk_error_of_another_kind_is_not_taken_for_a_lost_race(folder, monkeypatch):
@@ -293,7 +353,7 @@ def test_a_million_names_load_in_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "_decode", None)
     source = {
         "names": np.frombuffer(os.fsencode("\0".join(paths)), np.uint8),
-        "stats": np.zeros((count, 2), np.int64),
+        "stats": np.zeros((count, 3), np.int64),
     }
     path = cache._path(found, 1, tmp_path / "cache")
     path.mkdir(parents=True)
