@@ -260,7 +260,8 @@ def write(scored: Scored, folder: Path) -> None:
             labels, scored.probabilities, scored.uncalibrated, dataset.classes, history, temporary
         )
         if scored.novelty is not None:
-            drawn.append(plots.plot_novelty(scored.novelty, scored.outsiders, temporary))
+            novelty_plot = plots.plot_novelty(scored.novelty, scored.outsiders, temporary)
+            drawn += [novelty_plot] if novelty_plot else []
         photos = report.photo_groups(classifier, dataset, scored.members, scored.probabilities)
         thresholds = metrics.accuracy_by_threshold(labels, scored.probabilities)
         config = {"runtime": classifier.runtime, **classifier.config}

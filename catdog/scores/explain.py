@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos.photo import PhotoError, load_photo, open_photo
+from catdog.scores import fonts
 
 INK, PAPER = "#1f2933", "#ffffff"
 # From no activity to the most, ever lighter: readable in grey and by colour-blind people.
@@ -94,9 +95,13 @@ class Explanations:
 
 
 def title(classes: list[str], prediction) -> str:
-    """Return the label with its probability, or both in brackets behind "unknown"."""
+    """Return the label with its probability, or both in brackets behind "unknown".
+
+    A name that no installed font can draw is the number of the class, from 1.
+    """
     label = int(prediction.probabilities.argmax())
-    text = f"{printable(classes[label])} {prediction.probabilities[label]:.1%}"
+    name = fonts.name_or_number(printable(classes[label]), label + 1)
+    text = f"{name} {prediction.probabilities[label]:.1%}"
     return f"unknown ({text})" if prediction.unknown else text
 
 
@@ -141,9 +146,9 @@ def _coloured(grey, strength):
 def draw_bar(image: Image.Image, text: str) -> None:
     """Write `text` on a dark bar at the bottom and, if there is room, what the colours mean."""
     size = max(10, min(image.size) // 16)
-    while size > 6 and ImageFont.load_default(size).getlength(text) > image.width - size // 2:
+    while size > 6 and fonts.for_pillow(text, size).getlength(text) > image.width - size // 2:
         size -= 1
-    font, small = ImageFont.load_default(size), ImageFont.load_default(max(8, round(0.7 * size)))
+    font, small = fonts.for_pillow(text, size), fonts.for_pillow("", max(8, round(0.7 * size)))
     line, margin, (less, more) = round(1.5 * size), size // 2, ("no support", "most")
     scale = 3 * size
     right = round(image.width - margin - small.getlength(more))
@@ -238,7 +243,7 @@ def _row(text, tiles, side):
     height = text_height + -(-len(tiles) // columns) * (side + GAP)
     row = Image.new("RGB", (WIDTH, height), PAPER)
     draw = ImageDraw.Draw(row)
-    draw.text((GAP, GAP), text, fill=INK, font=ImageFont.load_default(16))
+    draw.text((GAP, GAP), text, fill=INK, font=fonts.for_pillow(text, 16))
     for i, tile in enumerate(tiles):
         place = (GAP + i % columns * (side + GAP), text_height + i // columns * (side + GAP))
         row.paste(Image.fromarray(tile).resize((side, side), Image.Resampling.NEAREST), place)

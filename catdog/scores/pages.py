@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from catdog.files import printable
-from catdog.scores import explain, tables
+from catdog.scores import explain, fonts, tables
 
 
 def render(template: str, **values) -> str:
@@ -53,7 +53,8 @@ def pictures(
     drawn = None
     if evidence is not None:
         of_class = explain.class_evidence(evidence, label)
-        drawn = explain.explanation(image, of_class, printable(dataset.classes[label]))
+        name = fonts.name_or_number(printable(dataset.classes[label]), label + 1)
+        drawn = explain.explanation(image, of_class, name)
     return {"image": _jpeg(image, quality), "map": drawn and _jpeg(drawn, quality)}
 
 

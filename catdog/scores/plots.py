@@ -6,18 +6,22 @@ Drawn on matplotlib's Figure: pyplot's state is shared between threads and asks 
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from catdog import files
+from catdog.errors import UserError
 from catdog.files import printable
-from catdog.scores import metrics, tables
+from catdog.scores import fonts, metrics, tables
+
+logger = logging.getLogger(__name__)
 
 BLUE, ORANGE, GREY, INK, LINE = "#1f5fa8", "#e07b39", "#52606d", "#1f2933", "#9aa5b1"
 COLORS = (BLUE, ORANGE, "#2a9d6f", "#b5446e", "#7a5cc0", "#8c6d1f", "#3aa6b9", GREY)
-STYLE = {  # of all plots, for matplotlib.rc_context
+STYLE = {  # of all plots, on top of matplotlib's own defaults
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
     "axes.grid": True,
@@ -44,22 +48,39 @@ NAMED_CLASSES = 30  # the names of more would overlap
 
 
 @contextlib.contextmanager
-def picture(path: Path, **options) -> Iterator:
-    """Yield a matplotlib Figure in the style of all plots, written to `path` at the end."""
-    import matplotlib
+def picture(path: Path, families: Sequence[str] = (), **options) -> Iterator:
+    """Yield a matplotlib Figure in the style of all plots, written to `path` at the end.
+
+    What cannot be drawn costs a warning and no more: `path` is then as it was.
+
+    Args:
+        families: of fonts for the characters that the usual one lacks.
+        options: of the Figure.
+    """
+    import matplotlib.style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(layout="constrained", **options)
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
-        yield figure
-        with files.atomic_file(Path(path)) as temporary:
-            figure.savefig(temporary, format="png", backend="agg")
+    style = STYLE | {"font.family": ["DejaVu Sans", *families]}
+    with matplotlib.style.context(style, after_reset=True):  # not as a user's matplotlibrc says
+        try:
+            figure = Figure(layout="constrained", **options)
+            figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+            yield figure
+            with files.atomic_file(Path(path)) as temporary:
+                figure.savefig(temporary, format="png", backend="agg")
+        except UserError:
+            raise
+        except Exception as error:
+            reason = printable(" ".join(str(error).split())[:200])
+            logger.warning(f"{printable(Path(path).name)} cannot be drawn: {reason}")
 
 
-def short(name: str) -> str:
-    """Return a name of at most 14 characters that any font and terminal can show."""
-    name = printable(name)
+def short(name: str, classes: Sequence[str]) -> str:
+    """Return the name of a class for a plot, of at most 14 characters.
+
+    It is the number of the class, from 1, if no installed font has the characters of its name.
+    """
+    name = fonts.name_or_number(printable(name), [*classes, name].index(name) + 1)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
@@ -179,12 +200,16 @@ def plot_evaluation(
     """
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
-    draw = functools.partial(_draw, Path(folder))
+    names = [printable(name) for name in classes]
+    numbered = {n: name for n, name in enumerate(names, 1) if fonts.name_or_number(name, n) != name}
+    key = "".join(f" {number} is {name}." for number, name in numbered.items())
+    families = {font.name: 0 for font in map(fonts.find, names) if font}  # in order, each once
+    draw = functools.partial(_draw, Path(folder), families=[*families])
     labels, two = np.asarray(labels), len(classes) == 2
-    of = f" of {short(classes[1])}" if two else ""
-    return [
+    of = f" of {short(classes[1], classes)}" if two else ""
+    drawn = [
         draw("confusion_matrix", "Confusion matrix", "predicted", "true class",
-             "Correct predictions are on the diagonal.",
+             f"Correct predictions are on the diagonal.{key}",
              _confusion_matrix, labels, probabilities, classes),
         draw("roc", f"ROC curve{of}", "false positive rate", "true positive rate",
              "How many photos of a class are found, and how many others are taken for it, as the "
@@ -212,12 +237,19 @@ def plot_evaluation(
         draw("training_loss", "Loss during training", "epoch", "loss (nats per photo)",
              "What training minimizes.", _plot_curves, history, "loss"),
     ]  # fmt: skip
+    return [plot for plot in drawn if plot]
 
 
-def _draw(folder, name, title, x_label, y_label, note, plot, *arguments):
-    """Draw `plot(axis, *arguments)`, which returns what it shows as a list of text."""
-    path = folder / f"{name}.png"
-    with picture(path, figsize=(5, 4), dpi=180) as figure:  # can be read at the width of a phone
+def _draw(folder, name, title, x_label, y_label, note, plot, *arguments, families=()):
+    """Draw `plot(axis, *arguments)`, which returns what it shows as a list of text.
+
+    Returns:
+        The `Plot`, or None if it cannot be drawn.
+    """
+    path, found = folder / f"{name}.png", []
+    with picture(
+        path, families, figsize=(5, 4), dpi=180
+    ) as figure:  # can be read at the width of a phone
         axis = figure.subplots()
         found = plot(axis, *arguments)
         axis.set(title=title, xlabel=x_label, ylabel=y_label, aspect="auto")
@@ -225,6 +257,8 @@ def _draw(folder, name, title, x_label, y_label, note, plot, *arguments):
             _legend_below(axis)
         else:
             _say_missing(axis, "not recorded" if plot is _plot_curves else "no photos of a class")
+    if not path.exists():
+        return None
     return Plot(path, f"{title}: {'; '.join(found) or 'Nothing to draw'}.", note)
 
 
@@ -247,7 +281,8 @@ def _confusion_matrix(axis, labels, probabilities, classes):
     counts = np.array(score["confusion_matrix"])
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     few = len(classes) <= tables.LARGEST_MATRIX
-    display = ConfusionMatrixDisplay(shares, display_labels=[short(name) for name in classes])
+    names = [short(name, classes) for name in classes]
+    display = ConfusionMatrixDisplay(shares, display_labels=names)
     display.plot(ax=axis, cmap="Blues", colorbar=False, include_values=few, values_format=".1%",
                  xticks_rotation="horizontal" if len(classes) < 5 else "vertical",
                  im_kw={"vmin": 0, "vmax": 1})  # fmt: skip
@@ -280,7 +315,7 @@ def _ranking(axis, labels, probabilities, classes, display, figure):
     for name, truth, probability in _one_against_the_rest(labels, probabilities, classes):
         drawn = display.from_predictions(truth, probability, ax=axis)
         value = f"{getattr(drawn, figure.lower().replace(' ', '_')):.4f}"
-        drawn.line_.set_label(f"{short(name)} {value}")
+        drawn.line_.set_label(f"{short(name, classes)} {value}")
         found.append(f"{figure} of {name} {value}")
     if figure == "ROC AUC":
         axis.axline((0, 0), slope=1, linestyle="--", linewidth=1, color=LINE)
@@ -304,7 +339,7 @@ def _calibration(axis, labels, probabilities, uncalibrated):
     return found
 
 
-def plot_novelty(novelty: np.ndarray, outsiders: np.ndarray | None, folder: Path) -> Plot:
+def plot_novelty(novelty: np.ndarray, outsiders: np.ndarray | None, folder: Path) -> Plot | None:
     """Draw how unlike the training photos photos are.
 
     Args:
@@ -335,7 +370,7 @@ def _novelty(axis, novelty, outsiders):
 def _histogram(axis, labels, probabilities, classes):
     if len(classes) == 2:
         values = probabilities[:, 1]
-        groups = {short(name): labels == i for i, name in enumerate(classes)}
+        groups = {short(name, classes): labels == i for i, name in enumerate(classes)}
     else:
         values, right = probabilities.max(1), probabilities.argmax(1) == labels
         groups = {"correct": right, "wrong": ~right}

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
-from catdog.scores import explain, metrics, pages, tables
+from catdog.scores import explain, fonts, metrics, pages, tables
 
 logger = logging.getLogger(__name__)
 LINES = 24  # of the list that are shown; the CSV file has all
@@ -168,7 +168,7 @@ def contact_sheet(ranking: Ranking) -> Image.Image:
     columns = min(len(members), SHEET_COLUMNS)
     height = -(-len(members) // columns) * (tile + SHEET_TEXT)
     sheet = Image.new("RGB", (columns * tile, height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(sheet)
     for place, (i, row) in enumerate(zip(members, ranking.probabilities, strict=False)):
         left, top = place % columns * tile, place // columns * (tile + SHEET_TEXT)
         photo = explain.open_or_cached(dataset, i, tile - 4)
@@ -177,6 +177,7 @@ def contact_sheet(ranking: Ranking) -> Image.Image:
         text = f"{place + 1}. {name if len(name) < 20 else '…' + name[-18:]}\n"
         text += f"{printable(dataset.classes[label])[:10]} {row[label]:.1%}"
         text += f", {printable(dataset.classes[predicted])[:10]}?" if predicted != label else ""
+        font = fonts.for_pillow(text, 12)
         draw.text((left + 4, top + tile), text, fill=explain.INK, font=font, spacing=2)
     return sheet
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from catdog.errors import UserError
-from catdog.scores import plots
+from catdog.scores import fonts, plots
 
 
 def history(epochs):
@@ -82,10 +82,11 @@ def test_plot_history_that_fails_leaves_the_last_plot(tmp_path, monkeypatch):
         (["cat", "dog"], [0, 1, 1, 0, 1, 0]),
         (["cat", "dog"], [1, 1, 1, 1, 1, 1]),
         (["ant", "a $name$ of no small length", "cow"], [0, 1, 2, 0, 1, 2]),
+        (["猫咪", "小狗", "قطة", "Кошка", "𓀀"], [0, 1, 2, 3, 4, 0]),
         (["b US$ and A$", "$\\frac$", "\\$\r\udcff", "W" * 40, "tab\t"], [0, 1, 2, 3, 4, 0]),
         ([f"breed {i}" for i in range(40)], range(0, 40, 3)),
     ],
-    ids=["two", "one class only", "three", "odd names", "forty"],
+    ids=["two", "one class only", "three", "any script", "odd names", "forty"],
 )
 def test_plot_evaluation_draws_each_plot_and_says_what_it_shows(tmp_path, classes, labels):
     labels = np.array(labels)
@@ -152,6 +153,40 @@ def test_names_are_drawn_letter_by_letter(tmp_path, monkeypatch):
     assert not any(label.get_parse_math() for label in labels)
     legend = figures[1].legends[0].get_texts()[0]
     assert legend.get_text().startswith("$x^2$") and not legend.get_parse_math()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_name_that_no_font_has_is_a_number_with_a_key(tmp_path, monkeypatch):
+    figures, find = drawn_by(monkeypatch), fonts.find
+    monkeypatch.setattr(fonts, "find", lambda text: None if "猫" in text else find(text))
+    classes, probabilities = ["قطة", "猫咪"], np.array([[0.9, 0.1], [0.2, 0.8]])
+    drawn = plots.plot_evaluation([0, 1], probabilities, probabilities, classes, [], tmp_path)
+    labels = figures[0].axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == ["قطة", "2"]
+    assert drawn[0].note.endswith(" 2 is 猫咪.")
+    assert figures[1].axes[0].get_title(loc="left") == "ROC curve of 2"
+
+
+@pytest.mark.filterwarnings("error")
+def test_settings_of_the_user_do_not_change_a_plot(tmp_path):
+    import matplotlib
+
+    plots.plot_history(history(3), tmp_path / "ours.png")
+    theirs = {"text.usetex": True, "savefig.dpi": 10, "font.family": "cursive", "lines.color": "r"}
+    with matplotlib.rc_context(theirs | {"figure.facecolor": "black", "savefig.bbox": "tight"}):
+        plots.plot_history(history(3), tmp_path / "theirs.png")
+        assert matplotlib.rcParams["text.usetex"]
+    assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()
+
+
+def test_a_plot_that_cannot_be_drawn_costs_a_line(tmp_path, caplog, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr(plots, "_calibration", fail)
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
+    drawn = plots.plot_evaluation([0, 1], probabilities, probabilities, ["a", "b"], [], tmp_path)
+    assert len(drawn) == 7 and caplog.messages == ["calibration.png cannot be drawn: no font"]
 
 
 @pytest.mark.parametrize("name", ["ab", "five letters", "W" * 40])
