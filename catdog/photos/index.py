@@ -376,7 +376,8 @@ class _Finder:
 
     def found(self, home, parts, notes):
         """Return the photos of all parts as one `Found`."""
-        first, folder = parts[min(parts)], home if len(parts) > 1 else parts[0].folder
+        first = parts[min(parts)]
+        folder = home if len(parts) > 1 else first.folder
         paths, members, names, sides, taken = [], [], [], [], set()
         for split, part in sorted(parts.items()):
             notes += part.notes

@@ -15,11 +15,12 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from catdog.errors import UserError
 from catdog.files import nfc, printable, some_names
 from catdog.photos.found import Found
+from catdog.photos.photo import PhotoError, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,11 @@ def _cells(path):
     if path is None:
         return
     # splitlines() would cut a name at characters such as \x0c.
-    lines = (f"{line}\n" for line in _text(path).split("\n"))
+    try:
+        text = _text(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
+    lines = (f"{line}\n" for line in text.split("\n"))
     lines = ("\n" if line.lstrip().startswith("#") else line for line in lines)
     reader = csv.reader(lines, delimiter="\t")
     try:
@@ -137,14 +142,11 @@ def matching(
         )
 
 
-def _text(path):
-    """Return the text of a file in UTF-8, or in UTF-16 as spreadsheet programs write it."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
+def _text(content):
+    """Return text that is in UTF-8, or in UTF-16 as spreadsheet programs write it."""
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = content.decode("utf-16" if is_utf16 else "utf-8-sig", "surrogateescape")
+    encoding = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
+    text = content.decode(*encoding)
     return text.replace("\r\n", "\n")
 
 
@@ -227,13 +229,16 @@ def read_csv(
 
 def _rows(path):
     """Return the number of the line and the cells of each row that is not empty."""
-    text = _text(path)
-    if any("\udc80" <= each <= "\udcff" for each in text):  # not UTF-8: a spreadsheet on Windows
+    try:
+        text = _text(read_bytes(path))
+    except PhotoError as error:
+        raise NotAList(f"{printable(path)}: {error}") from None
+    if re.search("[\udc80-\udcff]", text):  # not UTF-8: a spreadsheet on Windows
         text = text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
     first, _, rest = text.partition("\n")
     delimiter = max(",;\t|", key=first.count)
     if first.lower().startswith("sep="):  # what spreadsheet programs write above the table
-        delimiter, text = first.strip()[4:] or ",", "\n" + rest
+        delimiter, text = first.strip()[4:5] or ",", "\n" + rest
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -314,9 +319,10 @@ class _Photos:
         folder; the ending may be missing, or be in capitals. In front may be names of the folders
         above, or, of an absolute path, any folders: the file may come from another machine.
         """
-        parts = [*map(nfc, PurePosixPath(name.replace("\\", "/")).parts)]
-        if not parts:
-            return []
+        if name in self.exact:
+            return [name]
+        name = nfc(name.replace("\\", "/"))
+        parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts:
             if place is None:
                 return []
@@ -324,7 +330,7 @@ class _Photos:
                 f"{place}: expected a photo in {printable(self.parents[-1])}, got "
                 f"{printable(name)}, which leads out of it"
             )
-        is_absolute = parts[0] == "/" or parts[0][1:] == ":"
+        is_absolute = name[:1] == "/" or name[1:3] == ":/"
         for start in range(len(parts)):
             if start and not is_absolute and parts[:start] != self.parents[-start:]:
                 continue
@@ -339,18 +345,20 @@ class _Photos:
         if self.loose is None:
             self.loose = collections.defaultdict(list)
             for each in self.paths:
-                inner = each.removeprefix("train/")
-                for key in {each, inner, each.rpartition("/")[2]}:
-                    self.loose[_folded(key)].append(each)
-                    self.loose[_folded(os.path.splitext(key)[0])].append(each)
-        found = self.loose.get(_folded(path), [])
+                folded = _folded(each)
+                for key in {folded, folded.removeprefix("train/"), folded.rpartition("/")[2]}:
+                    self.loose[key].append(each)
+                    self.loose[os.path.splitext(key)[0]].append(each)
+        found = sorted(set(self.loose.get(_folded(path), [])))
+        if len(found) < 2:
+            return found
         for is_better in (
             lambda each: os.path.splitext(each.removeprefix("train/"))[0] == path,
             lambda each: nfc(each).endswith(nfc(path)),
             lambda each: os.path.dirname(each) in ("", "train"),
         ):
             found = [each for each in found if is_better(each)] or found
-        return sorted(set(found))
+        return found
 
     def beside(self, labelled):
         """Return the other photos in the folders of the labelled ones."""
