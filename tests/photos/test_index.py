@@ -235,6 +235,8 @@ def test_splits_without_training_photos_are_refused(tmp_path):
     assert "got only val, test" in refused(tmp_path, "expected a folder of training photos")
     found = index.find(tmp_path, classes=["a", "b"])
     assert found.given.tolist() == [1, 1, 2, 2]
+    fill(tmp_path, "one/val/a", "one/val/b", "one/c")
+    assert index.find(tmp_path / "one", classes=["a", "b"]).labels.tolist() == [0, 1]
 
 
 def test_a_data_set_beside_other_folders_is_taken(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """New labels from a file, and a folder whose labels are in a CSV file."""
 
+import os
 import re
 import unicodedata
 
@@ -229,6 +230,17 @@ def test_csv_files_of_other_content_do_not_block_class_folders(tmp_path, text, c
     fill(tmp_path, "ant", "bee", photos=20)
     assert layout(tmp_path, text).classes == ["ant", "bee"]
     assert "it is not taken for labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", [b"sep=;;;\nx", b"\xff\xfea", b"\0\0", b'a\n"', b"sep=\n", b",,,\n", b"a" * 200_000]
+)
+def test_broken_csv_files_are_named_and_passed_over(tmp_path, content, caplog):
+    fill(tmp_path, "ant", "bee", photos=20)
+    (tmp_path / "labels.csv").write_bytes(content)
+    os.mkfifo(tmp_path / "train.csv")
+    assert index.find(tmp_path).classes == ["ant", "bee"]
+    assert "labels.csv" in caplog.text and "\n" not in caplog.messages[0]
 
 
 def test_csv_files_of_other_names_label_photos_that_folders_do_not(breeds):
