@@ -80,7 +80,7 @@ class Scored:
     probabilities: np.ndarray  # (m, n_classes)
     uncalibrated: np.ndarray  # the same, before temperature scaling
     metrics: dict
-    novelty: np.ndarray | None = None  # (m,), or None for a run without a reference
+    novelty: np.ndarray | None = None  # (m,), or None for a run without novelty
     outsiders: np.ndarray | None = None  # novelty of the pictures of --unknown
 
     @property
@@ -127,10 +127,10 @@ def score(classifier: Classifier, args: argparse.Namespace) -> Scored:
     labels = dataset.labels[members]
     started = time.perf_counter()
     outputs = classifier.outputs_of(dataset, members, cli.progress("scoring", " photos"))
-    logits = outputs["logits"]
     rate = len(members) / (time.perf_counter() - started)
-    probabilities = classifier.probabilities(logits)
-    uncalibrated = calibration.probabilities_from_logits(logits)
+    probabilities, novelty_scores = outputs["probabilities"], outputs.get("novelty")
+    temperature = classifier.config.get("temperature", 1.0)
+    uncalibrated = calibration.uncalibrated(probabilities, temperature)
     trained_on = run.trained_on(classifier.run, data.identities(dataset, members))
     found = metrics.score(labels, probabilities, classifier.classes)
     found = {
@@ -141,19 +141,19 @@ def score(classifier: Classifier, args: argparse.Namespace) -> Scored:
         "skipped": len(dataset.skipped),
         "excluded": len(dataset.excluded),
         **found,
-        "temperature": classifier.temperature,
+        "temperature": temperature,
         "calibration_error": metrics.expected_calibration_error(labels, probabilities),
         "calibration_error_uncalibrated": metrics.expected_calibration_error(labels, uncalibrated),
         "images_per_second": round(rate, 1),
         "trained_on": None if trained_on is None else int(trained_on.sum()),
     }
-    novelty_scores, outsiders = classifier.novelty(outputs), None
+    outsiders = None
     if novelty_scores is not None:
         found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelty_scores)
     if args.unknown:
         if novelty_scores is None:
             raise UserError(
-                f"expected a run with {novelty.FILE}, got {printable(classifier.run)}", "--model"
+                f"expected a run with novelty, got {printable(classifier.run)}", "--model"
             )
         outsiders = novelty_of_folder(classifier, args.unknown)
         found["outsiders"] = novelty.outsider_score(novelty_scores, outsiders)
@@ -178,7 +178,7 @@ def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
             if isinstance(image, PhotoError):
                 say(f"{printable(path)}: {image}")
         if images:
-            found.append(classifier.novelty(classifier.outputs(np.stack(images))))
+            found.append(classifier.outputs(np.stack(images))["novelty"])
     if not found:
         raise UserError(f"expected a folder with pictures, got {printable(folder)}", "--unknown")
     return np.concatenate(found)

@@ -22,12 +22,13 @@ from catdog.backend import keras, layers
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.runs import run, safe_load
-from catdog.runs.classifier import for_prediction
 from catdog.scores import tables
 from catdog.training.settings import Settings
 
 if TYPE_CHECKING:
     from keras import KerasTensor
+
+    from catdog.runs import answer
 
 
 ARCHITECTURES: dict[str, Callable] = {}  # the networks by name
@@ -167,20 +168,31 @@ def fixed_size(arch: str, image_size: int) -> int | None:
     return None if arch in SMALLEST else image_size
 
 
-def load(folder: Path | str) -> keras.Model:
-    """Load the network of a run: architecture from this file, numbers from `model.keras`."""
+def load(folder: Path | str) -> answer.Graph:
+    """Load a run: the architecture from this file and answer.py, numbers from its `.keras` file."""
+    from catdog.runs import answer  # which loads Keras
+
     config = run.read_config(folder)
-    arch, path = Settings.from_dict(config["settings"]).arch, Path(folder) / "model.keras"
-    size, classes = fixed_size(arch, config["score_size"]), len(config["classes"])
     run.check_trained(folder)
+    arch = Settings.from_dict(config["settings"]).arch
+    size, classes = fixed_size(arch, config["score_size"]), len(config["classes"])
+    path, digest = run.network_file(folder, config, ".keras")
     with safe_load.refusing(path):
         files.check_regular(path)
         # Reject a small file before allocating weights for a large image size.
         if size and path.stat().st_size < least_bytes(arch, classes, size):
             raise ValueError(f"expected a network for photos of {size} px, got a smaller file")
-    network = build(arch, classes, size)
-    safe_load.load_weights(network, path)
-    return network
+        run.check_sum(path, digest)
+    mirror = run.has_mirror(config)
+    graph = answer.Graph(
+        build(arch, classes, size), config["score_size"], mirror, **config.get("answer", {})
+    )
+    if "answer" in config:
+        safe_load.load_weights(graph.answering, path)
+    else:  # a run of an earlier release, or one whose training just ended
+        safe_load.load_weights(graph.network, path)
+        graph.answer.set(temperature=[config.get("temperature", 1.0)])
+    return graph
 
 
 def least_bytes(arch: str, classes: int, size: int) -> float:
@@ -206,7 +218,7 @@ def copy_weights(network: keras.Model, settings: Settings, classes: list[str]) -
             f"expected a run of the network {settings.arch}{at}, got {printable(other)}, scored at "
             f"{theirs} px, in {printable(settings.init)}"
         )
-    donor = load(settings.init)
+    donor = load(settings.init).network
     same_classes = config["classes"] == classes
     kept = len(network.layers) if same_classes else -1  # all layers, or all but the output layer
     for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
@@ -259,24 +271,28 @@ def export_trained(args: argparse.Namespace) -> None:
             files.check_new(args.page, "file")
     with cli.blame("--model"):
         folder = run.chosen(args.model)
-        config = run.read_config(folder)
-        network = for_prediction(load(folder), config["score_size"])
+        config, graph = run.read_config(folder), load(folder)
     if args.export == "litert":
-        import data  # which loads the photos that model.tflite is checked on
+        import data  # which loads the photos that the answer is fitted to
 
         dataset = data.load_for(config, args)
         with cli.blame("--export"):
-            export.bring_up_to_date(folder, network, dataset)
-        path, weights = folder / "model.tflite", run.read_config(folder)["litert_weights"]
+            progress = cli.progress("fitting", " photos")
+            weights = export.export(folder, graph.network, dataset, progress)
+            if weights is None:
+                raise UserError("expected a network that LiteRT can run")
+        path, _ = run.network_file(folder, run.read_config(folder), ".tflite")
         cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
     elif args.export:
         with cli.blame("--output"):
-            difference = formats.export_as(network, Path(args.output), args.export)
+            difference = formats.export_as(
+                graph.answering, Path(args.output), args.export, config["classes"]
+            )
         checked = "not compared" if difference is None else f"differs by at most {difference:.1g}"
         cli.say(f"wrote {printable(args.output)}; with Keras: {checked}")
     if args.page:
         with cli.blame("--page"):
-            page.write_page(folder, network, Path(args.page))
+            page.write_page(folder, graph.answering, Path(args.page))
         cli.say(f"wrote {printable(args.page)}: open it in a browser")
 
 

@@ -17,11 +17,11 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from catdog import cli, files
-from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, some_names, to_json
@@ -30,6 +30,10 @@ from catdog.photos.photo import PhotoError, read_bytes
 from catdog.runs import novelty, run
 from catdog.runs.classifier import Classifier
 
+if TYPE_CHECKING:
+    from catdog.runs import answer
+
+CLIP = 0.005  # of the probabilities of a submission, of a run that is not calibrated
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
 USAGE = """\
 predict.py classifies photos. Try:
@@ -53,16 +57,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
     add("-0", "--null", action="store_true",
         help="paths on stdin end with NUL, as from find -print0, instead of a new line")
-    add("--tta", action=argparse.BooleanOptionalAction, default=True,
-        help="average over the photo and its mirror image (default: yes)")
     add("--json", action="store_true", help="print one JSON object per line, all probabilities")
     add("--threshold", type=cli.number(0, 1), metavar="P",
         help="list the labels whose probability is at least P, the most probable marked with *; "
         "“unsure” if there is none")
     add("--top", type=cli.whole_number(1), metavar="K", help="list the K most probable labels")
-    add("--unknown-at", type=cli.number(0, 1), default=novelty.DEFAULT_LIMIT, metavar="P",
-        help="label a photo unknown if it is less like the training photos than a fraction P of "
-        "the validation photos are (default: 0.99; 1 turns this off)")
+    add("--unknown-at", type=cli.number(0, 1), metavar="P",
+        help="label a photo unknown if at most 1 - P of the photos of the classes are so unlike "
+        "the training photos, with 95%% confidence (default: 0.99; 1 turns this off)")
     add("--sort", metavar="DIR",
         help="copy each photo into a folder of its label in a new folder, or into unknown/ or "
         "unsure/")
@@ -140,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load_classifier(args: argparse.Namespace) -> Classifier:
     """Load the network of --model; describe it on stderr."""
     with cli.blame("--model"):
-        classifier = Classifier(run.chosen(args.model), load_network, mirror=args.tta)
+        classifier = Classifier(run.chosen(args.model), load_run)
+    with cli.blame("--unknown-at"):
+        novelty.check_limit(args.unknown_at, classifier.config)
     say(
         f"model {printable(classifier.run)}: {some_names(classifier.classes)}; "
         f"{classifier.image_size} px; {classifier.runtime}"
@@ -150,8 +154,8 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     return classifier
 
 
-def load_network(folder: Path) -> keras.Model:
-    """Return the network of a run. By default LiteRT is used, and model.py is not imported."""
+def load_run(folder: Path) -> answer.Graph:
+    """Return a run for Keras. By default LiteRT is used, and model.py is not imported."""
     import model
 
     return model.load(folder)
@@ -170,13 +174,14 @@ class Prediction:
 
 
 def predict(
-    classifier: Classifier, paths: Iterable[tuple[str, PhotoError | None]], unknown_at: float
+    classifier: Classifier, paths: Iterable[tuple[str, PhotoError | None]], unknown_at: float | None
 ) -> Iterator[Prediction]:
     """Yield the predictions for `paths`, in their order, as soon as they are known.
 
     Args:
         paths: as `decode.find` yields them.
-        unknown_at: the novelty from which on a photo is called unknown; 1 switches this off.
+        unknown_at: the novelty from which on a photo is called unknown, None for the default;
+            1 switches this off.
     """
     photos = decode.Stream(paths, classifier.image_size)
     # If results scroll by on a terminal, they are the progress.
@@ -200,19 +205,20 @@ def predict(
         show(done, done)
 
 
-def classify(classifier: Classifier, images: list[np.ndarray], unknown_at: float) -> Iterable:
+def classify(
+    classifier: Classifier, images: list[np.ndarray], unknown_at: float | None
+) -> Iterable:
     """Return of each image probabilities, evidence, novelty and whether it is unknown."""
     if not images:
         return []
     outputs, nothing = classifier.outputs(np.stack(images)), [None] * len(images)
-    evidence, scores = outputs.get("evidence", nothing), classifier.novelty(outputs)
-    unknown = np.zeros(len(images), bool)
-    if scores is not None:
-        unknown = novelty.is_unknown(scores, unknown_at)
-    scores = nothing if scores is None else scores.tolist()
-    return zip(
-        classifier.probabilities(outputs["logits"]), evidence, scores, unknown.tolist(), strict=True
-    )
+    unknown = [False] * len(images)
+    if "novelty" in outputs:
+        limit = novelty.DEFAULT_LIMIT if unknown_at is None else unknown_at
+        unknown = novelty.is_unknown(outputs["novelty"], limit).tolist()
+    scores = outputs["novelty"].tolist() if "novelty" in outputs else nothing
+    evidence = outputs.get("evidence", nothing)
+    return zip(outputs["probabilities"], evidence, scores, unknown, strict=True)
 
 
 def json_line(prediction: Prediction, classes: list[str], args: argparse.Namespace) -> str:
@@ -283,7 +289,7 @@ def make_outputs(
             outputs.append(explain.Folder(make_folder(args.explain, args.photos), drawer).write)
     if args.layers:
         with cli.blame("--model"):
-            network = load_network(classifier.run)
+            network = load_run(classifier.run).network
         with cli.blame("--layers"):
             drawer = explain.Layers(network, classifier.classes, classifier.image_size)
             outputs.append(explain.Folder(make_folder(args.layers, args.photos), drawer).write)
@@ -364,7 +370,7 @@ def submit(args: argparse.Namespace) -> int:
         for identity, result in zip(found, results, strict=True)
     }
     with cli.blame("--kaggle"):
-        kaggle.write(args.kaggle, dogs, metric, classifier.clip)
+        kaggle.write(args.kaggle, dogs, metric, classifier.config.get("clip", CLIP))
     unreadable = [identity for identity, value in dogs.items() if value is None]
     for identity in unreadable:
         say(f"id {identity} cannot be read and is submitted as {kaggle.UNREADABLE[metric]}")

@@ -29,8 +29,8 @@ from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, quoted
-from catdog.runs import export, run
-from catdog.runs.classifier import Classifier, for_prediction
+from catdog.runs import export, novelty, run
+from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, plots, tables
 from catdog.training import devices, finite, recipe
 from catdog.training.recipe import RECIPES
@@ -391,7 +391,7 @@ def finish_run(
     plots.plot_history(history, folder / "curves.png")
     seconds = sum(row["seconds"] for row in history)
     about = {"training_seconds": round(seconds, 1), "device": devices.devices()[0]}
-    scores = calibrate_and_score(folder, dataset)
+    scores = score_held_out(folder, dataset)
     run.finish(folder, {**about, **scores})
 
     say(
@@ -416,19 +416,14 @@ def finish_run(
 def save_and_export(
     folder: Path, settings: Settings, dataset: data.Dataset, network: keras.Model
 ) -> None:
-    """Write `model.keras`, `trained_on.npy` and, if it can be made, `model.tflite`."""
+    """Save the network and which photos it was trained on; fit its answer and export it."""
     run.save_network(folder, network)
     run.write_trained_on(folder, data.identities(dataset, dataset.splits["train"]), settings.init)
-    members = dataset.splits["validation"]
-    prediction_network = for_prediction(network, settings.score_size)
-    try:
-        export.export(folder, prediction_network, dataset.images[members], dataset.labels[members])
-    except UserError as error:
-        say(f"Could not write model.tflite, so predict.py will start more slowly: {error}")
+    export.export(folder, network, dataset, cli.progress("fitting", " photos"))
 
 
-def calibrate_and_score(folder: Path, dataset: data.Dataset) -> dict:
-    """Calibrate the network of a run on the validation split; score it on validation and test.
+def score_held_out(folder: Path, dataset: data.Dataset) -> dict:
+    """Score the network of a run on validation and test.
 
     Returns:
         `validation` and `test`, as `metrics.score` returns them, and `runtime`, which ran it.
@@ -436,13 +431,16 @@ def calibrate_and_score(folder: Path, dataset: data.Dataset) -> dict:
     classifier = Classifier(folder, model.load)
     show, scores = cli.progress("scoring", " photos"), {"runtime": classifier.runtime}
     for split in ("validation", "test"):
-        labels = dataset.labels[dataset.splits[split]]
-        outputs = classifier.outputs_of(dataset, dataset.splits[split], show)
-        if split == "validation":
-            classifier.calibrate(outputs["logits"], labels)
-            classifier.fit_novelty(dataset, outputs.get("features"), show)
-        probabilities = classifier.probabilities(outputs["logits"])
-        scores[split] = metrics.score(labels, probabilities, dataset.classes)
+        members = dataset.splits[split]
+        probabilities = classifier.outputs_of(dataset, members, show)["probabilities"]
+        scores[split] = metrics.score(dataset.labels[members], probabilities, dataset.classes)
+    if 0 < classifier.highest_novelty < novelty.DEFAULT_LIMIT:
+        count = len(dataset.splits["validation"])
+        limit = novelty.usable_limit(classifier.config["answer"]["scores"])
+        say(
+            f"With {count} validation photos no photo is unknown at {novelty.DEFAULT_LIMIT}, which "
+            f"takes 299: use  python predict.py --unknown-at {limit:.2f}"
+        )
     return scores
 
 

@@ -6,11 +6,15 @@
 A cold start is a whole process, with the files in the system's cache.
 """
 
+import atexit
+import functools
 import itertools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,7 +100,7 @@ def network_rate(classifier: Classifier, images: np.ndarray, size: int) -> Calla
     def rate():
         count, started = 0, time.perf_counter()
         for start in itertools.cycle(range(0, len(images), size)):
-            count += len(classifier.logits(images[start : start + size]))
+            count += len(classifier.outputs(images[start : start + size])["probabilities"])
             seconds = time.perf_counter() - started
             if seconds > PASS_SECONDS:
                 return count / seconds
@@ -104,9 +108,20 @@ def network_rate(classifier: Classifier, images: np.ndarray, size: int) -> Calla
     return rate
 
 
+@functools.cache
+def plain_keras(folder: Path) -> Path:
+    """Return a file of the network alone, which Keras loads without this project."""
+    path = Path(tempfile.mkdtemp()) / "network.keras"
+    atexit.register(shutil.rmtree, path.parent)
+    # In a process of its own: the memory of Keras in this one would count as that of others.
+    code = "import sys, model; model.load(sys.argv[1]).network.save(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, folder, path], check=True)
+    return path
+
+
 def cold_start(folder: Path, size: int, path: str, seconds: float, pairs: int) -> dict:
     """Measure both programs from process start to process end with one photo, in turns."""
-    keras = [sys.executable, "-c", KERAS_ONE, str(folder / "model.keras"), str(size), path]
+    keras = [sys.executable, "-c", KERAS_ONE, str(plain_keras(folder)), str(size), path]
     ours = [sys.executable, "predict.py", "--model", str(folder), path]
     ways = {"predict.py": lambda: run_process(ours), "Keras script": lambda: run_process(keras)}
     measured = measuring.in_turns(ways, seconds, pairs)
@@ -127,13 +142,11 @@ def bulk(folder: Path, paths: list[str], budget: measuring.Budget) -> tuple[int,
     classifier = Classifier(folder, model.load)
     size = classifier.image_size
     images = np.stack(list(decoded(paths[:KEPT], size)))
-    once = Classifier(folder, model.load, mirror=False)
     ways = {
         "decoding alone": lambda: (
             len(paths[:KEPT]) / measuring.timed(lambda: list(decoded(paths[:KEPT], size)))[0]
         ),
         "network alone": network_rate(classifier, images, decode.BATCH),
-        "network alone, no mirror image": network_rate(once, images, decode.BATCH),
     }
     rates = measuring.medians(measuring.in_turns(ways, budget.left() / 5, budget.turns))
     result = {name: {"photos_per_second": rate, "memory_mb": None} for name, rate in rates.items()}
@@ -143,9 +156,8 @@ def bulk(folder: Path, paths: list[str], budget: measuring.Budget) -> tuple[int,
     command = [sys.executable, "predict.py", "--model", str(folder)]
     programs = {
         "predict.py": [*command, "-"],
-        "predict.py --no-tta": [*command, "--no-tta", "-"],
         "Keras model.predict, no mirror image": [
-            sys.executable, "-c", KERAS_MANY, str(folder / "model.keras"), str(size)
+            sys.executable, "-c", KERAS_MANY, str(plain_keras(folder)), str(size)
         ],
     }  # fmt: skip
     for name, program in programs.items():
@@ -203,33 +215,33 @@ def compare(folder: Path, other: Path, paths: list[str], args) -> tuple[list[str
                 f"others in {printable(other)}"
             )
     classifiers = (first, second)
-    seconds, logits = ([], []), ([], [])
+    seconds, answers = ([], []), ([], [])
     images = np.stack(list(decoded(paths[:COMPARED], first.image_size)))
     for classifier in classifiers:
-        classifier.logits(images[:SCORED_BATCH])  # the first call is slower
+        classifier.outputs(images[:SCORED_BATCH])  # the first call is slower
     for start in range(0, len(images), SCORED_BATCH):
         batch = images[start : start + SCORED_BATCH]
         for side in (0, 1) if start % (2 * SCORED_BATCH) else (1, 0):  # they alternate
-            took, values = measuring.timed(lambda s=side, b=batch: classifiers[s].logits(b))
+            took, found = measuring.timed(lambda s=side, b=batch: classifiers[s].outputs(b))
             seconds[side].append(took / len(batch))
-            logits[side].append(values)
+            answers[side].append(found["probabilities"])
         if not budget.left():
             break
-    logits = [np.concatenate(values) for values in logits]
-    labels = [first.probabilities(values).argmax(1) for values in logits]
+    answers = [np.concatenate(values) for values in answers]
+    labels = [values.argmax(1) for values in answers]
     names = (f"A: {printable(folder)}", f"B: {printable(other)}")
     rates = {name: 1 / statistics.median(s) for name, s in zip(names, seconds, strict=True)}
     result = {
-        "photos": len(logits[0]),
+        "photos": len(answers[0]),
         "photos_per_second": rates,
         "ratio": measuring.ratio(seconds[0], seconds[1]),
-        "largest_difference": float(np.abs(logits[0] - logits[1]).max()),
+        "largest_difference": float(np.abs(answers[0] - answers[1]).max()),
         "labels_changed": int((labels[0] != labels[1]).sum()),
     }
     text = [
         measuring.table(["model.tflite of", "photos/s"], rates.items()),
         f"On the same {result['photos']:,} photos, B is {result['ratio']:.2f} times as fast as A. "
-        f"The largest difference of a logit is {result['largest_difference']:.2g}; "
+        f"The largest difference of a probability is {result['largest_difference']:.2g}; "
         f"{result['labels_changed']:,} labels differ.",
     ]
     return text, result, rates

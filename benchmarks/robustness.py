@@ -74,7 +74,7 @@ def accuracy(classifier: Classifier, dataset: data.Dataset, form: Callable, memb
     for start in range(0, len(members), 64):
         batch = members[start : start + 64]
         changed = [np.asarray(form(Image.fromarray(dataset.images[i]))) for i in batch]
-        answers = classifier.probabilities(classifier.logits(np.stack(changed))).argmax(1)
+        answers = classifier.outputs(np.stack(changed))["probabilities"].argmax(1)
         right += int((answers == dataset.labels[batch]).sum())
     return right / len(members)
 

@@ -27,7 +27,7 @@ from catdog.runs import novelty
 PICTURES = 100  # of each drawn kind
 BATCH = 32  # photos
 
-# Takes uint8 (n, size, size, 3); returns "features" (n, d) and "logits", as Classifier.outputs.
+# Takes uint8 (n, size, size, 3); returns "probabilities" and "novelty", as Classifier.outputs.
 Outputs = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -65,18 +65,13 @@ def _readable(folder, size):
             cli.say(f"{printable(path)}: {error}")
 
 
-def scores(
-    images: np.ndarray,
-    outputs: Outputs,
-    probabilities: Callable[[np.ndarray], np.ndarray],
-    reference: novelty.Reference,
-) -> tuple[np.ndarray, np.ndarray]:
+def scores(images: np.ndarray, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
     """Return the doubt (1 minus the highest probability) and the novelty of images, both (n,)."""
     doubt, novel = [], []
     for start in range(0, len(images), BATCH):
         found = outputs(images[start : start + BATCH])
-        doubt.append(1 - probabilities(found["logits"]).max(axis=1))
-        novel.append(reference.novelty(found["features"]))
+        doubt.append(1 - found["probabilities"].max(axis=1))
+        novel.append(found["novelty"])
     return np.concatenate(doubt), np.concatenate(novel)
 
 
@@ -126,14 +121,13 @@ def main(argv: list[str] | None = None) -> int:
 
     with cli.blame("--model"):
         classifier = Classifier(run.chosen(args.model), model.load)
-        reference = classifier.reference
-        if reference is None:
-            raise UserError(f"expected a run with {novelty.FILE}, got {classifier.run}")
+        if not classifier.highest_novelty:
+            raise UserError(f"expected a run with novelty, got {classifier.run}")
     dataset = data.load(args.data_dir, classifier.image_size, args.cache_dir, [])
     members = dataset.members_of("test")[: 200 if args.quick else None]
 
     def score(images):
-        return scores(images, classifier.outputs, classifier.probabilities, reference)
+        return scores(images, classifier.outputs)
 
     parts = [score(batch) for batch in dataset.batches(members, BATCH)]
     known = tuple(np.concatenate(part) for part in zip(*parts, strict=True))

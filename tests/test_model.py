@@ -8,8 +8,8 @@ import pytest
 
 import model
 from catdog.errors import UserError
-from catdog.runs import export
 from catdog.runs.classifier import Classifier
+from conftest import network_file
 
 
 @pytest.mark.parametrize("arch", model.ARCHITECTURES)
@@ -98,15 +98,12 @@ def test_the_script_prints_the_layers_of_each_network(capsys):
     assert text.splitlines()[-2].split() == ["total", f"{expected:,}"]
 
 
-def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys, monkeypatch):
-    def convert(source, target, weights):  # takes seconds, and wrote this file after training
-        shutil.copy(trained[0] / "model.tflite", target)
-
-    monkeypatch.setattr(export, "convert", convert)
-    run = shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite"))
+def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    network_file(run, ".tflite").unlink()
     photos = ["--data-dir", str(photos_dir), "--cache-dir", str(trained[0].parent / "cache")]
     assert model.main(["--export", "litert", "--model", str(run), *photos]) == 0
-    assert f"wrote {run / 'model.tflite'}: " in capsys.readouterr().err
+    assert f"wrote {network_file(run, '.tflite')}: " in capsys.readouterr().err
     assert Classifier(run).runtime == "LiteRT"
     with pytest.raises(UserError, match="--data-dir: expected a folder"):
         model.main(["--export", "litert", "--model", str(run), "--data-dir", str(run / "no")])

@@ -22,7 +22,16 @@ import predict
 from catdog import files
 from catdog.errors import UserError
 from catdog.runs import run as runs
-from conftest import ROOT, disk_full_at, draw_photos, run_here, run_script, users_environment
+from conftest import (
+    ROOT,
+    disk_full_at,
+    draw_photos,
+    network_file,
+    run_here,
+    run_script,
+    users_environment,
+    write_answer,
+)
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +111,7 @@ def test_without_the_litert_package_keras_predicts(trained, drawn, tmp_path, mon
 
 def test_a_file_that_cannot_be_loaded_is_refused_in_one_line(trained, tmp_path):
     (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text())
-    (tmp_path / "model.tflite").write_text("no model")
+    (tmp_path / network_file(trained[0], ".tflite").name).write_text("no model")
     process = run_script("predict.py", "--model", tmp_path, "photo.jpg")
     assert process.returncode == 2
     assert "--model: cannot load" in process.stderr and len(process.stderr.splitlines()) == 1
@@ -268,7 +277,8 @@ def test_json_has_all_probabilities(answers, drawn):
     code, lines, _ = answers("--json", drawn / "below")
     assert code == 0
     for line in map(strict_json, lines):
-        assert list(line) == ["path", "label", "probability", "probabilities"]
+        shown = ["path", "label", "probability", "probabilities", "unknown", "novelty"]
+        assert list(line) == shown
         assert line["probability"] == max(line["probabilities"].values())
         assert line["probabilities"][line["label"]] == line["probability"]
         assert sum(line["probabilities"].values()) == pytest.approx(1)
@@ -331,10 +341,7 @@ def textbook(tmp_path_factory):
     config = {"settings": {"arch": "classic"}, "classes": ["ant", "bee", "cow"], "score_size": 32}
     files.write_json(run / "config.json", config)
     network = model.build("classic", 3, 32)
-    runs.save_network(run, network)
-    # In this process: that of `export.export` has to load TensorFlow first.
-    model.for_prediction(network, 32).export(run / "model.tflite", format="litert", verbose=False)
-    runs.update_config(run, litert_sha256=files.sha256(run / "model.tflite"))
+    write_answer(run, network)
     return run
 
 
@@ -498,7 +505,8 @@ def test_a_network_of_the_demo_says_that_it_knows_drawings_only(answers, trained
     run = shutil.copytree(trained[0], tmp_path / "run")
     settings = runs.read_config(run)["settings"]
     assert not any("drawings" in line for line in answers(paths(drawn)[0])[2])
-    runs.update_config(run, settings={**settings, "recipe": "demo"})
+    config = {**runs.read_config(run), "settings": {**settings, "recipe": "demo"}}
+    files.write_json(run / "config.json", config)
     assert any("knows drawings only" in line for line in answers(paths(drawn)[0], model=run)[2])
 
 

@@ -10,14 +10,14 @@ import sys
 import pytest
 from PIL import Image
 
-from conftest import ROOT, draw_photos, run_here, run_script
+from conftest import ROOT, draw_photos, network_file, run_here, run_script
 
 
 def test_a_run_that_lost_files_is_not_trained_anew(trained, tmp_path):
     for lost in ("metrics.json", "model.keras"):
         run = tmp_path / lost
         shutil.copytree(trained[0], run)
-        (run / lost).unlink()
+        (network_file(run) if lost == "model.keras" else run / lost).unlink()
         process = run_here("train.py", "--resume", run)
         assert process.returncode == 2 and lost in process.stderr
         assert "Traceback" not in process.stderr
@@ -79,7 +79,7 @@ def test_the_networks_of_the_textbooks_go_through_every_script(arch, photos_dir,
     )
     assert process.returncode == 0, process.stderr
     assert f"Network  {arch}, " in process.stderr and "at 64 px, scored at 64 px" in process.stderr
-    assert (run / "model.tflite").is_file()
+    assert network_file(run, ".tflite").is_file()
     process = run_script(
         "evaluate.py",
         "--model",
@@ -124,8 +124,8 @@ def test_a_run_directory_holds_what_the_readme_lists(trained):
         "config.json",
         "history.csv",
         "curves.png",
-        "model.keras",
-        "model.tflite",
+        network_file(run).name,
+        network_file(run, ".tflite").name,
         "metrics.json",
         "trained_on.npy",
     }
@@ -288,7 +288,7 @@ def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
     fake = tmp_path / "run"
     fake.mkdir()
     (fake / "config.json").write_text((run / "config.json").read_text())
-    (fake / "model.keras").write_text("not a model")
+    (fake / network_file(run).name).write_text("not a model")
     process = run_here("predict.py", "--model", fake, "photo.jpg")
     assert process.returncode == 2
     without_litert, line = process.stderr.splitlines()

@@ -1,14 +1,14 @@
 """Photos that are called unknown, by the scripts."""
 
 import json
-import os
 import shutil
 
 import numpy as np
 import pytest
 
+import model
 from catdog.photos import drawings
-from catdog.runs import novelty
+from catdog.runs import answer, run
 from catdog.runs.classifier import Classifier
 from conftest import run_here
 
@@ -21,15 +21,10 @@ def images_of(count, size, seed=9):
 
 
 @pytest.fixture(scope="module")
-def with_reference(trained, tmp_path_factory):
-    """The trained run with a reference: of its own, 41 validation photos are too few."""
-    folder = tmp_path_factory.mktemp("reference") / "run"
-    shutil.copytree(trained[0], folder)
-    classifier = Classifier(folder)
-    features = classifier.outputs(images_of(200, classifier.image_size))["features"]
-    identity = classifier.config["litert_sha256"]
-    novelty.fit(features[:80], features[80:], identity).save(folder / novelty.FILE)
-    return folder
+def with_reference(trained):
+    """The trained run: with its 20 validation photos a novelty reaches 0.86."""
+    assert Classifier(trained[0]).highest_novelty > 0.8
+    return trained[0]
 
 
 @pytest.fixture
@@ -86,73 +81,49 @@ def test_kaggle_submission_never_says_unknown(with_reference, photo, tmp_path):
     assert "unknown" not in (tmp_path / "out.csv").read_text()
 
 
-def test_run_without_a_reference_predicts_as_before(trained, photo):
-    line = json.loads(predict(trained[0], photo, "--json", *ALMOST_ALL).stdout)
-    assert line["label"] is not None
-    assert not {"unknown", "novelty"} & set(line)
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """A run as the release before wrote it: logits, and no constants for an answer."""
+    folder = tmp_path_factory.mktemp("earlier") / "run"
+    network = model.build("plain", 2, None)
+    run.create(folder, {"settings": {}, "classes": ["cat", "dog"], "score_size": 32})
+    run.save_network(folder, network)
+    answer.Graph(network, 32, mirror=False).features.export(
+        folder / "model.tflite", format="litert", verbose=False
+    )
+    return folder
 
 
-@pytest.mark.parametrize("damage", ["torn", "another network"])
-def test_reference_that_cannot_be_used_is_one_line(with_reference, photo, tmp_path, damage):
-    run = tmp_path / "run"
-    shutil.copytree(with_reference, run)
-    if damage == "torn":
-        os.truncate(run / novelty.FILE, 1000)
-    else:
-        reference = Classifier(with_reference).reference
-        novelty.Reference(**{**fields(reference), "network": "x"}).save(run / novelty.FILE)
-    process = predict(run, photo, *ALMOST_ALL)
-    lines = [line for line in process.stderr.splitlines() if novelty.FILE in line]
-    assert len(lines) == 1
-    assert lines[0].endswith("no photo is called unknown")
-    assert "unknown" not in process.stdout
+def test_a_run_of_an_earlier_release_predicts_without_unknown(earlier, photo):
+    process = predict(earlier, photo, "--json")
+    line = json.loads(process.stdout)
+    assert line["label"] is not None and not line.get("unknown")
+    assert f"python model.py --export litert --model {earlier}" in process.stderr
+    quick, slow = Classifier(earlier), Classifier(earlier, model.load, "keras")
+    images = images_of(3, 32)
+    for name in ("probabilities", "evidence"):
+        np.testing.assert_allclose(
+            quick.outputs(images)[name], slow.outputs(images)[name], atol=1e-4
+        )
 
 
-def fields(reference):
-    names = ("photos", "mean", "deviation", "scores", "network")
-    return {name: getattr(reference, name) for name in names}
+def test_a_limit_out_of_reach_is_refused_not_ignored(with_reference, earlier, photo):
+    for folder, words in ((with_reference, "expected at most 0."), (earlier, "with novelty")):
+        process = run_here("predict.py", "--model", folder, photo, "--unknown-at", 0.99)
+        assert process.returncode == 2
+        assert "argument --unknown-at: " in process.stderr and words in process.stderr
 
 
-def test_features_of_another_width_are_one_warning(with_reference, caplog):
-    classifier = Classifier(with_reference)
-    outputs = {"features": np.ones((2, 6), np.float32)}
-    assert classifier.novelty(outputs) is None
-    assert classifier.novelty(outputs) is None
-    assert len(caplog.records) == 1
+def test_training_says_which_limit_would_work(trained):
+    assert "predict.py --unknown-at 0." in trained[1].stderr
 
 
-def test_both_runtimes_have_the_same_features(trained):
-    import model
-
+def test_both_runtimes_have_the_same_novelty(trained):
     litert, keras = Classifier(trained[0]), Classifier(trained[0], model.load, "keras")
-    images = images_of(4, litert.image_size)
-    expected = keras.outputs(images)["features"]
-    assert expected.shape == (4, 512)
-    assert np.abs(litert.outputs(images)["features"] - expected).max() < 0.1 * expected.max()
-
-
-def test_novelty_is_fitted_from_a_dataset_and_replaced(trained, tmp_path, monkeypatch):
-    class Drawn:  # as data.Dataset
-        images = images_of(60, 64)
-        labels = np.arange(60) % 2
-        splits = {"train": np.arange(40), "validation": np.arange(40, 60)}  # noqa: RUF012
-
-        def batches(self, members, size=64):
-            yield self.images[members]
-
-    run = tmp_path / "run"
-    shutil.copytree(trained[0], run)
-    classifier = Classifier(run)
-    Drawn.images = images_of(60, classifier.image_size)
-    features = classifier.outputs_of(Drawn(), Drawn.splits["validation"])["features"]
-    classifier.fit_novelty(Drawn(), features)
-    assert not (run / novelty.FILE).exists()  # too few validation photos
-    monkeypatch.setattr(novelty, "MIN_VALIDATION", 20)
-    classifier.fit_novelty(Drawn(), features)
-    assert len(Classifier(run).reference.photos) == 40
-    classifier.fit_novelty(Drawn(), None)
-    assert not (run / novelty.FILE).exists()
-    assert classifier.reference is None
+    images = images_of(6, litert.image_size)
+    expected = keras.outputs(images)["novelty"]
+    assert expected.shape == (6,)
+    assert np.abs(litert.outputs(images)["novelty"] - expected).max() < 0.2
 
 
 def test_evaluate_reports_refused_photos_and_outsiders(with_reference, photos_dir, tmp_path):

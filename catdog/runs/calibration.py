@@ -34,6 +34,17 @@ def probabilities_from_logits(logits: ArrayLike, temperature: float = 1.0) -> np
     return softmax(_class_logits(logits) / temperature)
 
 
+def uncalibrated(probabilities: ArrayLike, temperature: float) -> np.ndarray:
+    """Return the probabilities before they were calibrated, by undoing the temperature."""
+    return softmax(temperature * np.log(np.clip(probabilities, 1e-30, 1)))
+
+
+def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the log loss of each photo, (n,)."""
+    right = probabilities[np.arange(len(labels)), labels]
+    return -np.log(right.clip(SMALLEST_PROBABILITY))
+
+
 def _class_logits(logits):
     """Return logits `(n, n_classes)`: a single logit x stands for the two logits 0 and x."""
     logits = np.asarray(logits, dtype=np.float64)

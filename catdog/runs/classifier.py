@@ -5,25 +5,26 @@ Neither TensorFlow nor Keras is loaded here, unless Keras is asked for.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog import files
-from catdog.backend import keras, layers, quiet
+from catdog.backend import keras, quiet
 from catdog.errors import UserError
-from catdog.files import printable
+from catdog.files import printable, quoted
 from catdog.photos import photo
 from catdog.runs import calibration, novelty, run, safe_load
 
+if TYPE_CHECKING:
+    from catdog.runs import answer
+
 logger = logging.getLogger(__name__)
-CLIP = 0.005  # of a run that is not calibrated
-LITERT_BATCH = 8  # photos; 64 at 200 px took 1.4 times as long per photo on two cores
+LITERT_BATCH = 4  # photos; with their mirror images 8, of which 64 took 1.4 times as long each
 
 Outputs = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
@@ -40,17 +41,15 @@ class Classifier:
 
     Args:
         folder: the run directory.
-        load_network: returns the `keras.Model` of a run: `model.load`. It is needed for Keras only.
-        runtime: "litert" runs `model.tflite`. If that file or the package ai-edge-litert is
-            missing, Keras is used. "keras" runs `model.keras`, and takes seconds to start.
-        mirror: average over each photo and its mirror image, as when the run was calibrated;
-            a run that was trained with `--no-mirror` never does.
+        load: returns the `answer.Graph` of a run: `model.load`. It is needed for Keras only.
+        runtime: "litert" runs the `.tflite` file. If that file or the package ai-edge-litert is
+            missing, Keras is used. "keras" runs the `.keras` file, and takes seconds to start.
     Attributes:
         classes: the names.
         image_size: height and width in pixels of the photos that it takes.
         runtime: "LiteRT" or "Keras".
         config: the content of `config.json`.
-        temperature, clip: of the calibration.
+        highest_novelty: the highest that a photo can have, 0 for a run without novelty.
     Raises:
         UserError: no run directory, or one that is unfinished or damaged.
     """
@@ -58,74 +57,63 @@ class Classifier:
     def __init__(
         self,
         folder: Path | str,
-        load_network: Callable[[Path], keras.Model] | None = None,
+        load: Callable[[Path], answer.Graph] | None = None,
         runtime: str = "litert",
-        mirror: bool = True,
     ):
         self.run = Path(folder)
         self.config = run.read_config(folder)
         self.classes: list[str] = self.config["classes"]
         self.image_size: int = self.config["score_size"]
-        self.temperature: float = self.config.get("temperature", 1.0)
-        self.clip: float = self.config.get("clip", CLIP)
-        self.mirror = mirror and self.config.get("settings", {}).get("mirror", True)
+        self.highest_novelty = novelty.highest(self.config.get("answer", {}).get("scores", 0))
+        self._made_of = (self.run.absolute(), load, runtime)
         run.check_trained(self.run)
         self.runtime, self._compute = "LiteRT", None
-        self._made_of = (self.run.absolute(), load_network, runtime, mirror)
         if runtime == "litert":
+            path, digest = run.network_file(self.run, self.config, ".tflite")
             try:
-                self._compute = LiteRT(
-                    self.run / "model.tflite", self.config, self.config.get("litert_sha256")
-                )
+                self._compute = LiteRT(path, self.config, digest)
             except (FileNotFoundError, ImportError) as error:
-                if load_network is None:
+                if load is None:
                     raise UserError(f"cannot load {printable(self.run)}: {error}") from None
                 logger.warning(f"{error}: using Keras, which takes seconds to start")
+        if "answer" not in self.config:
+            logger.warning(
+                f"{printable(self.run)} is of an earlier release: no photo is called unknown. To "
+                f"bring it up to date:  python model.py --export litert --model {quoted(self.run)}"
+            )
+            if self._compute:
+                self._compute = _with_answer(self._compute, self.config)
         if self._compute is None:
-            if load_network is None:
-                raise ValueError("expected load_network, with which Keras loads the run, got None")
-            network = for_prediction(load_network(self.run), self.image_size)
-            self.runtime, lock = "Keras", threading.Lock()
-
-            def compute(photos):
-                with lock:
-                    outputs = network.predict_on_batch(photos)
-                return {name: np.asarray(value) for name, value in outputs.items()}
-
-            self._compute = compute
+            if load is None:
+                raise ValueError("expected load, with which Keras loads the run, got None")
+            self.runtime, self._compute = "Keras", with_keras(load(self.run).answering)
 
     def __reduce__(self):
         return Classifier, self._made_of
 
     def outputs(self, images: np.ndarray) -> Outputs:
-        """Return what the network computes, the mean of photo and mirror image.
+        """Return the answer of the network, with that to the mirror image averaged.
 
         Args:
             images: uint8 `(n, image_size, image_size, 3)`, RGB.
         Returns:
-            The outputs of `for_prediction`, float32.
+            `probabilities` `(n, classes)`, calibrated; `novelty` `(n,)`, 0 to 1, if the run has it;
+            `evidence` `(n, height, width, 1 or classes)`, if the network has it.
+        Raises:
+            UserError: the numbers are not finite.
         """
-        images = np.asarray(images, np.float32)
         outputs = self._compute(images)
-        if not self.mirror:
-            return outputs
-        mirrored = self._compute(images[:, :, ::-1])
-        if "evidence" in mirrored:
-            mirrored["evidence"] = mirrored["evidence"][:, :, ::-1]
-        return {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
-
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits of `outputs`."""
-        return self.outputs(images)["logits"]
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities `(n, classes)`, float64; the rows sum to 1."""
-        return calibration.probabilities_from_logits(logits, self.temperature)
+        if not np.isfinite(outputs["probabilities"]).all():
+            raise UserError(
+                f"expected finite probabilities, got nan: the weights in {printable(self.run)} are "
+                "damaged"
+            )
+        return outputs
 
     def predict(self, path: Path | str) -> dict[str, float]:
         """Return the probability of each class for one photo; PhotoError if it cannot be read."""
         image = photo.load_photo(path, self.image_size)
-        (probabilities,) = self.probabilities(self.logits(image[None]))
+        (probabilities,) = self.outputs(image[None])["probabilities"]
         return dict(zip(self.classes, probabilities.tolist(), strict=True))
 
     def outputs_of(
@@ -138,74 +126,55 @@ class Classifier:
             members: `(m,)` indices of its photos.
             on_progress: called with the number of photos that are done and of all.
         """
-        found, done = {}, 0
-        for batch in dataset.batches(members):
-            for name, value in self.outputs(batch).items():
-                if name != "evidence":
-                    found.setdefault(name, []).append(value)
-            done += len(batch)
-            on_progress(done, len(members))
-        return {name: np.concatenate(values) for name, values in found.items()}
+        return over(self.outputs, dataset, members, on_progress)
 
-    @functools.cached_property
-    def reference(self) -> novelty.Reference | None:
-        """What novelty is measured against, or None for a run without it."""
-        return novelty.load(self.run, self.config)
 
-    def novelty(self, outputs: Outputs) -> np.ndarray | None:
-        """Return the novelty of each photo: the share of validation photos that are less novel.
+def over(
+    compute: Callable[[np.ndarray], Outputs],
+    dataset,
+    members: np.ndarray,
+    on_progress: Progress = lambda done, total: None,
+) -> Outputs:
+    """Return what `compute` returns of photos of a dataset, without the evidence, in order."""
+    found, done = {}, 0
+    for batch in dataset.batches(members):
+        for name, value in compute(batch).items():
+            if name != "evidence":
+                found.setdefault(name, []).append(value)
+        done += len(batch)
+        on_progress(done, len(members))
+    return {name: np.concatenate(values) for name, values in found.items()}
 
-        Args:
-            outputs: what `outputs` returns of the photos.
-        Returns:
-            float64 `(n,)`, or None for a run without a reference.
-        """
-        if "features" not in outputs or self.reference is None:
-            return None
-        try:
-            return self.reference.novelty(outputs["features"])
-        except ValueError as error:  # the network was replaced
-            logger.warning(f"{printable(self.run / novelty.FILE)}: {error}: nothing is unknown")
-            self.reference = None
-            return None
 
-    def fit_novelty(
-        self,
-        dataset,
-        validation_features: np.ndarray | None,
-        on_progress: Progress = lambda done, total: None,
-    ) -> None:
-        """Fit what `novelty` needs and write it into the run, in place of what was there.
+def with_keras(network: keras.Model) -> Callable[[np.ndarray], Outputs]:
+    """Return a function that runs a `keras.Model` on photos, one thread at a time."""
+    lock = threading.Lock()
 
-        Nothing is written with fewer than 100 validation photos, or without features.
+    def compute(photos):
+        with lock:
+            outputs = network.predict_on_batch(np.asarray(photos, np.float32))
+        return {name: np.asarray(value) for name, value in outputs.items()}
 
-        Args:
-            dataset: a `data.Dataset`, whose training photos the network was trained on.
-            validation_features: of `outputs_of` all validation photos, or None.
-        """
-        (self.run / novelty.FILE).unlink(missing_ok=True)
-        self.__dict__.pop("reference", None)
-        if validation_features is None or len(validation_features) < novelty.MIN_VALIDATION:
-            return
-        members = dataset.splits["train"]
-        members = members[novelty.choose(dataset.labels[members], len(self.classes))]
-        features = self.outputs_of(dataset, members, on_progress)["features"]
-        reference = novelty.fit(features, validation_features, novelty.network_id(self.config))
-        reference.save(self.run / novelty.FILE)
+    return compute
 
-    def calibrate(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Fit temperature and clip to photos that were not trained on; write them into the run."""
-        self.temperature = calibration.fit_temperature(logits, labels)
-        changes = {"temperature": self.temperature}
-        if len(self.classes) == 2:
-            self.clip = calibration.fit_clip(self.probabilities(logits)[:, 1], labels)
-            changes["clip"] = self.clip
-        self.config |= changes
-        run.update_config(self.run, **changes)
+
+def _with_answer(compute, config):
+    """Return a function that answers with a network of an earlier release, of logits only."""
+
+    def answering(photos):
+        straight, mirrored = compute(photos), compute(photos[:, :, ::-1])
+        logits = (straight["logits"] + mirrored["logits"]) / 2
+        temperature = config.get("temperature", 1.0)
+        outputs = {"probabilities": calibration.probabilities_from_logits(logits, temperature)}
+        if "evidence" in straight:
+            outputs["evidence"] = (straight["evidence"] + mirrored["evidence"][:, :, ::-1]) / 2
+        return outputs
+
+    return answering
 
 
 class LiteRT:
-    """A `.tflite` file as a function of float32 photos, on all cores.
+    """A `.tflite` file as a function of photos, on all cores.
 
     The interpreter holds the tensors of one batch, so threads take turns: four threads that share
     it compute 240 photos/s on two cores, and 195 with an interpreter each, in 120 and 340 MB. A
@@ -233,7 +202,8 @@ class LiteRT:
             with lock, safe_load.refusing(path):
                 if not runners:
                     runners.append(_signature_runner(*self._arguments))
-                parts.append(runners[0](photos=photos[start : start + LITERT_BATCH]))
+                batch = np.asarray(photos[start : start + LITERT_BATCH], np.float32)
+                parts.append(runners[0](photos=batch))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -245,45 +215,10 @@ def _signature_runner(path, config, sha256):
 
         with safe_load.refusing(path):
             safe_load.check_litert_file(path)
-            if sha256 and files.sha256(path) != sha256:
-                raise ValueError("its sha256 is not the one in config.json; model.py exports anew")
+            run.check_sum(path, sha256)
             interpreter = Interpreter(os.fspath(path), num_threads=os.cpu_count())
             safe_load.check_litert_network(
                 interpreter, path.stat().st_size, config["score_size"], len(config["classes"])
             )
             interpreter.allocate_tensors()
             return interpreter.get_signature_runner()
-
-
-def for_prediction(network: keras.Model, image_size: int) -> keras.Model:
-    """Return a trained network as prediction runs it: at one image size, with named outputs.
-
-    Input: `photos`, (batch, image_size, image_size, 3). Outputs, a dict:
-
-    logits: (batch, 1), of class 1 of two classes, or (batch, classes).
-    evidence: (batch, height, width, 1 or classes), the logits of every position of the last feature
-        map. Their mean is `logits`: pooling and the output layer are linear, so that their order
-        may be reversed. Without these two layers at the end there are only logits.
-    features: (batch, 2 * channels), see catdog/runs/novelty.py.
-    """
-    photos = keras.Input((image_size, image_size, 3), name="photos")
-    *_, pooling, dense = (x for x in network.layers if not isinstance(x, layers.Dropout))
-    if not (isinstance(pooling, layers.GlobalAveragePooling2D) and isinstance(dense, layers.Dense)):
-        return keras.Model(photos, {"logits": network(photos)})
-    inner, last = keras.Model(network.inputs, [_inner_map(network), pooling.input])(photos)
-    evidence = dense(last)
-    outputs = {"logits": pooling(evidence), "evidence": evidence}
-    if inner.shape[-1] == last.shape[-1]:
-        inner = keras.ops.sqrt(keras.ops.mean(keras.ops.square(inner), axis=(1, 2)))
-        last = keras.ops.max(last, axis=(1, 2))
-        outputs["features"] = keras.ops.concatenate([inner, last], axis=-1)  # (batch, 2 * channels)
-    return keras.Model(photos, outputs)
-
-
-def _inner_map(network):
-    """Return the first feature map after the last max-pooling: `plain`'s eighth convolution."""
-    after = network.layers
-    for number, layer in enumerate(network.layers):
-        if isinstance(layer, layers.MaxPooling2D):
-            after = network.layers[number + 1 :]
-    return next(layer.output for layer in after if isinstance(layer, layers.ReLU))

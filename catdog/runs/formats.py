@@ -19,15 +19,16 @@ PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",), "coreml": ("
 TOLERANCE = 1e-3  # largest difference to Keras, as a share of the largest output
 
 
-def export_as(network, path: Path, format: str) -> float | None:
+def export_as(network, path: Path, format: str, classes: list[str]) -> float | None:
     """Export a network and compare the outputs of the file with those of Keras.
 
     Args:
-        network: as `classifier.for_prediction` returns it; the outputs keep their names. A Core ML
-            file takes one photo at a time.
+        network: an `answering` graph; the outputs keep their names. A Core ML file takes one photo
+            at a time.
         path: a new file with the suffix of the format. OpenVINO also writes a .bin file beside
             it; Core ML writes a folder.
         format: a key of `SUFFIXES`.
+        classes: their names, which the file holds as its metadata `classes`, one per line.
     Returns:
         The largest difference to Keras as a share of the largest output, or None if the runtime
         of the format is not installed here.
@@ -54,6 +55,7 @@ def export_as(network, path: Path, format: str) -> float | None:
                     _export_coreml(network, temporary)
                 else:
                     network.export(str(temporary), format=format, verbose=False)
+                NAME[format](temporary, "\n".join(classes))
                 got = RUN[format](temporary, photos)
         except UserError:
             raise
@@ -95,6 +97,30 @@ def _export_coreml(network, path):
     coremltools.models.MLModel(description, weights_dir=converted.weights_dir).save(str(path))
 
 
+def _name_onnx(path, classes):
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"classes": classes})
+    onnx.save(model, path)
+
+
+def _name_openvino(path, classes):
+    import openvino
+
+    model = openvino.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+    model.set_rt_info(classes, "classes")
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _name_coreml(path, classes):
+    import coremltools
+
+    model = coremltools.models.MLModel(str(path), skip_model_load=True)
+    model.user_defined_metadata["classes"] = classes
+    model.save(str(path))
+
+
 def _run_onnx(path, photos):
     if not importlib.util.find_spec("onnxruntime"):
         return None
@@ -125,4 +151,5 @@ def _run_coreml(path, photos):
     return coremltools.models.MLModel(str(path)).predict({"photos": photos})
 
 
+NAME = {"onnx": _name_onnx, "openvino": _name_openvino, "coreml": _name_coreml}
 RUN = {"onnx": _run_onnx, "openvino": _run_openvino, "coreml": _run_coreml}

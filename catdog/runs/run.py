@@ -2,8 +2,9 @@
 
     config.json     settings, versions, classes, image size, sizes of the splits, temperature, clip
     history.csv     one row per epoch, which curves.png shows
-    model.keras     the averaged weights after the last epoch, in float32
-    model.tflite    the same network as LiteRT, with which predict.py starts at once; see export.py
+    model-*.keras   the averaged weights after the last epoch, in float32, and the answer fitted to
+                    them; until it is fitted, model.keras; see export.py
+    model-*.tflite  the same as LiteRT, with which predict.py starts at once
     trained_on.npy  which photos the network was trained on, as hashes of their names and looks
     metrics.json    the scores on validation and test; written last, it marks a finished run
     checkpoint.npz  while training: everything that a resumed run needs
@@ -21,6 +22,7 @@ import io
 import itertools
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,10 +34,12 @@ from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import alike
+from catdog.runs import novelty
 from catdog.training import recipe
 
 WEIGHTS = Path(__file__).parents[2] / "weights"  # the run that comes with the project
 TO_RESUME = ("config.json", "checkpoint.npz", "model.keras", "metrics.json")
+NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the files of a network
 
 DECIDED_BY_PHOTOS = ("fold", "batch_size", "precision", *recipe.MILD)
 MAX_CLASSES = 1000
@@ -103,7 +107,7 @@ def is_finished(run: Path) -> bool:
 
 def check_resumable(run: Path) -> None:
     """Raise UserError if a run has lost files, so that resuming would train it once more."""
-    model = (Path(run) / "model.keras").exists()
+    model = any(path.suffix == ".keras" for path in network_files(run))
     if is_finished(run) and not model:
         raise UserError(
             f"expected model.keras in {printable(run)}, whose metrics.json says that it is "
@@ -118,7 +122,7 @@ def check_resumable(run: Path) -> None:
 
 def check_trained(run: Path) -> None:
     """Raise UserError if a run has no trained network yet."""
-    if any(os.path.lexists(Path(run) / name) for name in ("model.keras", "model.tflite")):
+    if network_files(run):
         return
     if has_checkpoint(run):
         raise UserError(
@@ -229,6 +233,58 @@ def update_config(run: Path, **changes: object) -> None:
     files.write_json(Path(run) / "config.json", {**read_config(run), **changes})
 
 
+def has_mirror(config: dict) -> bool:
+    """Return whether a network answers for the mean of a photo and its mirror image."""
+    settings = config.get("settings", {})
+    return not isinstance(settings, dict) or settings.get("mirror") is not False
+
+
+def network_files(run: Path) -> list[Path]:
+    """Return the files of a run that hold a network."""
+    return [path for path in Path(run).glob("model*") if NETWORK.fullmatch(path.name)]
+
+
+def network_file(run: Path, config: dict, suffix: str) -> tuple[Path, str | None]:
+    """Return the file of a network and its sha256, if `config.json` says it.
+
+    Args:
+        suffix: ".keras" or ".tflite".
+    """
+    for name, digest in config.get("files", {}).items():
+        if name.endswith(suffix):
+            return Path(run) / name, digest
+    old = config.get("litert_sha256") if suffix == ".tflite" else None
+    return Path(run) / f"model{suffix}", old
+
+
+def check_sum(path: Path, digest: str | None) -> None:
+    """Raise ValueError unless a file has this sha256."""
+    if digest and files.sha256(path) != digest:
+        raise ValueError("its sha256 is not the one in config.json; model.py exports anew")
+
+
+def switch(run: Path, new: Sequence[Path], changes: dict) -> None:
+    """Replace the network of a run: a reader, or a kill at any time, finds the old or the new one.
+
+    Args:
+        new: the files, on the same disk as the run; they are moved there.
+        changes: of `config.json`.
+    """
+    named = {}
+    for path in new:
+        digest = files.sha256(path)
+        name = f"model-{digest[:8]}{path.suffix}"
+        with files.atomic_file(Path(run) / name) as temporary:
+            path.rename(temporary)
+        named[name] = digest
+    config = {**read_config(run), **changes, "files": named}
+    config.pop("litert_sha256", None)  # of an earlier release
+    files.write_json(Path(run) / "config.json", config)
+    for path in [*network_files(run), Path(run) / "novelty.npz"]:
+        if path.name not in named:
+            path.unlink(missing_ok=True)
+
+
 def read_config(run: Path | str) -> dict:
     """Return the content of `config.json`; raise UserError if prediction cannot use it."""
     path = Path(run) / "config.json"
@@ -284,6 +340,23 @@ def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & {"/", "\0"}
 
 
+def _are_files(named) -> bool:
+    """Return whether every name is one of `switch`, with the sha256 that it comes from."""
+    return isinstance(named, dict) and all(
+        isinstance(digest, str)
+        and re.fullmatch("[0-9a-f]{64}", digest)
+        and re.fullmatch(rf"model-{digest[:8]}\.(keras|tflite)", name)
+        for name, digest in named.items()
+    )
+
+
+def _is_answer(sizes) -> bool:
+    return isinstance(sizes, dict) and all(
+        type(sizes.get(name)) is int and 0 <= sizes[name] <= most
+        for name, most in (("photos", novelty.MAX_PHOTOS), ("scores", novelty.MAX_SCORES))
+    )
+
+
 def _is_number(value, least, most) -> bool:
     return type(value) in (int, float) and least <= value <= most  # not so for NaN
 
@@ -300,6 +373,8 @@ CHECKS = {
     "clip": ("from 0 to 0.5", 0.0, lambda value: _is_number(value, 0, 0.5)),
     "settings": ("an object", {}, lambda value: isinstance(value, dict)),
     "versions": ("an object", {}, lambda value: isinstance(value, dict)),
+    "files": ("the names that the export gave them, with sha256", {}, _are_files),
+    "answer": ("numbers of photos and scores", {"photos": 0, "scores": 0}, _is_answer),
     "litert_sha256": ("text", None, lambda value: isinstance(value, str | None)),
 }
 
@@ -406,7 +481,7 @@ def restore_training(run: Path, network: keras.Model) -> list[dict]:
 
 
 def save_network(run: Path, network: keras.Model) -> None:
-    """Write `model.keras`: architecture and weights, without the state of the optimizer."""
+    """Write `model.keras`, to which the answer is fitted next: see `switch`."""
     with files.atomic_file(Path(run) / "model.keras") as temporary:
         network.save(temporary)
 

@@ -119,7 +119,7 @@ def rank(
             on_progress(before + n, len(members))
 
         outputs = judge.classifier.outputs_of(judge.dataset, members[places], show)
-        probabilities[places] = judge.classifier.probabilities(outputs["logits"])
+        probabilities[places] = outputs["probabilities"]
         done += len(places)
     of_label = probabilities[np.arange(len(members)), dataset.labels[members]]
     order = np.argsort(of_label, kind="stable")

@@ -1,6 +1,5 @@
 """A trained network as a classifier: both runtimes, calibration, use from other programs."""
 
-import json
 import multiprocessing
 import os
 import pickle
@@ -18,7 +17,7 @@ import model
 from catdog import Classifier
 from catdog.errors import UserError
 from catdog.photos import photo
-from catdog.runs import run
+from catdog.runs import calibration, run
 from catdog.runs.classifier import LITERT_BATCH
 from conftest import ROOT, draw_photos
 
@@ -27,6 +26,10 @@ from conftest import ROOT, draw_photos
 def drawn(tmp_path_factory):
     folder = draw_photos(tmp_path_factory.mktemp("drawn"), 3)
     return sorted(folder.iterdir())
+
+
+def asked(classifier, images):
+    return classifier.outputs(images)["probabilities"]
 
 
 def test_a_photo_is_named_from_python_in_three_lines(trained, drawn):
@@ -38,15 +41,6 @@ def test_a_photo_is_named_from_python_in_three_lines(trained, drawn):
         classifier.predict(trained[0] / "config.json")
 
 
-def test_a_run_trained_without_mirror_images_is_scored_without(trained, drawn, tmp_path):
-    folder = shutil.copytree(trained[0], tmp_path / "run")
-    run.update_config(folder, settings={"mirror": False})
-    image = photo.load_photo(drawn[0], Classifier(folder).image_size)[None]
-    for changed, equal in ((folder, False), (trained[0], True)):
-        logits = [Classifier(changed).logits(each) for each in (image, image[:, :, ::-1])]
-        assert np.allclose(*logits, atol=1e-6) == equal
-
-
 def test_both_runtimes_compute_about_the_same(trained, drawn):
     quick = Classifier(trained[0])
     slow = Classifier(trained[0], model.load, runtime="keras")
@@ -55,9 +49,12 @@ def test_both_runtimes_compute_about_the_same(trained, drawn):
     expected = slow.outputs(images)
     for name, values in quick.outputs(images).items():
         np.testing.assert_allclose(values, expected[name], atol=0.2, rtol=0.1)
-    np.testing.assert_allclose(expected["evidence"].mean((1, 2)), expected["logits"], atol=1e-4)
-    one = slow.probabilities(slow.logits(images[:1]))  # whatever batch a photo is in
-    np.testing.assert_allclose(one, slow.probabilities(expected["logits"])[:1], atol=1e-5)
+    logits = expected["evidence"].mean((1, 2))
+    temperature = slow.config["temperature"]
+    got = calibration.probabilities_from_logits(logits, temperature)
+    np.testing.assert_allclose(expected["probabilities"], got, atol=1e-4)
+    one = slow.outputs(images[:1])["probabilities"]  # whatever batch a photo is in
+    np.testing.assert_allclose(one, expected["probabilities"][:1], atol=1e-5)
 
 
 def test_an_answer_does_not_depend_on_the_photos_beside_it(trained, drawn):
@@ -65,37 +62,18 @@ def test_an_answer_does_not_depend_on_the_photos_beside_it(trained, drawn):
     some = np.stack([photo.load_photo(path, classifier.image_size) for path in drawn])
     many = np.concatenate([some] * 5)  # more than LiteRT gets at a time, and not a multiple of it
     assert len(many) > LITERT_BATCH and len(many) % LITERT_BATCH
-    alone = np.concatenate([classifier.logits(image[None]) for image in some])
-    np.testing.assert_allclose(classifier.logits(many), np.concatenate([alone] * 5), atol=1e-5)
-
-
-def test_a_photo_and_its_mirror_image_get_one_answer_unless_told_otherwise(trained, drawn):
-    image = photo.load_photo(drawn[0], 64)[None]
-    for mirror in (True, False):
-        classifier = Classifier(trained[0], model.load, runtime="keras", mirror=mirror)
-        a, b = classifier.logits(image), classifier.logits(image[:, :, ::-1])
-        assert np.allclose(a, b, atol=1e-5) == mirror
+    alone = np.concatenate([asked(classifier, image[None]) for image in some])
+    np.testing.assert_allclose(asked(classifier, many), np.concatenate([alone] * 5), atol=1e-5)
 
 
 def test_without_the_litert_file_keras_is_used_or_it_is_an_error(trained, tmp_path, caplog):
     folder = shutil.copytree(
         trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("*.tflite")
     )
-    with pytest.raises(UserError, match=r"cannot load .*model\.tflite is not there"):
+    with pytest.raises(UserError, match=r"cannot load .*\.tflite is not there"):
         Classifier(folder)
     assert Classifier(folder, model.load).runtime == "Keras"
-    assert "model.tflite is not there: using Keras" in caplog.text
-
-
-def test_calibration_is_kept_in_the_run(trained, tmp_path):
-    folder = shutil.copytree(trained[0], tmp_path / "run")
-    classifier = Classifier(folder)
-    logits, labels = np.array([[3.0], [2.0], [-1.0], [-2.0]]), np.array([1, 0, 0, 0])
-    classifier.calibrate(logits, labels)
-    config = json.loads((folder / "config.json").read_text())
-    assert config["temperature"] == classifier.temperature != 1
-    assert config["clip"] == classifier.clip and 0 < classifier.clip <= 0.2
-    assert Classifier(folder).temperature == classifier.temperature
+    assert ".tflite is not there: using Keras" in caplog.text
 
 
 def test_the_projects_network_still_knows_its_photos(tmp_path):
@@ -131,13 +109,13 @@ def ours():
 
 @pytest.fixture(scope="module")
 def batches(ours):
-    """Batches of one to twelve pictures, each with the logits of its own."""
+    """Batches of one to twelve pictures, each with the answers to it alone."""
     rng, shape = np.random.default_rng(0), (ours.image_size, ours.image_size, 3)
     found = []
     for count in (1, 3, 12, 2, 9, 1):
         levels = rng.integers(0, 256, (count, 1, 1, 3))
         images = (levels + rng.integers(-40, 40, (count, *shape))).clip(0, 255).astype(np.uint8)
-        found.append((images, ours.logits(images)))
+        found.append((images, asked(ours, images)))
     return found
 
 
@@ -146,7 +124,7 @@ def test_threads_that_share_one_get_their_own_answers(ours, batches):
 
     def ask(first):
         start.wait()
-        return [ours.logits(batches[(first + k) % 6][0]) for k in range(6)]
+        return [asked(ours, batches[(first + k) % 6][0]) for k in range(6)]
 
     with ThreadPoolExecutor(8) as pool:
         for first, answers in enumerate(pool.map(ask, range(8))):
@@ -156,9 +134,9 @@ def test_threads_that_share_one_get_their_own_answers(ours, batches):
 
 def test_threads_that_share_keras_get_their_own_answers(batches):
     slow = Classifier(run.WEIGHTS, model.load, "keras")
-    expected = [slow.logits(images) for images, _ in batches[:2]]
+    expected = [asked(slow, images) for images, _ in batches[:2]]
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(slow.logits, [batches[k % 2][0] for k in range(8)]))
+        answers = list(pool.map(lambda k: asked(slow, batches[k % 2][0]), range(8)))
     for k, answer in enumerate(answers):
         np.testing.assert_allclose(answer, expected[k % 2], atol=1e-5)
 
@@ -169,7 +147,7 @@ def test_a_child_of_fork_answers_while_the_parent_works(ours, batches):
 
     def work():
         while not stop.is_set():
-            ours.logits(images)
+            asked(ours, images)
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(work)  # holds the lock nearly always
@@ -184,7 +162,7 @@ def _check_child(classifier, images, expected):
     reading, writing = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
-        writing.send(classifier.logits(images))
+        writing.send(asked(classifier, images))
         os._exit(0)
     try:
         assert reading.poll(30), "no answer in 30 seconds"
@@ -196,11 +174,8 @@ def _check_child(classifier, images, expected):
 
 def test_a_pickled_classifier_answers_from_any_folder(ours, batches, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    content = pickle.dumps(Classifier("weights", mirror=False))
+    content = pickle.dumps(Classifier("weights"))
     assert len(content) < 1000
     monkeypatch.chdir(tmp_path)
     images, expected = batches[1]
-    once = pickle.loads(content)
-    assert not once.mirror
-    both = once.logits(images), once.logits(images[:, :, ::-1])
-    np.testing.assert_allclose(np.mean(both, axis=0), expected, atol=1e-5)
+    np.testing.assert_allclose(asked(pickle.loads(content), images), expected, atol=1e-5)

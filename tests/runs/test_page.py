@@ -20,10 +20,10 @@ from browser import Browser
 from catdog.errors import UserError
 from catdog.photos import drawings
 from catdog.photos.photo import load_photo
-from catdog.runs import novelty, page
+from catdog.runs import answer, novelty, page
 from catdog.runs.classifier import Classifier
 from catdog.runs.page import convert, vendor
-from conftest import ROOT
+from conftest import ROOT, network_file
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
 CARDS = """Array.from(document.querySelectorAll(".card"), (card) => ({
@@ -43,32 +43,21 @@ def make_run(folder, classes, **config):
 
 
 def network_of(arch, classes, size):
-    """An untrained network for prediction, whose logits differ from photo to photo."""
+    """The graph of an untrained network, whose logits differ from photo to photo."""
     import keras
 
     keras.utils.set_random_seed(0)
-    return model.for_prediction(model.build(arch, classes, size), size)
+    return answer.Graph(model.build(arch, classes, size), size).answering
 
 
-def stand_in(outputs=1, size=32):
+def stand_in(size=32):
     """What `fill_page` asks of a network, without Keras."""
-    return SimpleNamespace(
-        input_shape=(None, size, size, 3),
-        output={"logits": np.zeros((1, outputs))},
-        count_params=lambda: 1234567,
-    )
+    return SimpleNamespace(input_shape=(None, size, size, 3), count_params=lambda: 1234567)
 
 
-def filled(run, content=b"network", reference=None):
+def filled(run, content=b"network"):
     config = json.loads((run / "config.json").read_text())
-    return page.fill_page(run, config, stand_in(), content, reference)
-
-
-def reference_of(photos, width, identity="keras"):
-    """A reference of a network with features of 2 * `width`, from random features."""
-    rng = np.random.default_rng(0)
-    features, validation = (rng.random((n, 2 * width), np.float32) for n in (photos, 300))
-    return novelty.fit(features, validation, identity)
+    return page.fill_page(run, config, stand_in(), content)
 
 
 def content_of(text, part):
@@ -144,7 +133,7 @@ def test_page_says_what_it_is_from(tmp_path):
 
 def test_page_without_a_reference_calls_nothing_unknown(tmp_path):
     text = filled(make_run(tmp_path / "run", ["cat", "dog"]))
-    assert json.loads(re.search(r'id="about">(.*?)</script>', text)[1])["novelty"] is None
+    assert json.loads(re.search(r'id="about">(.*?)</script>', text)[1])["limit"] is None
     assert "It gives one of these labels to any other photo, too." in text
 
 
@@ -168,13 +157,6 @@ def test_title_names_few_classes_and_counts_many(classes, title):
     assert page.title(classes) == title
 
 
-def test_network_of_another_number_of_classes_is_refused(tmp_path):
-    run = make_run(tmp_path / "run", ["a", "b", "c"])
-    with pytest.raises(UserError, match="expected a network of 3 classes"):
-        page.write_page(run, stand_in(outputs=1), tmp_path / "page.html")
-    assert not (tmp_path / "page.html").exists()
-
-
 def test_large_page_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
     content = np.random.default_rng(0).bytes(4_000_000)
     monkeypatch.setattr(page, "small_network", lambda network, try_eight_bit: content)
@@ -185,46 +167,20 @@ def test_large_page_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
     assert network_in(tmp_path / "page.html") == content
 
 
-def test_page_holds_the_whole_reference(tmp_path):
-    reference = reference_of(photos=7, width=5)
-    text = filled(make_run(tmp_path / "run", ["cat", "dog"]), reference=reference)
-    content = content_of(text, "reference")
-    scores = np.frombuffer(content[: 4 * 300], "<f4")
-    photos = np.frombuffer(content[4 * 300 :], np.uint8).reshape(7, 5)
-    assert np.array_equal(photos, reference.photos)
-    np.testing.assert_allclose(scores, reference.scores, rtol=1e-6)
-    about = json.loads(re.search(r'id="about">(.*?)</script>', text)[1])["novelty"]
-    assert about == {
-        "photos": 7,
-        "scores": 300,
-        "mean": reference.mean.tolist(),
-        "deviation": reference.deviation.tolist(),
-        "mostFamiliar": novelty.MOST_FAMILIAR,
-        "limit": novelty.DEFAULT_LIMIT,
-    }
-    assert "novelty of 0.99 or more is called unknown" in text
-    assert "than 99% of the validation photos" in text and "7 training photos" in text
+def test_page_says_when_a_photo_is_unknown(tmp_path):
+    answer = {"photos": 7, "scores": 300}
+    text = filled(make_run(tmp_path / "run", ["cat", "dog"], answer=answer))
+    assert json.loads(re.search(r'id="about">(.*?)</script>', text)[1])["limit"] == 0.99
+    assert "novelty of 0.99 or more is called unknown: at most 1% of the photos of" in text
+    assert "7 training photos" in text and "300 validation photos" in text
+    few = make_run(tmp_path / "few", ["cat", "dog"], answer={"photos": 7, "scores": 298})
+    assert "It gives one of these labels to any other photo, too." in filled(few)
 
 
-def test_page_with_the_largest_reference_has_at_most_8_mb(tmp_path):
-    content = (ROOT / "weights" / "model.tflite").read_bytes()
-    reference = reference_of(novelty.MAX_PHOTOS, width=256)
-    text = filled(make_run(tmp_path / "run", ["cat", "dog"]), content, reference)
-    assert len(text.encode()) <= page.MOST_BYTES
-
-
-@pytest.mark.parametrize("identity, width", [("another digest", 4), ("keras", 5)])
-def test_reference_of_another_network_is_left_out(identity, width, tmp_path, caplog):
-    run, network = make_run(tmp_path / "run", ["a", "b"]), stand_in()
-    network.output["features"] = np.zeros((1, 8))
-    config = json.loads((run / "config.json").read_text())
-    assert page.reference_of(run, config, network) is None and not caplog.text
-    reference_of(7, 4).save(run / novelty.FILE)
-    assert page.reference_of(run, config, stand_in()) is None and not caplog.text
-    assert page.reference_of(run, config, network) is not None and not caplog.text
-    reference_of(7, width, identity).save(run / novelty.FILE)
-    assert page.reference_of(run, config, network) is None
-    assert "belongs to another network: no photo is called unknown" in caplog.text
+def test_page_of_our_network_has_at_most_8_mb(tmp_path):
+    content = network_file(ROOT / "weights", ".tflite").read_bytes()
+    text = filled(make_run(tmp_path / "run", ["cat", "dog"]), content)
+    assert len(text.encode()) <= page.MOST_BYTES - 300_000  # for up to 2,000 photos
 
 
 def test_converter_that_fails_gives_one_line(monkeypatch):
@@ -256,10 +212,8 @@ def test_float_weights_are_kept_where_eight_bits_change_answers(monkeypatch):
 @pytest.fixture(scope="module")
 def cats(tmp_path_factory):
     """The page of `weights`."""
-    network = model.build("plain", 2, None)
-    network.load_weights(ROOT / "weights" / "model.keras")
     path = tmp_path_factory.mktemp("pages") / "cats.html"
-    page.write_page(ROOT / "weights", model.for_prediction(network, 200), path)
+    page.write_page(ROOT / "weights", model.load(ROOT / "weights").answering, path)
     return path
 
 
@@ -276,12 +230,18 @@ def small(tmp_path_factory):
 def three(tmp_path_factory):
     """The page of a small untrained network of three classes, which calls photos unknown."""
     folder = tmp_path_factory.mktemp("pages")
-    run, network = make_run(folder / "run", ["cat", "dog", "unknown"]), network_of("plain", 3, 32)
-    rngs = [np.random.default_rng((1, number)) for number in range(160)]
+    network = model.build("plain", 3, None)
+    rngs = [np.random.default_rng((1, number)) for number in range(340)]
     images = np.stack([drawings.draw(i % 2, rng, 32) for i, rng in enumerate(rngs)])
-    features = network.predict(images.astype(np.float32), verbose=0)["features"]
-    novelty.fit(features[:40], features[40:], "keras").save(run / novelty.FILE)
-    page.write_page(run, network, folder / "three.html")
+    images = images.astype(np.float32)
+    graph = answer.Graph(network, 32, photos=40, scores=300)
+    features = graph.features.predict_on_batch(images[:40])["features"]
+    graph.answer.set(directions=novelty.directions(features))
+    parts = graph.fitting.predict_on_batch(images[40:])["parts"]
+    graph.answer.set(**novelty.fit(parts, 300))
+    sizes = {"photos": 40, "scores": 300}
+    run = make_run(folder / "run", ["cat", "dog", "unknown"], answer=sizes)
+    page.write_page(run, graph.answering, folder / "three.html")
     return folder / "three.html"
 
 
@@ -322,17 +282,13 @@ def draw(folder, count):
     return paths
 
 
-def native(content, paths, size, temperature):
-    """The probability of dog by the native runtime, averaged over the mirror image."""
+def native(content, paths, size):
+    """The probability of dog by the native runtime."""
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(model_content=content).get_signature_runner()
-    answers = []
-    for path in paths:
-        photo = load_photo(path, size)[None].astype(np.float32)
-        both = [runner(photos=x)["logits"].item() for x in (photo, photo[:, :, ::-1].copy())]
-        answers.append(1 / (1 + np.exp(-np.mean(both) / temperature)))
-    return np.array(answers)
+    photos = [load_photo(path, size)[None].astype(np.float32) for path in paths]
+    return np.array([runner(photos=photo)["probabilities"][0, 1] for photo in photos])
 
 
 @pytest.mark.slow
@@ -341,8 +297,7 @@ def test_page_answers_as_the_native_runtime(cats, browser, tmp_path):
     paths = draw(tmp_path, 50)
     opened(browser, cats)
     cards = cards_of(browser, paths)
-    temperature = json.loads((ROOT / "weights" / "config.json").read_text())["temperature"]
-    dog = native(network_in(cats), paths, 200, temperature)
+    dog = native(network_in(cats), paths, 200)
     for card, path, p in zip(cards, paths, dog, strict=True):
         assert card["name"] == path.name
         assert card["best"] == ("dog" if p > 0.5 else "cat")
@@ -364,8 +319,7 @@ def test_unknown_pictures_are_those_of_predict(cats, browser, tmp_path):
         paths.append(tmp_path / f"gradient{number}.png")
         Image.fromarray(colours).resize((300, 200), Image.Resampling.BICUBIC).save(paths[-1])
     classifier = Classifier(ROOT / "weights")
-    outputs = classifier.outputs(np.stack([load_photo(path, 200) for path in paths]))
-    novel = classifier.novelty(outputs)
+    novel = classifier.outputs(np.stack([load_photo(path, 200) for path in paths]))["novelty"]
     assert 0 < novelty.is_unknown(novel).sum() < len(paths)
     opened(browser, cats)
     cards = cards_of(browser, paths)
@@ -379,29 +333,15 @@ def test_unknown_pictures_are_those_of_predict(cats, browser, tmp_path):
 
 
 @pytest.mark.slow
-def test_novelty_of_features_is_that_of_python(cats, browser):
-    opened(browser, cats)
-    reference, rng = Classifier(ROOT / "weights").reference, np.random.default_rng(0)
-    like = np.concatenate([reference.photos[:40] / 255, np.tile(rng.random(256), (40, 1))], 1)
-    strength = np.repeat([0.1, 1, 2, 100], 10)[:, None]
-    noise = rng.normal(1, np.linspace(0, 0.5, 40)[:, None], like.shape).clip(0)
-    features = np.concatenate([like * noise * strength, np.zeros((1, 512))]).astype(np.float32)
-    script = f"{features.tolist()}.map((row) => noveltyOf(Float32Array.from(row)))"
-    got, expected = np.array(browser.run(script)), reference.novelty(features)
-    assert 0 < np.median(expected) < 1 and expected[-1] == 1
-    assert np.abs(got - expected).max() < 0.001
-
-
-@pytest.mark.slow
 def test_unknown_photo_is_told_from_a_class_of_that_name(three, browser, tmp_path):
     paths = [*draw(tmp_path, 7), tmp_path / "grey.png"]
     Image.new("RGB", (90, 60), "grey").save(paths[-1])
     opened(browser, three)
     *known, grey = cards_of(browser, paths)
     assert grey["label"] == "unknown" and grey["rows"] == 3 and "colour" not in grey
-    assert grey["novelty"] == "1" and grey["best"] in ("cat", "dog", "unknown")
+    assert float(grey["novelty"]) > 0.99 and grey["best"] in ("cat", "dog", "unknown")
     note = "document.querySelector('.card:last-child .note').innerText"
-    assert browser.run(note) == "Novelty 1.0000\nThe network alone:"
+    assert browser.run(note) == "Novelty 0.9901\nThe network alone:"
     assert not any("unknown" in card for card in known)
     assert all(card["label"] == card["best"] and "colour" in card for card in known)
     assert browser.run("document.querySelectorAll('.note:not([hidden])').length") == 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import model
+from catdog import files
 from catdog.errors import UserError
 from catdog.runs import run
 from conftest import disk_full_at
@@ -33,8 +34,6 @@ def one_line(error):
 def test_a_config_is_read_as_it_was_written(tmp_path):
     run.create(tmp_path / "run", CONFIG)
     assert run.read_config(tmp_path / "run") == CONFIG
-    run.update_config(tmp_path / "run", temperature=2.0, clip=0.1)
-    assert run.read_config(tmp_path / "run") == {**CONFIG, "temperature": 2.0, "clip": 0.1}
 
 
 def test_the_config_of_the_projects_own_network_is_read():
@@ -48,6 +47,9 @@ DAMAGED = {
     "temperature": ["1", 0, -1, True, None, [], float("nan"), float("inf"), 1e9],
     "clip": ["0", -0.1, 1, None, True, float("nan")],
     "settings": [None, [], "plain", 3],
+    "files": [[], {"model.keras": "0" * 64}, {"../model-00000000.keras": "0" * 64},
+              {"model-11111111.keras": "0" * 64}, {"model-00000000.keras": 7}],
+    "answer": [[], {"photos": 10}, {"photos": -1, "scores": 3}, {"photos": 9, "scores": 10**9}],
     "litert_sha256": [3, []],
 }  # fmt: skip
 
@@ -270,7 +272,7 @@ def test_a_full_disk_leaves_every_file_of_a_run_as_it_was(tmp_path):
     writers = {
         "checkpoint.npz": lambda: run.write_checkpoint(folder, HISTORY, [np.zeros(10_000)]),
         "model.keras": lambda: run.save_network(folder, network),
-        "config.json": lambda: run.update_config(folder, x="y" * 5000),
+        "config.json": lambda: files.write_json(folder / "config.json", {"x": "y" * 5000}),
         "history.csv": lambda: run.write_history(folder, [row] * 5000),
     }
     for write in writers.values():
@@ -309,3 +311,31 @@ def test_a_finished_run_keeps_no_checkpoint_and_no_leftovers(tmp_path):
     run.finish(tmp_path, {"test": {}})
     assert run.is_finished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+# --- Files of a network ---------------------------------------------------------------------------
+
+
+def test_a_new_network_takes_the_place_of_the_old_one_in_one_step(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run.create(folder, CONFIG)
+    (folder / "model-mine.keras").write_text("mine")  # somebody else's name
+    for number in (1, 2):
+        new = tmp_path / "model.keras"
+        new.write_text(f"network {number}")
+        run.switch(folder, [new], {"temperature": 1.0 + number})
+        path, digest = run.network_file(folder, run.read_config(folder), ".keras")
+        assert path.read_text() == f"network {number}" and digest == files.sha256(path)
+        assert run.read_config(folder)["temperature"] == 1 + number
+        assert run.network_files(folder) == [path]
+    assert (folder / "model-mine.keras").exists()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    new.write_text("network 3")
+    monkeypatch.setattr(run.files, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.switch(folder, [new], {"temperature": 4.0})
+    assert run.network_file(folder, run.read_config(folder), ".keras")[0] == path
+    assert path.read_text() == "network 2" and run.read_config(folder)["temperature"] == 3

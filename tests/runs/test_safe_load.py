@@ -19,7 +19,7 @@ from catdog import files
 from catdog.errors import UserError
 from catdog.runs import run as runs
 from catdog.runs.classifier import Classifier, LiteRT
-from conftest import ROOT
+from conftest import ROOT, network_file, write_answer
 
 CASES = int(os.environ.get("BROKEN_MODELS", 40))  # of each kind
 SETTINGS = {"arch": "classic"}
@@ -67,7 +67,7 @@ def refused(run, words):
 
 
 def assert_loaded(run, network):
-    loaded = model.load(run)
+    loaded = model.load(run).network
     for a, b in zip(loaded.get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert [type(layer) for layer in loaded.layers] == [type(layer) for layer in network.layers]
@@ -156,7 +156,7 @@ def broadcast_the_batch(config, layers):
 def test_layers_of_the_file_are_not_made(run, whole, network, change):
     write(run, with_config(whole, change))
     assert_loaded(run, network)
-    assert model.load(run).predict_on_batch(np.zeros((2, 16, 16, 3))).shape == (2, 3)
+    assert model.load(run).network.predict_on_batch(np.zeros((2, 16, 16, 3))).shape == (2, 3)
 
 
 @pytest.mark.parametrize("config", ["", "[" * 100_000, "null", " " * 2**21])
@@ -221,7 +221,8 @@ def test_weights_that_lie_elsewhere_or_swell_are_refused(run, whole, make, words
 
 
 def test_a_zip_bomb_is_refused(run, whole):
-    files.write_json(run / "config.json", {**CONFIG, "settings": {"arch": "plain"}})
+    config = {**CONFIG, "settings": {"arch": "plain"}, "score_size": 32}
+    files.write_json(run / "config.json", config)
     write(run, {**whole, "model.weights.h5": bytes(2**26)}, zipfile.ZIP_DEFLATED)
     assert (run / "model.keras").stat().st_size < 2**17
     refused(run, "as Keras stores it, got it packed")
@@ -276,7 +277,7 @@ def test_a_virtual_dataset_is_refused(run, whole):
         {"classes": ["a", "b", "c", "d"]},
         {"score_size": 20},
         {"score_size": 1024},
-        {"settings": {"arch": "plain"}},
+        {"settings": {"arch": "plain"}, "score_size": 32},
         {"settings": {"arch": "dnn"}},
     ],
     ids=str,
@@ -291,14 +292,19 @@ def test_a_network_that_disagrees_with_config_json_is_refused(run, whole, change
 def test_a_network_that_model_py_does_not_have_is_refused(run, whole, arch):
     write(run, whole)
     files.write_json(run / "config.json", {**CONFIG, "settings": {"arch": arch}})
-    with pytest.raises(UserError, match="expected a run of the networks plain, classic, dnn, got"):
+    with pytest.raises(UserError, match=r"expected (one of the networks plain, classic, dnn|arch)"):
         model.load(run)
 
 
 def test_a_large_network_is_not_made_for_a_small_file(run, whole, monkeypatch):
     write(run, whole)
     files.write_json(run / "config.json", {**CONFIG, "score_size": 1024})  # 2 GB of weights
-    monkeypatch.setattr(model, "build", lambda *_: pytest.fail("it was made"))
+    build = model.build
+
+    def build_small(arch, classes, size, *more):
+        return build(arch, classes, size, *more) if size < 200 else pytest.fail("it was made")
+
+    monkeypatch.setattr(model, "build", build_small)
     refused(run, "expected a network for photos of 1024 px, got a smaller file")
 
 
@@ -357,12 +363,12 @@ def test_damaged_networks_are_loaded_whole_or_refused(run, whole):
     """In the archive, its checksums show the damage; in its members, checksums are right."""
     write(run, whole)
     content = (run / "model.keras").read_bytes()
-    expected = model.load(run).get_weights()
+    expected = model.load(run).network.get_weights()
     refusals = 0
     for seed in range(CASES):
         (run / "model.keras").write_bytes(broken(content, seed))
         try:
-            got = model.load(run).get_weights()
+            got = model.load(run).network.get_weights()
         except UserError:
             refusals += 1
         else:  # the damage was to a date, to config.json, or outside of all members
@@ -381,34 +387,40 @@ def test_damaged_networks_are_loaded_whole_or_refused(run, whole):
 
 @pytest.fixture(scope="module")
 def litert_run(tmp_path_factory):
-    """A run with the model.tflite of `weights` alone, and its bytes."""
+    """A run with the .tflite file of `weights` alone, that file, and its bytes."""
     run = tmp_path_factory.mktemp("litert")
-    config = runs.read_config(runs.WEIGHTS)
-    assert len(config["litert_sha256"]) == 64
-    files.write_json(run / "config.json", config)
-    return run, (runs.WEIGHTS / "model.tflite").read_bytes()
+    files.write_json(run / "config.json", runs.read_config(runs.WEIGHTS))
+    return run, network_file(run, ".tflite"), network_file(runs.WEIGHTS, ".tflite").read_bytes()
 
 
 def test_a_damaged_litert_file_is_refused_by_its_sum(litert_run):
-    run, content = litert_run
+    run, path, content = litert_run
     for damaged in {broken(content, seed) for seed in range(200)} - {content}:
-        (run / "model.tflite").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"model\.tflite: (its sha256 is not|not a LiteRT)"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"\.tflite: (its sha256 is not|not a LiteRT)"):
             Classifier(run)
-    (run / "model.tflite").write_bytes(content)
+    path.write_bytes(content)
     assert Classifier(run).runtime == "LiteRT"
 
 
+def test_weights_of_another_run_are_refused_by_their_sum(run, network, whole):
+    write_answer(run, network)
+    path = network_file(run)
+    model.load(run)
+    path.write_bytes(path.read_bytes().replace(b"keras_version", b"Keras_version"))
+    refused(run, "its sha256 is not the one in config.json")
+
+
 def test_a_litert_network_that_disagrees_with_config_json_is_refused(litert_run):
-    run, content = litert_run
-    (run / "model.tflite").write_bytes(content)
+    run, path, content = litert_run
+    path.write_bytes(content)
     config = json.loads((run / "config.json").read_text())
     for change, words in (
         ({"score_size": config["score_size"] + 8}, "expected photos of"),
         ({"classes": ["a", "b", "c"]}, "expected a network of 3 classes"),
     ):
         with pytest.raises(UserError, match=f"cannot load .*{words}"):
-            LiteRT(run / "model.tflite", {**config, **change})
+            LiteRT(path, {**config, **change})
 
 
 LOAD_AND_RUN = """
@@ -421,9 +433,9 @@ def load_and_run():
     signal.alarm(60)
     try:
         run = Classifier(sys.argv[1])
-        run.logits(np.zeros((1, run.image_size, run.image_size, 3), np.uint8))
+        run.outputs(np.zeros((1, run.image_size, run.image_size, 3), np.uint8))
     except UserError as error:
-        assert "cannot load" in str(error), error
+        assert "cannot load" in str(error) or "finite" in str(error), error
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 for content in sys.argv[2:]:
@@ -438,9 +450,9 @@ for content in sys.argv[2:]:
 @pytest.mark.slow
 def test_a_forged_litert_file_does_no_more_than_end_its_process(litert_run, tmp_path):
     """LiteRT checks a file's structure, not all that it means: a few forged ones crash it."""
-    run, content = litert_run
+    run, _, content = litert_run
     config = json.loads((run / "config.json").read_text())
-    files.write_json(tmp_path / "config.json", {**config, "litert_sha256": None})
+    files.write_json(tmp_path / "config.json", {**config, "files": {}})
     for seed in range(CASES):
         (tmp_path / str(seed)).write_bytes(broken(content, seed))
     process = subprocess.run(
@@ -455,7 +467,7 @@ def test_a_forged_litert_file_does_no_more_than_end_its_process(litert_run, tmp_
 
 
 def test_a_broken_litert_file_without_a_sum_is_refused(litert_run, tmp_path):
-    _, content = litert_run
+    *_, content = litert_run
     files.write_json(tmp_path / "config.json", {**CONFIG, "classes": ["cat", "dog"]})
     for torn in (
         b"",

@@ -67,7 +67,7 @@ def test_explanations_refuse_a_network_whose_regions_are_mixed():
         classes, image_size, run = ["cat", "dog"], 32, "runs/mixed"
 
         def outputs(self, images):
-            return {"logits": np.zeros((len(images), 1))}
+            return {"probabilities": np.full((len(images), 2), 0.5)}
 
     with pytest.raises(UserError, match=r"expected a network that ends in global .*runs/mixed"):
         explain.Explanations(Mixed())

@@ -85,7 +85,7 @@ class Classifier:
     classes, image_size = ("cat", "dog"), 32
 
     def outputs(self, images):
-        return {"logits": np.ones((len(images), 1)), "evidence": np.ones((len(images), 1, 1, 1))}
+        return {"evidence": np.ones((len(images), 1, 1, 1))}
 
 
 class Dataset:

@@ -45,13 +45,10 @@ class Oracle:
     def outputs_of(self, dataset, members, on_progress):
         self.scored += list(members)
         on_progress(len(members), len(members))
-        return {"logits": np.log(self.table[members])}
-
-    def probabilities(self, logits):
-        return np.exp(logits)
+        return {"probabilities": self.table[members]}
 
     def outputs(self, images):
-        found = {"logits": np.zeros((len(images), 1))}
+        found = {"probabilities": np.full((len(images), 2), 0.5)}
         if self.evidence:
             shape = (len(images), 4, 4, self.table.shape[1])
             found["evidence"] = np.random.default_rng(0).normal(size=shape)

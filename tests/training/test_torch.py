@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import first_steps
-from conftest import ROOT, draw_photos, run_script, users_environment
+from conftest import ROOT, draw_photos, network_file, run_script, users_environment
 
 pytestmark = pytest.mark.torch
 TORCH = {"KERAS_BACKEND": "torch"}
@@ -36,7 +36,7 @@ def test_a_run_is_trained_resumed_exported_and_scored_by_both(photos_dir, tmp_pa
                          "--output", tmp_path / "run", env=TORCH)  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert "Device   cpu:0" in process.stderr or "Device   cuda:0" in process.stderr
-    assert (tmp_path / "run" / "model.tflite").is_file()
+    assert network_file(tmp_path / "run", ".tflite").is_file()
     scores = []
     for env in ({}, TORCH):
         process = run_script("evaluate.py", *arguments, "--model", tmp_path / "run", "--runtime",

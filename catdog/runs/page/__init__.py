@@ -4,8 +4,8 @@
     runtime.js                      how it uses LiteRT.js
     litertjs/                       LiteRT.js, the work of other people; vendor.py fetches it
 
-`write_page` puts them, the network and what novelty is measured against into one file: scripts as
-they are, everything else as gzip in base85. See docs/page.md.
+`write_page` puts them and the network into one file: scripts as they are, everything else as gzip
+in base85. See docs/page.md.
 """
 
 import base64
@@ -18,7 +18,6 @@ import re
 from pathlib import Path
 
 from catdog import files
-from catdog.errors import UserError
 from catdog.files import printable
 from catdog.runs import novelty
 from catdog.runs import run as runs
@@ -36,25 +35,17 @@ def write_page(run: Path, network, path: Path) -> None:
     """Write a page that runs the network of a run in a browser; warn if it is over 8 MB.
 
     Args:
-        run: the run directory, for classes, temperature, and where the network is from.
-        network: a `keras.Model` from `photos` (batch, size, size, 3) to a dict of `logits`; for the
-            map over a photo, `evidence` (batch, height, width, outputs); and, for novelty,
-            `features`, as catdog/runs/novelty.py describes them.
+        run: the run directory, for classes and where the network is from.
+        network: the `answering` graph of the run.
         path: the HTML file; one that exists is replaced.
     Raises:
         UserError: the run cannot be read, its network cannot be converted, or the file cannot be
             written.
     """
     config = runs.read_config(run)
-    outputs, classes = network.output["logits"].shape[-1], config["classes"]
-    if outputs != (1 if len(classes) == 2 else len(classes)):
-        raise UserError(
-            f"expected a network of {len(classes)} classes, as config.json says, "
-            f"got one of {outputs} outputs in {printable(run)}"
-        )
     # Where model.tflite has float32 weights, eight bits were measured to be worse.
     content = small_network(network, try_eight_bit=config.get("litert_weights") != "float32")
-    text = fill_page(run, config, network, content, reference_of(run, config, network)).encode()
+    text = fill_page(run, config, network, content).encode()
     with files.atomic_file(Path(path)) as temporary:
         temporary.write_bytes(text)
     if len(text) > MOST_BYTES:
@@ -64,37 +55,19 @@ def write_page(run: Path, network, path: Path) -> None:
         )
 
 
-def reference_of(run: Path, config: dict, network) -> novelty.Reference | None:
-    """Return what the novelty of photos is measured against, or None for a run without it."""
-    if "features" not in network.output:
-        return None
-    reference, width = novelty.load(run, config), network.output["features"].shape[-1]
-    if reference is not None and 2 * reference.photos.shape[1] != width:
-        path = printable(Path(run) / novelty.FILE)
-        logger.warning(f"{path} belongs to another network: no photo is called unknown")
-        return None
-    return reference
-
-
-def fill_page(
-    run: Path, config: dict, network, content: bytes, reference: novelty.Reference | None = None
-) -> str:
+def fill_page(run: Path, config: dict, network, content: bytes) -> str:
     """Return the HTML of a page.
 
     Args:
         run: the run directory.
         config: its config.json.
-        network: its `keras.Model` for prediction.
+        network: its `answering` graph.
         content: the .tflite file of `network`, for one photo at a time.
-        reference: what the novelty of photos is measured against.
     """
     classes, size = [printable(name) for name in config["classes"]], network.input_shape[1]
-    about = {
-        "classes": classes,
-        "size": size,
-        "temperature": config.get("temperature", 1.0),
-        "novelty": about_novelty(reference),
-    }
+    known = config.get("answer", {}).get("scores", 0)
+    about = {"classes": classes, "size": size, "limit": novelty.DEFAULT_LIMIT if known else None}
+    mirror = ", and the mirror image" if runs.has_mirror(config) else ""
     style, script = _read("page.css"), _read("page.js")
     litert = fill(_read("runtime.js"), loader=_read("litertjs/litert_wasm.js"), core=_core())
     said = {
@@ -102,9 +75,9 @@ def fill_page(
         "Classes": ", ".join(classes[:10]) + (", ..." if classes[10:] else ""),
         "Trained with": trained_with(config),
         "Accuracy": accuracy(run),
-        "Input": f"{size} × {size} px, and the mirror image",
+        "Input": f"{size} × {size} px{mirror}",
         "Weights": f"{network.count_params():,}",
-        "Unknown": _unknown_means(reference),
+        "Unknown": _unknown_means(config),
         "SHA-256": hashlib.sha256(content).hexdigest(),
     }
     parts = {
@@ -114,14 +87,13 @@ def fill_page(
         "origin": html.escape(
             "; ".join(filter(None, [f"From the run {said['Run']}", said["Accuracy"]]))
         ),
-        "warning": html.escape(warning(classes, reference)),
+        "warning": html.escape(warning(classes, known)),
         "facts": _definitions(said),
         "version": VERSION,
         "licence": html.escape(_read("litertjs/LICENSE")),
         "about": json.dumps(about).replace("<", "\\u003c"),  # a name could end the script
         "runtime": base85((LITERT / "litert_wasm.wasm.gz").read_bytes()),
         "network": base85(gzip.compress(content, 9, mtime=0)),
-        "reference": base85(gzip.compress(reference_bytes(reference), 9, mtime=0)),
         "litert": litert,
         "script": script,
     }
@@ -150,28 +122,33 @@ def title(classes: list[str]) -> str:
     return f"{text[:1].upper()}{text[1:]}?"
 
 
-def warning(classes: list[str], reference: novelty.Reference | None = None) -> str:
-    """Return what the page says of photos that show none of the classes."""
+def warning(classes: list[str], validation: int = 0) -> str:
+    """Return what the page says of photos that show none of the classes.
+
+    Args:
+        validation: how many validation photos its novelty rests on.
+    """
     known = " and ".join(classes) if len(classes) < 4 else f"its {len(classes):,} classes"
-    if reference is None:
+    limit = novelty.DEFAULT_LIMIT
+    if novelty.highest(validation) < limit:
         return (
             f"The network knows {known} only. It gives one of these labels to any other photo, too."
         )
-    limit = novelty.DEFAULT_LIMIT
     return (
         f"The network knows {known} only. A photo with a novelty of {limit} or more is called "
-        f"unknown: it is less like the training photos than {limit:.0%} of the validation photos "
-        f"are, which show {known}. Some other photos still get one of these labels."
+        f"unknown: at most {1 - limit:.0%} of the photos of {known} are so unlike the training "
+        "photos. Some other photos still get one of these labels."
     )
 
 
-def _unknown_means(reference):
+def _unknown_means(config):
     """Return the facts about novelty, or nothing."""
-    if reference is None:
+    sizes = config.get("answer", {"photos": 0})
+    if not sizes["photos"]:
         return ""
     return (
-        f"novelty of {novelty.DEFAULT_LIMIT} or more, by comparison with "
-        f"{len(reference.photos):,} training photos"
+        f"novelty of {novelty.DEFAULT_LIMIT} or more, by comparison with {sizes['photos']:,} "
+        f"training photos, and by the novelty of {sizes['scores']:,} validation photos"
     )
 
 
@@ -209,25 +186,6 @@ def _core():
 
 def _read(name):
     return (FOLDER / name).read_text(encoding="utf-8")
-
-
-def reference_bytes(reference: novelty.Reference | None) -> bytes:
-    """Return the arrays of a reference: float32 scores, little-endian, then the uint8 photos."""
-    if reference is None:
-        return b""
-    return reference.scores.astype("<f4").tobytes() + reference.photos.tobytes()
-
-
-def about_novelty(reference: novelty.Reference | None) -> dict | None:
-    """Return the numbers that page.js needs beside `reference_bytes`."""
-    return reference and {
-        "photos": len(reference.photos),
-        "scores": len(reference.scores),
-        "mean": reference.mean.tolist(),
-        "deviation": reference.deviation.tolist(),
-        "mostFamiliar": novelty.MOST_FAMILIAR,
-        "limit": novelty.DEFAULT_LIMIT,
-    }
 
 
 def base85(content: bytes) -> str:

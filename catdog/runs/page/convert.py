@@ -9,13 +9,12 @@ from PIL import Image
 from catdog.errors import UserError
 from catdog.photos import drawings
 from catdog.runs import export
-from catdog.runs.calibration import probabilities_from_logits
 
-TOLERANCE = 0.05  # largest difference to Keras of a probability, at temperature 1
+TOLERANCE = 0.05  # largest difference to Keras of a probability
 
 
 def small_network(network, try_eight_bit: bool = True) -> bytes:
-    """Return the .tflite file of a network for prediction, for batches of one photo.
+    """Return the .tflite file of an answering graph, for batches of one photo.
 
     Its weights have eight bits, unless that changes the probabilities of drawings by more than
     `TOLERANCE` or is not to be tried.
@@ -32,12 +31,12 @@ def small_network(network, try_eight_bit: bool = True) -> bytes:
 
 
 def convert(network, weights: str) -> bytes:
-    """Return the .tflite file of a network, with `eight-bit` or `float32` weights."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Return the .tflite file of a graph, with `eight-bit` or `float32` weights."""
+    with tempfile.TemporaryDirectory() as folder, export.Converter() as converter:
         source, target = Path(folder, "network.keras"), Path(folder, "network.tflite")
         network.save(source)
         # LiteRT.js refuses a network for batches of any size.
-        export.convert(source, target, weights, batch="one photo")
+        converter(source, target, weights, batch="one photo")
         return target.read_bytes()
 
 
@@ -51,7 +50,6 @@ def largest_difference(network, content: bytes) -> float:
         image = drawings.draw(number % 2, np.random.default_rng(number), 128)
         image = image.resize(network.input_shape[1:3], Image.Resampling.BILINEAR)
         photo = np.asarray(image, np.float32)[None]
-        expected = probabilities_from_logits(network.predict_on_batch(photo)["logits"])
-        got = probabilities_from_logits(runner(photos=photo)["logits"])
-        differences.append(np.abs(expected - got).max())
+        expected = network.predict_on_batch(photo)["probabilities"]
+        differences.append(np.abs(expected - runner(photos=photo)["probabilities"]).max())
     return float(np.max(differences))

@@ -4,7 +4,7 @@
 // allow. LiteRT is defined by the script before this one. Text that comes from outside, such as
 // the names of files and classes, is set with textContent only.
 
-const ABOUT = JSON.parse(byId("about").textContent); // classes, size (px), temperature, novelty
+const ABOUT = JSON.parse(byId("about").textContent); // classes, size (px), limit of novelty
 const MAX_BYTES = 64 * 2 ** 20; // the limits of predict.py
 const MAX_PIXELS = 89_478_485;
 const STRIP = 2 ** 22; // pixels read from a canvas at a time: telephones limit a canvas to 16 million
@@ -17,7 +17,6 @@ const HEAT = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255,
 
 // The digits of Python's base64.b85encode, with a comma for <.
 const BASE85 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
-const TINY = 1e-6; // of novelty.py
 
 function byId(id) {
   return document.getElementById(id);
@@ -85,39 +84,13 @@ async function run(network, rgb) {
 
 /** Return the probabilities of the classes, novelty, and class activation map where there is one. */
 async function answer(network, rgb) {
-  const straight = await run(network, rgb);
-  const mirrored = await run(network, mirror(rgb, ABOUT.size, 3));
-  const mean = (a, b) => a.map((value, i) => (value + b[i]) / 2);
-  const logits = mean(straight.logits.values, mirrored.logits.values);
-  const probabilities = softmax(logits);
+  const outputs = await run(network, rgb);
+  const probabilities = Array.from(outputs.probabilities.values);
   const best = probabilities.indexOf(Math.max(...probabilities));
-  const novelty = reference &&
-    noveltyOf(mean(straight.features.values, mirrored.features.values));
-  if (!straight.evidence) return { probabilities, best, novelty };
-  const [, height, width, outputs] = straight.evidence.shape;
-  const turned = mirror(mirrored.evidence.values, width, outputs);
-  const evidence = mean(straight.evidence.values, turned);
-  return { probabilities, best, novelty, map: { height, width, values: support(evidence, outputs, best) } };
-}
-
-/** Mirror rows of `width` pixels of `channels` values each. */
-function mirror(values, width, channels) {
-  const result = new Float32Array(values.length);
-  for (let i = 0; i < values.length; i += channels) {
-    const x = (i / channels) % width;
-    const j = i + (width - 1 - 2 * x) * channels;
-    for (let c = 0; c < channels; c++) result[j + c] = values[i + c];
-  }
-  return result;
-}
-
-/** Return calibrated probabilities; two classes have one logit, of the second class. */
-function softmax(logits) {
-  const all = logits.length === 1 ? [0, logits[0]] : Array.from(logits);
-  const greatest = Math.max(...all);
-  const powers = all.map((logit) => Math.exp((logit - greatest) / ABOUT.temperature));
-  const sum = powers.reduce((a, b) => a + b);
-  return powers.map((power) => power / sum);
+  const novelty = outputs.novelty?.values[0];
+  if (!outputs.evidence) return { probabilities, best, novelty };
+  const { values, shape: [, height, width, count] } = outputs.evidence;
+  return { probabilities, best, novelty, map: { height, width, values: support(values, count, best) } };
 }
 
 /** Return how much each region supports class `best`, against the mean of all: at most 1. */
@@ -130,56 +103,6 @@ function support(evidence, outputs, best) {
   }
   const greatest = Math.max(...values, 1e-9);
   return values.map((value) => Math.max(value, 0) / greatest);
-}
-
-// --- Novelty -------------------------------------------------------------------------------------
-
-/** Return what novelty is measured against: scores of validation photos, and training photos. */
-async function unpackReference() {
-  const bytes = await unpack("reference"); // float32 scores, then a row of uint8 per training photo
-  const scores = new Float32Array(bytes.buffer, 0, ABOUT.novelty.scores);
-  const rows = bytes.subarray(scores.byteLength);
-  const width = rows.length / ABOUT.novelty.photos;
-  const photos = [];
-  for (let i = 0; i < rows.length; i += width) photos.push(unit(rows.subarray(i, i + width)));
-  return { scores, photos };
-}
-
-/** Return the novelty of a photo, 0 to 1: the share of the validation photos of a lower score.
- *
- * As in catdog/runs/novelty.py, the score is the sum of two standardized numbers: the distance of
- * the inner features to the most similar training photo (1 minus the cosine; compare Sun et al.,
- * "Out-of-Distribution Detection with Deep Nearest Neighbors", 2022), and how weak the last
- * features are (minus the logarithm of their length). `features` holds the inner ones, then the
- * last ones.
- */
-function noveltyOf(features) {
-  const { mean, deviation, mostFamiliar } = ABOUT.novelty;
-  const half = features.length / 2;
-  const inner = unit(features.subarray(0, half));
-  const cosines = reference.photos.map((photo) => dot(photo, inner));
-  const distance = 1 - Math.max(...cosines);
-  const weakness = -Math.log(length(features.subarray(half)));
-  let score = 0;
-  [distance, weakness].forEach((part, i) => {
-    score += Math.max((part - mean[i]) / deviation[i], mostFamiliar);
-  });
-  return reference.scores.filter((other) => other < score).length / reference.scores.length;
-}
-
-function unit(vector) {
-  const scale = length(vector);
-  return Float32Array.from(vector, (value) => value / scale);
-}
-
-function length(vector) {
-  return Math.max(Math.sqrt(dot(vector, vector)), TINY);
-}
-
-function dot(a, b) {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
-  return sum;
 }
 
 // --- From a file to pixels -----------------------------------------------------------------------
@@ -438,8 +361,8 @@ function fillCard(card, { probabilities, best, novelty, map }, tile) {
   card.querySelector("summary").textContent = `${more.children.length} more`;
   card.dataset.best = ABOUT.classes[best];
   card.dataset.probability = probabilities[best];
-  if (reference) card.dataset.novelty = novelty;
-  if (reference && novelty >= ABOUT.novelty.limit) {
+  if (novelty !== undefined) card.dataset.novelty = novelty;
+  if (ABOUT.limit && novelty >= ABOUT.limit) {
     card.dataset.unknown = "";
     card.dataset.label = "unknown";
     card.querySelector(".note").textContent = `Novelty ${novelty.toFixed(4)}\nThe network alone:`;
@@ -513,7 +436,6 @@ function showSummary() {
 const waiting = []; // {file, card}
 let working = false;
 let network;
-let reference; // of novelty; null for a run without it
 
 function addPhotos(files) {
   if (!network) return;
@@ -649,7 +571,6 @@ async function start() {
   listen();
   try {
     network = await startNetwork();
-    reference = ABOUT.novelty && await unpackReference();
   } catch (error) {
     fail(`The network could not be started. ${error.message ?? error}`);
     return;
