@@ -67,6 +67,9 @@ def _load(name: str) -> types.ModuleType:
             raise  # `cli.run` says how to install it
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
         raise UserError(f"cannot load Keras, with KERAS_BACKEND={backend}: {error}") from None
+    if name.startswith("keras"):  # whatever ~/.keras/keras.json says
+        sys.modules["keras"].config.set_image_data_format("channels_last")
+        sys.modules["keras"].config.set_floatx("float32")
     if name == "tensorflow" and keras.backend.backend() != "tensorflow":
         module.config.set_visible_devices([], "GPU")  # its memory is for the other backend
     return module

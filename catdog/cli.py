@@ -210,9 +210,10 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
         closed_pipe: the exit code if the reader of stdout leaves early, as in `| head -1`.
     """
     _open_closed_streams()
-    _catch_signals()
-    logging.getLogger("catdog").addHandler(_Say())
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
+    handler, before = _Say(), _catch_signals()
+    logging.getLogger("catdog").addHandler(handler)
+    if hasattr(sys.stdout, "reconfigure"):  # not so in a notebook
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
     code, message = 2, None
     try:
         _check_current_folder()
@@ -237,11 +238,23 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
         code, message = 2, f"error: cannot write: {error.strerror}"
     if message:
         _print(f"{os.path.basename(sys.argv[0])}: {message}")
+    if "IPython" in sys.modules:  # a notebook goes on
+        logging.getLogger("catdog").removeHandler(handler)
+        sys.unraisablehook = sys.__unraisablehook__
+        for number, each in before.items():
+            signal.signal(number, each)
+        if code == 0:
+            return
     sys.exit(code)
 
 
-def _catch_signals() -> None:
-    """Turn SIGTERM into an exception as Ctrl-C is; the second of the two ends at once."""
+def _catch_signals() -> dict:
+    """Turn SIGTERM into an exception as Ctrl-C is; the second of the two ends at once.
+
+    Returns:
+        What handled the two signals before.
+    """
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(signum, frame):
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -259,8 +272,9 @@ def _catch_signals() -> None:
 
     sys.unraisablehook = send_again
     signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+    if before[signal.SIGINT] is signal.default_int_handler:  # else it is ignored
         signal.signal(signal.SIGINT, stop)
+    return before
 
 
 def _check_current_folder() -> None:

@@ -365,6 +365,35 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(photos_dir
     assert process.stderr.splitlines()[-1].endswith(expected)
 
 
+NOTEBOOK = """
+import io, logging, runpy, signal, sys, types
+sys.modules["IPython"] = types.ModuleType("IPython")
+sys.stdout = io.StringIO()  # as in a notebook, one that cannot be reconfigured
+sys.argv = ["model.py", "--arch", "dnn"]
+runpy.run_path("model.py", run_name="__main__")
+assert "3,179,009" in sys.stdout.getvalue()
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert not logging.getLogger("catdog").handlers
+"""
+
+
+def test_a_notebook_goes_on_after_a_script():
+    process = subprocess.run([sys.executable, "-c", NOTEBOOK], cwd=ROOT, capture_output=True)
+    assert process.returncode == 0, process.stderr.decode()
+
+
+def test_the_users_keras_json_changes_no_network(tmp_path):
+    (tmp_path / "keras.json").write_text(
+        '{"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow"}'
+    )
+    process = run_script("model.py", "--arch", "plain", env={"KERAS_HOME": str(tmp_path)})
+    assert process.returncode == 0 and "3,012,577" in process.stdout, process.stderr
+    code = "from catdog.backend import keras; print(keras.Input((4,)).dtype)"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                             env={**os.environ, "KERAS_HOME": str(tmp_path)})  # fmt: skip
+    assert process.stdout == "float32\n"
+
+
 def test_importing_our_modules_leaves_ctrl_c_alone():
     code = "import signal, train, predict; print(signal.getsignal(signal.SIGINT).__name__)"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
