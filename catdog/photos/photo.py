@@ -345,17 +345,20 @@ class _Source(io.BytesIO):
 
 
 @functools.cache
-def _silence_pillow():
-    """Hide Pillow's warnings of odd animations and the like. Two threads at once do no harm.
+def _set_up_pillow():
+    """Hide Pillow's warnings, and let it give memory back. Two threads at once do no harm.
 
     Once for the whole process: `catch_warnings` in one thread would undo that of another.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # The C library keeps freed blocks of up to 32 MiB for their thread, and Pillow's have 16: four
+    # threads that take turns at photos of 360 MB held 1,070.
+    Image.core.set_block_size(2**26)
 
 
 def header(data: bytes) -> tuple[str, Image.Image]:
     """Return the format of a file, and its image, of which only the header was read."""
-    _silence_pillow()
+    _set_up_pillow()
     # What Image.open(formats=FORMATS) does, which however keeps to itself what is wrong with a
     # header, and refuses a JPEG of 180 megapixels that could be decoded small.
     kind, opener = _opener(data)

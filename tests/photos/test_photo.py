@@ -330,6 +330,15 @@ def test_many_threads_on_the_largest_photos_take_less_than_a_gigabyte(tmp_path):
     assert float(done.stdout) < 1000  # MiB
 
 
+@pytest.mark.slow
+def test_memory_of_a_large_photo_is_given_back_by_each_thread(tmp_path):
+    Image.new("LA", (9000, 5000)).save(tmp_path / "a.png", compress_level=1)  # 180 MB
+    code = PEAK.replace("ThreadPoolExecutor(16)", "ThreadPoolExecutor(4)")
+    command = [sys.executable, "-c", code, *[str(tmp_path / "a.png")] * 8]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert float(done.stdout) < 480  # MiB; 550 if the C library keeps it
+
+
 def test_what_takes_too_much_memory_alone_is_refused():
     data = encode(Image.new("RGB", (8000, 8000)), "WEBP", lossless=True, method=0, quality=0)
     assert reason(data) == "8000x8000 takes 1,221 MiB to decode, more than the limit of 750"
