@@ -10,13 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from catdog import files
 from catdog.files import printable
-from catdog.photos import alike, labels
+from catdog.photos import alike, labels, photo
 from catdog.photos.found import SPLITS
-from catdog.photos.photo import FORMATS
 from catdog.scores import tables
 
 LINES = 12  # of a list that is shown; the CSV file has all
@@ -105,11 +103,10 @@ def headers(dataset) -> list[tuple[str, int, int]]:
     found = []
     for path in dataset.paths:
         header = ("?", 0, 0)
-        with (
-            contextlib.suppress(OSError, Image.DecompressionBombError),
-            Image.open(dataset.root / path, formats=FORMATS) as image,
-        ):
-            header = (image.format, *image.size)
+        # It may have become a pipe, or broken, since it was decoded.
+        with contextlib.suppress(Exception), photo.content_of(dataset.root / path) as content:
+            kind, image = photo.header(content)
+            header = (kind, *image.size)
         found.append(header)
     return found
 

@@ -1,6 +1,7 @@
 """What is found among photos: copies and counts."""
 
 import csv
+import os
 import shutil
 import time
 import types
@@ -129,3 +130,10 @@ def test_excluded_photos_have_a_column_of_their_own(folder):
     text, rows = inspect.overview(fewer)
     assert "left out" in text
     assert {row[0] for row in rows if row[2] == "left out"} == {"cat.7.png"}
+
+
+def test_a_photo_that_became_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    Image.new("RGB", (4, 3)).save(tmp_path / "b.png")
+    dataset = types.SimpleNamespace(root=tmp_path, paths=["a.jpg", "b.png", "gone.jpg"])
+    assert inspect.headers(dataset) == [("?", 0, 0), ("PNG", 4, 3), ("?", 0, 0)]
