@@ -21,10 +21,11 @@ import dataclasses
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from catdog.photos import alike
 from catdog.runs import novelty
 from catdog.training import recipe
 
+logger = logging.getLogger(__name__)
 WEIGHTS = Path(__file__).parents[2] / "weights"  # the run that comes with the project
 TO_RESUME = ("config.json", "checkpoint.npz", "model.keras", "metrics.json")
 NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the files of a network
@@ -44,6 +46,7 @@ NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the fi
 DECIDED_BY_PHOTOS = ("fold", "batch_size", "precision", *recipe.MILD)
 MAX_CLASSES = 1000
 MAX_SCORE_SIZE = 1280  # px: --image-size 1024 and a quarter
+MAX_ARRAYS = 2**32  # bytes of checkpoint.npz or trained_on.npy
 MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos fit in
 
 
@@ -288,16 +291,10 @@ def switch(run: Path, new: Sequence[Path], changes: dict) -> None:
 def read_config(run: Path | str) -> dict:
     """Return the content of `config.json`; raise UserError if prediction cannot use it."""
     path = Path(run) / "config.json"
-    try:
-        config = json.loads(_read(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"expected a run directory with a config.json, got {printable(run)}"
-        ) from None
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{printable(path)} is not JSON: {error}") from None
+    found = _read(path, lambda: [json.loads(path.read_bytes())])
+    if found is None:
+        raise UserError(f"expected a run directory with a config.json, got {printable(run)}")
+    (config,) = found
     if not isinstance(config, dict):
         raise UserError(f"{printable(path)} is not what train.py writes: expected an object")
     check_config(config, path)
@@ -316,14 +313,34 @@ def check_config(config: dict, path: Path) -> None:
             )
 
 
-def _read(path: Path) -> bytes:
-    """Return the bytes of a file; raise ValueError for a large one."""
-    files.check_regular(path)
-    with open(path, "rb") as file:
-        content = file.read(MAX_TEXT + 1)
-    if len(content) > MAX_TEXT:
-        raise ValueError(f"more than {MAX_TEXT:,} bytes")
-    return content
+def _read(path: Path, parse: Callable[[], object]) -> object:
+    """Return what `parse` makes of a file of a run, or None if there is no such file.
+
+    Raises:
+        UserError: the file cannot be read. Changed bytes make parsers raise errors of all kinds.
+    """
+    try:
+        files.check_regular(path)
+        most = MAX_TEXT if path.suffix in (".json", ".csv") else MAX_ARRAYS
+        if (size := path.stat().st_size) > most:
+            raise ValueError(f"{size:,} bytes, more than {most:,}")
+        return parse()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror or error}") from None
+    except Exception as error:
+        reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
+        raise UserError(f"{printable(path)} is not what train.py writes: {reason}") from None
+
+
+def _read_if_whole(path: Path, parse: Callable[[], object]) -> object:
+    """Do what `_read` does for a file that is not needed: damage costs a warning, and is None."""
+    try:
+        return _read(path, parse)
+    except UserError as error:
+        logger.warning(str(error))
+        return None
 
 
 def _are_classes(names) -> bool:
@@ -384,11 +401,12 @@ CHECKS = {
 
 def read_history(run: Path) -> list[dict[str, str]]:
     """Return the rows of `history.csv`, values as text; none if there is no such file."""
-    try:
-        text = _read(Path(run) / "history.csv").decode()
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, ValueError, csv.Error):
-        return []
+    path = Path(run) / "history.csv"
+
+    def parse():
+        return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+
+    return _read_if_whole(path, parse) or []
 
 
 def write_history(run: Path, rows: Sequence[dict]) -> None:
@@ -410,25 +428,22 @@ def write_checkpoint(run: Path, history: list[dict], arrays: Sequence[np.ndarray
 def read_checkpoint(run: Path) -> tuple[list[dict], list[np.ndarray]] | None:
     """Return (history, arrays) as they were written, or None; raise UserError for damage."""
     path = Path(run) / "checkpoint.npz"
-    try:
-        files.check_regular(path)
+
+    def parse():
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_size != entry.file_size for entry in archive.infolist()):
-                raise ValueError  # it may unpack to far more than its size
+                raise ValueError("compressed")  # it may unpack to far more than its size
         with np.load(path, allow_pickle=False) as file:
             history = json.loads(str(file["history"]))
             arrays = [file[f"array{i}"] for i in range(len(file.files) - 1)]
         if not _is_history(history) or any(array.dtype.kind not in "biuf" for array in arrays):
-            raise ValueError
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # on changed bytes, NumPy and zipfile raise many kinds
-        reason = getattr(error, "strerror", None) or "damaged"
-        raise UserError(
-            f"cannot read {printable(path)}: {reason}; without that file the run starts from its "
-            "first epoch"
-        ) from None
-    return history, arrays
+            raise ValueError("expected numbers")
+        return history, arrays
+
+    try:
+        return _read(path, parse)
+    except UserError as error:
+        raise UserError(f"{error}; without that file the run starts from its first epoch") from None
 
 
 def _is_history(rows) -> bool:
@@ -519,8 +534,11 @@ def trained_on(run: Path | str, identities: np.ndarray) -> np.ndarray | None:
 
 def _read_trained_on(run):
     path = Path(run) / "trained_on.npy"
-    try:
-        hashes = np.load(path, allow_pickle=False) if path.is_file() else np.empty(0)
-    except (OSError, ValueError, EOFError, MemoryError):
-        return None
-    return hashes if hashes.dtype == np.uint64 and hashes.shape[1:] == (2,) else None
+
+    def parse():
+        hashes = np.load(path, allow_pickle=False)
+        if hashes.dtype != np.uint64 or hashes.shape[1:] != (2,):
+            raise ValueError("expected pairs of hashes")
+        return hashes
+
+    return _read_if_whole(path, parse)
