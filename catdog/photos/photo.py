@@ -293,14 +293,24 @@ def open_photo(source: str | os.PathLike | bytes, side: int | None = None) -> Im
 
 def load_photo(source: str | os.PathLike | bytes, size: int) -> np.ndarray:
     """Decode a photo as `open_photo`, and squash it: read-only uint8 `(size, size, 3)`, RGB."""
+    return np.asarray(_open(source, size, lambda image: _square(image, size)))
 
-    def square(image):
-        if image.size == (size, size):  # or Pillow would copy it
-            return image
-        # Averages all pixels under each new one, so that fine fur does not turn into a pattern.
-        return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
-    return np.asarray(_open(source, size, square))
+def load_image(image: Image.Image, size: int) -> np.ndarray:
+    """Return a PIL image as `load_photo` returns a photo."""
+    try:
+        turn = _TURNS.get(_orientation(image))
+        square = _square(_to_rgb(image, size), size)
+        return np.asarray(square if turn is None else square.transpose(turn))
+    except Exception as error:  # Pillow decodes an image only now that its pixels are asked for
+        raise PhotoError(f"damaged: {printable(str(error))[:200]}") from error
+
+
+def _square(image, size):
+    if image.size == (size, size):  # or Pillow would copy it
+        return image
+    # Averages all pixels under each new one, so that fine fur does not turn into a pattern.
+    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
 def _open(source, draft_size, finish):

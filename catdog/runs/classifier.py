@@ -5,19 +5,22 @@ Neither TensorFlow nor Keras is loaded here, unless Keras is asked for.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from catdog.backend import keras, quiet
 from catdog.errors import UserError
 from catdog.files import printable, quoted
-from catdog.photos import photo
+from catdog.photos import decode, photo
+from catdog.photos.photo import PhotoError
 from catdog.runs import calibration, novelty, run, safe_load
 
 if TYPE_CHECKING:
@@ -30,20 +33,54 @@ Outputs = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 
 
+Photo = str | os.PathLike | bytes | Image.Image | np.ndarray | BinaryIO
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction(Mapping):
+    """What is known of a photo. As a mapping, it holds the probability of each class.
+
+    Attributes:
+        label: the most probable class; None if the photo is unknown or cannot be read.
+        probability: of the most probable class; None if the photo cannot be read.
+        unknown: whether the photo is unlike those of all classes.
+        novelty: how unlike it is, 0 to 1; None for a run without novelty.
+        probabilities: by class.
+        error: why the photo cannot be read, or None.
+    """
+
+    label: str | None = None
+    probability: float | None = None
+    unknown: bool = False
+    novelty: float | None = None
+    probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
+    error: PhotoError | None = None
+
+    def __getitem__(self, name: str) -> float:
+        return self.probabilities[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.probabilities)
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+
 class Classifier:
     """A trained network that computes probabilities.
 
-        classifier = Classifier("weights")
-        print(classifier.predict("photo.jpg"))        {'cat': 0.98, 'dog': 0.02}
+        classifier = Classifier()
+        print(classifier.predict("photo.jpg").label)
 
     Threads may share one. It can be pickled: what is unpickled opens the run again. With LiteRT
     it also answers in a child of `fork`, which Keras does not.
 
     Args:
-        folder: the run directory.
+        folder: the run directory; by default that of the project's own network.
         load: returns the `answer.Graph` of a run: `model.load`. It is needed for Keras only.
         runtime: "litert" runs the `.tflite` file. If that file or the package ai-edge-litert is
             missing, Keras is used. "keras" runs the `.keras` file, and takes seconds to start.
+        unknown_at: the novelty from which on a photo is unknown (default: 0.99); 1 for never.
     Attributes:
         classes: the names.
         image_size: height and width in pixels of the photos that it takes.
@@ -56,16 +93,19 @@ class Classifier:
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: Path | str | None = None,
         load: Callable[[Path], answer.Graph] | None = None,
         runtime: str = "litert",
+        unknown_at: float | None = None,
     ):
-        self.run = Path(folder)
-        self.config = run.read_config(folder)
+        self.run = run.chosen(folder)
+        self.config = run.read_config(self.run)
         self.classes: list[str] = self.config["classes"]
         self.image_size: int = self.config["score_size"]
         self.highest_novelty = novelty.highest(self.config.get("answer", {}).get("scores", 0))
-        self._made_of = (self.run.absolute(), load, runtime)
+        novelty.check_limit(unknown_at, self.config)
+        self.unknown_at = novelty.DEFAULT_LIMIT if unknown_at is None else unknown_at
+        self._made_of = (self.run.absolute(), load, runtime, unknown_at)
         run.check_trained(self.run)
         self.runtime, self._compute = "LiteRT", None
         if runtime == "litert":
@@ -101,7 +141,11 @@ class Classifier:
             `evidence` `(n, height, width, 1 or classes)`, if the network has it.
         Raises:
             UserError: the numbers are not finite.
+            ValueError: the images have another size or type.
         """
+        shape = (self.image_size, self.image_size, 3)
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ValueError(f"expected uint8 (n, *{shape}), got {images.dtype} {images.shape}")
         outputs = self._compute(images)
         if not np.isfinite(outputs["probabilities"]).all():
             raise UserError(
@@ -110,11 +154,45 @@ class Classifier:
             )
         return outputs
 
-    def predict(self, path: Path | str) -> dict[str, float]:
-        """Return the probability of each class for one photo; PhotoError if it cannot be read."""
-        image = photo.load_photo(path, self.image_size)
-        (probabilities,) = self.outputs(image[None])["probabilities"]
-        return dict(zip(self.classes, probabilities.tolist(), strict=True))
+    def predict(self, photos: Photo | Iterable[Photo]) -> Prediction | list[Prediction]:
+        """Label one photo, or many.
+
+        Args:
+            photos: a path, the bytes of a file, an open file, a PIL image, or an array: uint8,
+                `(height, width)`, `(height, width, 1)`, RGB `(height, width, 3)` or RGBA
+                `(height, width, 4)`, of any size; or several of them.
+        Returns:
+            A prediction, or a list of them in the same order.
+        Raises:
+            PhotoError: one photo was given that cannot be read. Of many, `error` says it.
+        """
+        if not _is_one(photos):
+            return list(self.stream(photos))
+        (prediction,) = self._predictions([read(photos, self.image_size)])
+        return prediction
+
+    def stream(self, photos: Iterable[Photo]) -> Iterator[Prediction]:
+        """Yield the predictions for photos, in order, while the next ones are read and decoded."""
+        waiting = decode.Stream(((each, None) for each in photos), self.image_size, read)
+        for batch in waiting.batches():
+            yield from self._predictions([image for _, image in batch])
+
+    def _predictions(self, images):
+        """Return a prediction for each image or PhotoError."""
+        good = [image for image in images if not isinstance(image, PhotoError)]
+        outputs = self.outputs(np.stack(good)) if good else {"probabilities": []}
+        novel = outputs["novelty"].tolist() if "novelty" in outputs else [None] * len(good)
+        answers = zip(np.asarray(outputs["probabilities"]).tolist(), novel, strict=True)
+        return [
+            Prediction(error=image) if isinstance(image, PhotoError) else self._one(*next(answers))
+            for image in images
+        ]
+
+    def _one(self, probabilities, novel):
+        by_class = dict(zip(self.classes, probabilities, strict=True))
+        best = max(by_class, key=by_class.get)
+        unknown = novel is not None and bool(novelty.is_unknown(novel, self.unknown_at))
+        return Prediction(None if unknown else best, by_class[best], unknown, novel, by_class)
 
     def outputs_of(
         self, dataset, members: np.ndarray, on_progress: Progress = lambda done, total: None
@@ -127,6 +205,40 @@ class Classifier:
             on_progress: called with the number of photos that are done and of all.
         """
         return over(self.outputs, dataset, members, on_progress)
+
+
+def _is_one(photos) -> bool:
+    """Return whether this is one photo, and not several."""
+    if isinstance(photos, np.ndarray):
+        return photos.dtype != object and photos.ndim < 4
+    one = (str, os.PathLike, bytes, bytearray, Image.Image)
+    return isinstance(photos, one) or hasattr(photos, "read")
+
+
+def read(source: Photo, size: int) -> np.ndarray:
+    """Return a photo as the network takes it, uint8 `(size, size, 3)`, or raise PhotoError."""
+    if isinstance(source, PhotoError):  # of whoever found it
+        raise source
+    if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
+        raise PhotoError("addresses are not read: download the photo")
+    if isinstance(source, np.ndarray):
+        kinds = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (1, 3, 4))
+        if source.dtype != np.uint8 or not kinds or not source.size:
+            raise PhotoError(
+                "expected an array of uint8, (height, width) or (height, width, 1, 3 or 4), got "
+                f"{source.dtype} {source.shape}"
+            )
+        grey = source.ndim == 3 and source.shape[2] == 1
+        source = Image.fromarray(np.ascontiguousarray(source[..., 0] if grey else source))
+    if isinstance(source, Image.Image):
+        return photo.load_image(source, size)
+    if hasattr(source, "read"):
+        source = source.read()
+    if isinstance(source, bytearray):
+        source = bytes(source)
+    if not isinstance(source, str | os.PathLike | bytes):
+        raise PhotoError(f"expected a photo, got {type(source).__name__}")
+    return photo.load_photo(source, size)
 
 
 def over(

@@ -39,7 +39,11 @@ from catdog.runs import novelty
 from catdog.training import recipe
 
 logger = logging.getLogger(__name__)
-WEIGHTS = Path(__file__).parents[2] / "weights"  # the run that comes with the project
+# The run that comes with the project: in the clone, or in the package that pip installed.
+WEIGHTS = next(
+    (path for up in (2, 1) if (path := Path(__file__).parents[up] / "weights").is_dir()),
+    Path(__file__).parents[2] / "weights",
+)
 TO_RESUME = ("config.json", "checkpoint.npz", "model.keras", "metrics.json")
 NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the files of a network
 
