@@ -98,10 +98,6 @@ def test_the_command_prints_what_predict_py_prints(folder):
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_programs_of_the_docs_run_from_any_folder(number, folder):
-    for package in re.findall(r"^import (pandas|flask)$", PROGRAMS[number], re.M):
-        if os.environ.get("CI"):
-            return  # which does not install them
-        pytest.importorskip(package)
     (folder / "program.py").write_text(PROGRAMS[number])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
