@@ -202,6 +202,12 @@ class Dataset:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
+    def identities(self, members: np.ndarray) -> np.ndarray:
+        """Return (m, 2) uint64, hashes of the names and of the looks of the photos `members`."""
+        looks = [alike.look_hashes(batch) for batch in self.batches(members)]
+        names = name_hashes([self.names[i] for i in members])
+        return np.stack([names, np.concatenate(looks)], axis=1)
+
     def batches(self, members: np.ndarray, size: int = 64) -> Iterator[np.ndarray]:
         """Yield the images of `members` in order, uint8 (at most `size`, height, width, 3)."""
         for start in range(0, len(members), size):
@@ -286,14 +292,6 @@ def load_for(config: dict, args: argparse.Namespace) -> Dataset:
     fold = Settings.from_dict(config["settings"]).fold
     size, classes = config["score_size"], config["classes"]
     return load(args.data_dir, size, args.cache_dir, exclude, fold, relabel, classes, check=False)
-
-
-def identities(dataset: Dataset, members: np.ndarray) -> np.ndarray:
-    """Return (m, 2) uint64, hashes of the names and of the looks of the photos `members`."""
-    looks = [alike.look_hashes(batch) for batch in dataset.batches(members)]
-    return np.stack(
-        [name_hashes([dataset.names[i] for i in members]), np.concatenate(looks)], axis=1
-    )
 
 
 def load_or_make(

@@ -131,7 +131,7 @@ def score(classifier: Classifier, args: argparse.Namespace) -> Scored:
     probabilities, novelty_scores = outputs["probabilities"], outputs.get("novelty")
     temperature = classifier.config.get("temperature", 1.0)
     uncalibrated = calibration.uncalibrated(probabilities, temperature)
-    trained_on = run.trained_on(classifier.run, data.identities(dataset, members))
+    trained_on = run.trained_on(classifier.run, dataset.identities(members))
     found = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": str(classifier.run),
@@ -226,7 +226,7 @@ def score_held_out(classifiers: list[Classifier], args: argparse.Namespace) -> N
     with cli.blame("--model"):
         for classifier in classifiers:
             dataset = data.load_for(classifier.config, args)
-            held_out = data.identities(dataset, suspects.held_out(dataset))
+            held_out = dataset.identities(suspects.held_out(dataset))
             seen = run.trained_on(classifier.run, held_out)
             judges.append(suspects.Judge(classifier, dataset, seen))
         ranking = suspects.rank(judges, cli.progress("scoring", " photos"))

@@ -4,7 +4,7 @@
     python train.py --demo       on drawings, in about a minute
 
 The loop is in `train`. Before it, arguments, photos and settings are read; after it, the run is
-scored. The other functions come last.
+scored.
 """
 
 # Annotations such as keras.Model must not load Keras at import time.
@@ -18,9 +18,6 @@ import functools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 import data
 import model
@@ -29,19 +26,12 @@ from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, quoted
-from catdog.runs import export, novelty, run
+from catdog.runs import export, run
 from catdog.runs.classifier import Classifier
-from catdog.scores import metrics, plots, tables
-from catdog.training import devices, finite, recipe
+from catdog.scores import metrics, plots
+from catdog.training import budget, devices, finite, progress, recipe
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
-
-if TYPE_CHECKING:
-    from catdog.training.average import AveragedNetwork
-
-AT_CHANCE = """
-The network is hardly better than always naming the most frequent class. Run python data.py to check
-the labels. If left and right tell the classes apart, as with arrows, train with --no-mirror."""
 
 # --- Arguments ------------------------------------------------------------------------------------
 
@@ -49,7 +39,7 @@ the labels. If left and right tell the classes apart, as with arrows, train with
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train a small convolutional network from scratch and write a run directory.",
-        parents=[cli.data_arguments(default=None), recipe.flags()],
+        parents=[cli.data_arguments(default=None), recipe.flags(), devices.flags()],
     )
     add = parser.add_argument
     # fmt: off
@@ -64,13 +54,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", metavar="DIR", help="the run directory to make (default: runs/<date-time>)")
     add("--demo", action="store_const", const=True, help="draw cats and dogs, and train on them")
     add("--resume", metavar="RUN", help="continue an interrupted run, with all its settings")
-    add("--hosts", type=cli.addresses, metavar="HOST:PORT,...",
-        help="train on several machines (with KERAS_BACKEND=jax): comma-separated addresses of all "
-        "machines, in the same order on each")
-    add("--rank", type=cli.whole_number(0, 1023), metavar="N",
-        help="which of --hosts this machine is, from 0; only process 0 writes the run directory")
-    add("--cluster", action="store_const", const=True,
-        help="train on several machines that Slurm, Open MPI, Kubernetes or a TPU pod started")
     # fmt: on
     args = parser.parse_args(argv)
     if args.recipe == "demo":
@@ -87,12 +70,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.arch not in model.SMALLEST:  # its image size is fixed
         excluded["minutes"].append("arch")
     cli.check_combinations(parser, given, excluded, {"hosts": "rank", "rank": "hosts"})
-    if args.hosts and args.rank >= len(args.hosts):
-        parser.error(
-            f"argument --rank: expected a whole number from 0 to {len(args.hosts) - 1}, "
-            f"as there are {len(args.hosts)} hosts, got {args.rank}"
-        )
     return args
+
+
+def photo_folder(args: argparse.Namespace) -> str:
+    return args.data_dir or ("tmp/demo" if args.demo else "tmp")
 
 
 def make_settings(args: argparse.Namespace) -> Settings:
@@ -118,14 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--image-size"):
         settings = make_settings(args)
-    # Join the other processes first; leave when training ends. Only errors from joining are blamed
-    # on the flag.
-    with contextlib.ExitStack() as stack:
-        with cli.blame("--cluster" if args.cluster else "--hosts"):
-            stack.enter_context(devices.join(args.hosts, args.rank, bool(args.cluster)))
-        if devices.index() > 0:
-            say(f"Process {devices.index()} of {devices.processes()}: process 0 says the rest")
-            cli.silence()
+    with devices.join(args.hosts, args.rank, bool(args.cluster)):
         if args.folds:
             train_folds(args, settings)
         else:
@@ -165,7 +140,14 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Ite
     dataset = data.load_or_make(**places, settings=settings, lists=lists)
     settings = recipe.fit(settings, len(dataset.splits["train"]), args.batch_size)
     if args.minutes:
-        settings = within_minutes(args.minutes, settings, dataset, started)
+        network = build(settings, dataset.classes, steps=1000, fresh=True)
+        settings = budget.within(
+            args.minutes,
+            started,
+            settings,
+            dataset.split_sizes(),
+            lambda sized: network.train_on_batch(*data.training_batches(dataset, sized, 0)[0]),
+        )
         # Reload: the image size may have changed.
         dataset = data.load_or_make(**places, settings=settings, lists=lists)
     if not first:
@@ -196,17 +178,12 @@ def resumed_run(folder: Path, args: argparse.Namespace) -> Iterator[tuple | None
             }
             if run.is_finished(local_folder):
                 run.clean(local_folder)
-                more = f"python train.py --init {quoted(folder)}"
-                say(
-                    f"{printable(folder)} is finished. "
-                    f"Next:  {evaluate_command(folder, places['data_dir'])}\n"
-                    f"To train it further, as a new run:  {more} --epochs {args.epochs or 20}"
-                )
+                progress.say_finished(folder, places["data_dir"], args.epochs)
                 yield None
                 return
             if args.epochs:
                 raise UserError("cannot be combined with --epochs before the run is finished")
-            settings = Settings.to_resume(config)
+            settings = recipe.fit_to_machine(Settings.to_resume(config))
             claim.enter_context(run.claimed(local_folder))
         lists = config.get("exclude", []), config.get("relabel", {})
         dataset = data.load_or_make(**places, settings=settings, lists=lists)
@@ -221,18 +198,15 @@ def resumed_run(folder: Path, args: argparse.Namespace) -> Iterator[tuple | None
 def train_and_finish(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
     """Train, then score the network and complete the run directory."""
     devices.check_run(settings, dataset)
-    print_description(folder, settings, dataset)
+    parameters = model.from_settings(settings, len(dataset.classes)).count_params()
+    progress.describe(folder, settings, dataset, parameters)
     try:
         with devices.explained(settings), devices.scope():
             network, history = train(settings, dataset, folder)
         if devices.index() == 0:
             finish_run(folder, settings, dataset, network, history)
     except KeyboardInterrupt:
-        if run.has_checkpoint(folder):
-            how = f"To continue:  python train.py --resume {quoted(folder)}"
-        else:
-            how = "No epoch was completed. Run the same command again to start over."
-        say(f"\nStopped. {how}")
+        progress.say_stopped(folder)
         raise
 
 
@@ -285,8 +259,6 @@ def train(
     Raises:
         UserError: the loss or the weights are no longer finite.
     """
-    from catdog.training import progress  # which loads Keras
-
     keras.utils.set_random_seed(settings.seed)
     steps = len(dataset.splits["train"]) // settings.batch_size  # per epoch
     network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint(folder))
@@ -294,12 +266,7 @@ def train(
         history = run.restore_training(folder, network)
     if history:
         say(progress.resuming(len(history), settings))
-    callbacks = [
-        progress.Progress(
-            lambda per_step: say(progress.estimate(per_step * steps, len(history), settings))
-        ),
-        *callbacks,
-    ]
+    callbacks = [progress.bar(steps, settings, len(history)), *callbacks]
     one_label = []  # for each epoch, whether a single class was predicted
     # One call of Keras's fit per epoch, as the image size changes between epochs.
     for epoch in range(len(history), settings.epochs):
@@ -313,13 +280,21 @@ def train(
             shuffle=False,  # the batches are shuffled
             verbose=0,
         ).history
-        scores = network.evaluate(
-            validation_batches(dataset, settings, epoch), verbose=0, return_dict=True
+        # A network that has only seen small images does badly on large ones.
+        size = settings.score_size_after(settings.image_sizes()[epoch])
+        validation = data.evaluation_batches(
+            dataset, dataset.splits["validation"], settings.batch_size, size
         )
+        scores = network.evaluate(validation, verbose=0, return_dict=True)
         history.append(progress.history_row(epoch, logs, scores, network, settings, started))
-        save_checkpoint(folder, network, history, settings)
+        arrays = run.training_arrays(network)
+        finite.check(history[-1]["loss"], arrays, len(history), settings)
+        run.write_checkpoint(folder, history, arrays)
         progress.report_epoch(history[-1], scores, settings, one_label)
-    return averaged_network(network, settings, len(dataset.classes)), history
+    # Of standard float32 layers, which training may not have used.
+    averaged = model.from_settings(settings, len(dataset.classes))
+    averaged.set_weights(network.averaged_weights())
+    return averaged, history
 
 
 def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:
@@ -350,36 +325,6 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
     return network
 
 
-def averaged_network(trained: AveragedNetwork, settings: Settings, classes: int) -> keras.Model:
-    """Return a network of standard float32 layers, which training may not have used."""
-    network = model.from_settings(settings, classes)
-    network.set_weights(trained.averaged_weights())
-    return network
-
-
-def validation_batches(
-    dataset: data.Dataset, settings: Settings, epoch: int
-) -> keras.utils.PyDataset:
-    """Return the validation photos at the size that suits the images of an epoch.
-
-    A network that has only seen small images does badly on large ones.
-    """
-    size = settings.score_size_after(settings.image_sizes()[epoch])
-    members = dataset.splits["validation"]
-    return data.evaluation_batches(dataset, members, settings.batch_size, size)
-
-
-def save_checkpoint(
-    folder: Path, network: AveragedNetwork, history: list[dict], settings: Settings
-) -> None:
-    """Write all that a resumed run needs; raise UserError if it is not finite."""
-    arrays = run.training_arrays(network)
-    finite.check(history[-1]["loss"], arrays, len(history), settings)
-    if devices.index() == 0:
-        run.write_checkpoint(folder, history, arrays)
-        run.write_history(folder, history)
-
-
 # --- After the loop -------------------------------------------------------------------------------
 
 
@@ -387,39 +332,15 @@ def finish_run(
     folder: Path, settings: Settings, dataset: data.Dataset, network: keras.Model, history: list
 ) -> None:
     """Save, export, calibrate and score the trained network; print its scores."""
-    save_and_export(folder, settings, dataset, network)
-    plots.plot_history(history, folder / "curves.png")
-    seconds = sum(row["seconds"] for row in history)
-    about = {"training_seconds": round(seconds, 1), "device": devices.devices()[0]}
-    scores = score_held_out(folder, dataset)
-    run.finish(folder, {**about, **scores})
-
-    say(
-        f"\nTrained for {datetime.timedelta(seconds=round(seconds))}. "
-        "On the test split, which training never saw:\n"
-    )
-    print(tables.format_score(scores["test"]), flush=True)
-    if is_at_chance(scores["validation"]):
-        say(AT_CHANCE)
-    if settings.recipe == "demo":
-        say(
-            "\nThese are drawings: the figure says nothing about photos, and this network knows\n"
-            "drawings only."
-        )
-    data_dir = run.from_run(folder, run.read_config(folder)["data_dir"])
-    say(
-        f"\nNext:  {evaluate_command(folder, data_dir)}\n"
-        f"       python predict.py --model {quoted(folder)} photo.jpg"
-    )
-
-
-def save_and_export(
-    folder: Path, settings: Settings, dataset: data.Dataset, network: keras.Model
-) -> None:
-    """Save the network and which photos it was trained on; fit its answer and export it."""
     run.save_network(folder, network)
-    run.write_trained_on(folder, data.identities(dataset, dataset.splits["train"]), settings.init)
+    run.write_trained_on(folder, dataset.identities(dataset.splits["train"]), settings.init)
     export.export(folder, network, dataset, cli.progress("fitting", " photos"))
+    plots.plot_history(history, folder / "curves.png")
+    seconds = round(sum(row["seconds"] for row in history), 1)
+    about = {"training_seconds": seconds, "device": devices.devices()[0]}
+    scores = about | score_held_out(folder, dataset)
+    run.finish(folder, scores)
+    progress.say_scores(folder, settings, scores)
 
 
 def score_held_out(folder: Path, dataset: data.Dataset) -> dict:
@@ -434,79 +355,7 @@ def score_held_out(folder: Path, dataset: data.Dataset) -> dict:
         members = dataset.splits[split]
         probabilities = classifier.outputs_of(dataset, members, show)["probabilities"]
         scores[split] = metrics.score(dataset.labels[members], probabilities, dataset.classes)
-    if 0 < classifier.highest_novelty < novelty.DEFAULT_LIMIT:
-        count = len(dataset.splits["validation"])
-        limit = novelty.usable_limit(classifier.config["answer"]["scores"])
-        say(
-            f"With {count} validation photos no photo is unknown at {novelty.DEFAULT_LIMIT}, which "
-            f"takes 299: use  python predict.py --unknown-at {limit:.2f}"
-        )
     return scores
-
-
-def is_at_chance(score: dict) -> bool:
-    """Return whether an accuracy may be that of always naming the most frequent class."""
-    counts = [sum(row) for row in score["confusion_matrix"]]
-    return score["accuracy_low"] <= max(counts) / sum(counts)
-
-
-# --- Photos and settings --------------------------------------------------------------------------
-
-
-def photo_folder(args: argparse.Namespace) -> str:
-    return args.data_dir or ("tmp/demo" if args.demo else "tmp")
-
-
-def within_minutes(
-    minutes: float, settings: Settings, dataset: data.Dataset, started: float
-) -> Settings:
-    """Return the settings of the best run that ends the given number of minutes after `started`."""
-    from catdog.training import budget
-
-    say("Measuring how fast this machine trains")
-    network = build(settings, dataset.classes, steps=1000, fresh=True)
-
-    def step(size):
-        sized = dataclasses.replace(settings, image_size=size, stages=(1.0,))
-        network.train_on_batch(*data.training_batches(dataset, sized, epoch=0)[0])
-
-    rate = budget.measure(step)
-    seconds = 60 * minutes - (time.perf_counter() - started)
-    return budget.choose(settings, rate, dataset.split_sizes(), seconds)
-
-
-# --- Messages -------------------------------------------------------------------------------------
-
-
-def print_description(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
-    """Print what is about to be trained, on what, and where."""
-    from catdog.training.progress import description  # which loads Keras
-
-    parameters = model.from_settings(settings, len(dataset.classes)).count_params()
-    say(description(settings, dataset, parameters, "--class-weight balanced compensates"))
-    say("\n".join([f"Run      {printable(folder)}", *dataset.warnings()]))
-    if settings.init:
-        say_if_seen(dataset, settings.init)
-    if devices.processes() > 1:
-        say(
-            "If one process fails, the others stop within a minute. To continue, use --resume on "
-            "each machine."
-        )
-
-
-def say_if_seen(dataset: data.Dataset, init: str) -> None:
-    """Warn if the run `init` was trained on some of the photos to be scored."""
-    held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-    seen = run.trained_on(init, data.identities(dataset, held_out))
-    if seen is not None and seen.any():
-        say(
-            f"Warning: {printable(init)} was trained on {seen.sum():,} of the validation and test "
-            "photos: their scores will be too good."
-        )
-
-
-def evaluate_command(folder: Path, data_dir: str) -> str:
-    return f"python evaluate.py --model {quoted(folder)} --data-dir {quoted(data_dir)}"
 
 
 if __name__ == "__main__":

@@ -87,6 +87,17 @@ layers = _Lazy("keras.layers")
 tf = _Lazy("tensorflow")
 
 
+def processes() -> int:
+    """Return the number of processes that train together."""
+    jax = sys.modules.get("jax")  # only `devices.join` can have made them more than one
+    return jax.process_count() if jax and jax.distributed.is_initialized() else 1
+
+
+def index() -> int:
+    """Return the index of this process; only process 0 writes and prints the results."""
+    return sys.modules["jax"].process_index() if processes() > 1 else 0
+
+
 def versions() -> dict[str, str]:
     """Return the versions of this program, of Python and of the packages that training uses."""
     backend = keras.backend.backend()

@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
         }
         runs.create(folder / name, config)
         runs.save_network(folder / name, model.build(arch, 2, size))
-        runs.write_trained_on(folder / name, data.identities(dataset, dataset.splits["train"]))
+        runs.write_trained_on(folder / name, dataset.identities(dataset.splits["train"]))
     return folder
 
 

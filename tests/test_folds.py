@@ -58,7 +58,7 @@ def test_planted_wrong_labels_are_ranked_first(tmp_path, no_export):
         dataset = data.load(
             tmp_path / "photos", classifier.image_size, tmp_path / "cache", fold=fold
         )
-        seen = run.trained_on(folder, data.identities(dataset, suspects.held_out(dataset)))
+        seen = run.trained_on(folder, dataset.identities(suspects.held_out(dataset)))
         runs.append(suspects.Judge(classifier, dataset, seen))
     assert len(runs) == 5
     ranking = suspects.rank(runs)

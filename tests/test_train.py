@@ -16,7 +16,7 @@ import train
 from catdog.errors import UserError
 from catdog.runs import run
 from catdog.scores.metrics import wilson
-from catdog.training import progress
+from catdog.training import optimizer, progress
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
@@ -35,7 +35,7 @@ def new_run(path):
 
 
 def identities(dataset, split):
-    return data.identities(dataset, dataset.splits[split])
+    return dataset.identities(dataset.splits[split])
 
 
 def without_time(rows):
@@ -121,6 +121,14 @@ def test_a_run_goes_on_where_its_photos_have_moved(begun, tmp_path):
     assert train.main(["--resume", str(folder), "--data-dir", str(tmp_path / "moved")]) == 0
     assert train.main(["--resume", str(folder)]) == 0  # the run keeps the new place
     assert len(seen) == 3
+
+
+def test_a_resumed_run_takes_the_precision_of_this_machine(begun, monkeypatch):
+    folder, _, seen = begun
+    for precision in ("mixed_bfloat16", "float32"):
+        monkeypatch.setattr(optimizer, "best_precision", lambda _, best=precision: best)
+        assert train.main(["--resume", str(folder)]) == 0
+        assert seen[-1][1].precision == precision
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,7 @@ def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
 def test_no_better_than_the_most_frequent_class_is_at_chance():
     for correct, chance in ((62, True), (95, False)):
         score = {"confusion_matrix": [[60, 0], [40, 0]], "accuracy_low": wilson(correct, 100)[0]}
-        assert train.is_at_chance(score) == chance
+        assert progress.is_at_chance(score) == chance
 
 
 @pytest.mark.slow
@@ -325,10 +333,10 @@ def test_init_of_another_network_is_refused(donor, arch):
 
 
 def test_held_out_photos_that_the_other_run_was_trained_on_are_told(donor, dataset, capsys):
-    train.say_if_seen(dataset, str(donor))
+    progress.say_if_seen(dataset, str(donor))
     assert capsys.readouterr().err == ""
     swapped = dict(zip(dataset.splits, reversed(dataset.splits.values()), strict=True))
-    train.say_if_seen(dataclasses.replace(dataset, splits=swapped), str(donor))
+    progress.say_if_seen(dataclasses.replace(dataset, splits=swapped), str(donor))
     trained_on = len(dataset.splits["train"])
     assert f"was trained on {trained_on:,} of the validation and test" in capsys.readouterr().err
 

@@ -105,6 +105,17 @@ def usable_limit(photos: int) -> float:
     return math.floor(100 * highest(photos)) / 100
 
 
+def advice(config: dict) -> list[str]:
+    """Return what to use if no photo can be unknown at the default limit; a line or none."""
+    photos = config.get("answer", {}).get("scores", 0)
+    if not 0 < highest(photos) < DEFAULT_LIMIT:
+        return []
+    return [
+        f"With {photos:,} validation photos no photo is unknown at {DEFAULT_LIMIT}, which takes "
+        f"299: use  python predict.py --unknown-at {usable_limit(photos):.2f}"
+    ]
+
+
 def check_limit(limit: float | None, config: dict) -> None:
     """Raise UserError if a limit was given that no photo can reach; 1 switches off.
 

@@ -423,10 +423,17 @@ def write_history(run: Path, rows: Sequence[dict]) -> None:
 
 
 def write_checkpoint(run: Path, history: list[dict], arrays: Sequence[np.ndarray]) -> None:
-    """Write a checkpoint: one row of `history` per epoch, and the arrays of `training_arrays`."""
+    """Write a checkpoint: one row of `history` per epoch, and the arrays of `training_arrays`.
+
+    And `history.csv`. Of several processes, only the first writes.
+    """
+    if backend.index() > 0:
+        return
     named = {f"array{i}": array for i, array in enumerate(arrays)}
     with files.atomic_file(Path(run) / "checkpoint.npz") as temporary:
         np.savez(temporary, history=np.array(json.dumps(history)), **named)
+    if history:
+        write_history(run, history)
 
 
 def read_checkpoint(run: Path) -> tuple[list[dict], list[np.ndarray]] | None:

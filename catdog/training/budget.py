@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from catdog.cli import say
 from catdog.training.recipe import MILD, THREE_STAGES
 from catdog.training.settings import Settings
 
@@ -23,6 +25,25 @@ FIRST_STEPS = 8
 # Share of the time that is planned for, as other programs slow a machine down. With 0.85, a run of
 # 3 minutes took 3.4 on a busy one, and a run of 1 minute took 1.0 on an idle one.
 SPARE = 0.8
+
+
+def within(
+    minutes: float,
+    started: float,
+    settings: Settings,
+    photos: dict[str, int],
+    train_on_batch: Callable[[Settings], None],
+) -> Settings:
+    """Return the settings of the best run that ends the given number of minutes after `started`.
+
+    Args:
+        photos: the number of photos of each split.
+        train_on_batch: takes one training step.
+    """
+    say("Measuring how fast this machine trains")
+    sized = functools.partial(dataclasses.replace, settings, stages=(1.0,))
+    rate = measure(lambda size: train_on_batch(sized(image_size=size)))
+    return choose(settings, rate, photos, 60 * minutes - (time.perf_counter() - started))
 
 
 def measure(step: Callable[[int], None]) -> np.ndarray:

@@ -11,9 +11,11 @@ to, and each has a process index, from 0.
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -29,9 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog import backend
-from catdog.backend import keras, redirected, tf
-from catdog.cli import blame
+from catdog import backend, cli
+from catdog.backend import index, keras, processes, redirected, tf
 from catdog.errors import UserError
 from catdog.training.settings import Settings
 
@@ -39,13 +40,31 @@ HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends
 SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which scores the network
 
 
+def flags() -> argparse.ArgumentParser:
+    """Return a parent parser of the flags that start several processes."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    # fmt: off
+    add("--hosts", type=cli.addresses, metavar="HOST:PORT,...",
+        help="train on several machines (with KERAS_BACKEND=jax): comma-separated addresses of all "
+        "machines, in the same order on each")
+    add("--rank", type=cli.whole_number(0, 1023), metavar="N",
+        help="which of --hosts this machine is, from 0; only process 0 writes the run directory")
+    add("--cluster", action="store_const", const=True,
+        help="train on several machines that Slurm, Open MPI, Kubernetes or a TPU pod started")
+    # fmt: on
+    return parser
+
+
 @contextlib.contextmanager
-def join(addresses: Sequence[str] | None, index: int | None, cluster: bool) -> Iterator[None]:
-    """Connect the processes of a distributed run, before anything is computed.
+def join(addresses: Sequence[str] | None, rank: int | None, cluster: bool) -> Iterator[None]:
+    """Connect the processes of a distributed run, before anything is computed; leave at the end.
+
+    Only process 0 says anything from then on.
 
     Args:
         addresses: HOST:PORT of every process, the coordinator first; None for a single process.
-        index: which of them this is, from 0.
+        rank: which of them this is, from 0.
         cluster: let JAX find all this out from Slurm, Open MPI, Kubernetes or a TPU pod.
     Raises:
         UserError: a backend other than JAX, or processes that cannot be connected. TensorFlow's
@@ -54,35 +73,53 @@ def join(addresses: Sequence[str] | None, index: int | None, cluster: bool) -> I
     if not addresses and not cluster:
         yield
         return
+    # Errors from joining are blamed on the flag, others in the block are not.
+    blamed = functools.partial(cli.blame, "--cluster" if cluster else "--hosts")
+    with blamed():
+        _connect(addresses, rank, cluster)
+    keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
+    try:
+        with blamed():
+            _check_equal_devices()
+            with redirected(1, 2):  # the first message between processors prints a line
+                from jax.experimental import multihost_utils
+
+                multihost_utils.sync_global_devices("joined")
+        if index() > 0:
+            cli.say(f"Process {index()} of {processes()}: process 0 says the rest")
+            cli.silence()
+        yield
+    except BaseException as error:
+        # JAX's own exit handler would wait for the other processes, which wait for this one.
+        atexit.register(os._exit, _exit_code(error))
+        raise
+
+
+def _connect(addresses: Sequence[str] | None, rank: int | None, cluster: bool) -> None:
+    if not cluster and rank >= len(addresses):
+        raise UserError(
+            f"expected a whole number from 0 to {len(addresses) - 1}, as there are "
+            f"{len(addresses)} hosts, got {rank}",
+            "--rank",
+        )
     if keras.backend.backend() != "jax":
         raise UserError(
             f"expected KERAS_BACKEND=jax, got the backend {keras.backend.backend()}, which trains "
             "on one machine"
         )
     import jax
-    from jax.experimental import multihost_utils
 
-    if not cluster and index == 0:
+    if not cluster and rank == 0:
         _check_port(addresses[0])
     try:
         jax.distributed.initialize(
-            *([] if cluster else [addresses[0], len(addresses), index]),
+            *([] if cluster else [addresses[0], len(addresses), rank]),
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=SHUTDOWN,
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"JAX cannot connect the processes: {reason}") from None
-    keras.utils.set_random_seed(0)  # or Keras would draw a common seed over the network
-    try:
-        _check_equal_devices(jax)
-        with redirected(1, 2):  # the first message between processors prints a line
-            multihost_utils.sync_global_devices("joined")
-        yield
-    except BaseException as error:
-        # JAX's own exit handler would wait for the other processes, which wait for this one.
-        atexit.register(os._exit, _exit_code(error))
-        raise
 
 
 def _check_port(address: str) -> None:
@@ -94,8 +131,10 @@ def _check_port(address: str) -> None:
         raise UserError(f"cannot use port {port} of {address}: {error.strerror}") from None
 
 
-def _check_equal_devices(jax) -> None:
+def _check_equal_devices() -> None:
     """Raise UserError unless all processes have as many devices, which JAX takes for granted."""
+    import jax
+
     own, everywhere = jax.local_device_count(), jax.device_count()
     if own * jax.process_count() != everywhere:
         raise UserError(
@@ -110,17 +149,6 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130 if type(error) is KeyboardInterrupt else 143
     return 1
-
-
-def processes() -> int:
-    """Return the number of processes that train together."""
-    jax = sys.modules.get("jax")  # only `join` can have made them more than one
-    return jax.process_count() if jax and jax.distributed.is_initialized() else 1
-
-
-def index() -> int:
-    """Return the index of this process; only process 0 writes and prints the results."""
-    return sys.modules["jax"].process_index() if processes() > 1 else 0
 
 
 def share(count: int) -> slice:
@@ -279,10 +307,10 @@ def check_run(settings: Settings, dataset) -> None:
     Args:
         dataset: the `data.Dataset` to train on.
     """
-    with blame("--batch-size"):
+    with cli.blame("--batch-size"):
         check_batch_size(settings.batch_size)
     versions = {name: each for name, each in backend.versions().items() if name != "python"}
-    with blame("--hosts"):
+    with cli.blame("--hosts"):
         agree(
             {
                 **versions,

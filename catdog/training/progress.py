@@ -1,17 +1,20 @@
-"""What training prints: what is trained, a bar for the running epoch, one line per epoch."""
+"""What training prints: what is trained, a bar and a line per epoch, scores, what comes next."""
 
 from __future__ import annotations
 
 import datetime
 import shutil
 import time
-from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from catdog.backend import keras
 from catdog.cli import say
-from catdog.files import printable, some_names
+from catdog.files import printable, quoted, some_names
+from catdog.runs import novelty, run
+from catdog.scores import tables
 from catdog.training import devices
 from catdog.training.settings import Settings
 
@@ -19,16 +22,22 @@ ONE_LABEL = """\
 Warning: for 2 epochs the network has predicted the same class for every validation photo.
          If this continues, try a lower --lr or more --epochs. Run python data.py to check
          the labels and the number of photos per class."""
+AT_CHANCE = """
+The network is hardly better than always naming the most frequent class. Run python data.py to check
+the labels. If left and right tell the classes apart, as with arrows, train with --no-mirror."""
+DRAWINGS = """
+These are drawings: the figure says nothing about photos, and this network knows
+drawings only."""
 UNEVEN = 2  # times as many photos of one class as of another
 
 
-def description(settings: Settings, dataset, parameters: int, remedy: str) -> str:
-    """Return lines about what is trained, and on which devices.
+def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None:
+    """Print what is about to be trained, on what, on which devices, and where.
 
     Args:
+        folder: the run directory.
         dataset: the `data.Dataset` to train on.
         parameters: the number of parameters of the network.
-        remedy: what to do if some classes have far more photos than others.
     """
     device, *more = devices.devices()
     sizes = " > ".join(f"{size}" for size in dict.fromkeys(settings.image_sizes()))
@@ -49,14 +58,35 @@ def description(settings: Settings, dataset, parameters: int, remedy: str) -> st
     if counts.max() > UNEVEN * counts.min():
         order = counts.argsort(kind="stable")
         shown = some_names([f"{dataset.classes[i]} {counts[i]:,}" for i in order])
+        remedy = "--class-weight balanced compensates"
         done = "weighted" if settings.class_weight else remedy
         lines.append(f"Uneven   {shown} training photos: {done}")
     lines += [
         f"Network  {settings.arch}, {parameters:,} parameters{start}",
         f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
         f"scored at {settings.score_size} px",
+        f"Run      {printable(folder)}",
+        *dataset.warnings(),
     ]
-    return "\n".join(lines)
+    say("\n".join(lines))
+    if settings.init:
+        say_if_seen(dataset, settings.init)
+    if devices.processes() > 1:
+        say(
+            "If one process fails, the others stop within a minute. To continue, use --resume on "
+            "each machine."
+        )
+
+
+def say_if_seen(dataset, init: str) -> None:
+    """Warn if the run `init` was trained on some of the photos to be scored."""
+    held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
+    seen = run.trained_on(init, dataset.identities(held_out))
+    if seen is not None and seen.any():
+        say(
+            f"Warning: {printable(init)} was trained on {seen.sum():,} of the validation and test "
+            "photos: their scores will be too good."
+        )
 
 
 def _faster_than_this_cpu() -> str:
@@ -68,40 +98,42 @@ def _faster_than_this_cpu() -> str:
     return "A GPU is many times faster: see docs/devices.md."
 
 
-class Progress(keras.callbacks.Callback):
-    """Show a bar if stderr is a terminal; call `on_rate` once with the seconds per step.
+WARM, MEASURED = 5, 15  # steps that are slower than the others; steps that are timed
+
+
+def bar(steps: int, settings: Settings, done: int) -> keras.callbacks.Callback:
+    """Return a callback that shows a bar if stderr is a terminal, and says once how long it takes.
 
     With JAX, Keras calls it in a thread of its own when a step is done, not when it is sent.
+
+    Args:
+        steps: of an epoch.
+        done: the number of epochs that a resumed run does not train again.
     """
 
-    async_safe = True  # or Keras would wait for each step before it sends the next
-    WARM, MEASURED = 5, 15  # steps that are slower than the others; steps that are timed
+    class Bar(keras.callbacks.Callback):  # here, as importing this file must not load Keras
+        async_safe = True  # or Keras would wait for each step before it sends the next
+        started = None
 
-    def __init__(self, on_rate: Callable[[float], None] | None = None):
-        super().__init__()
-        self.on_rate = on_rate
+        def on_epoch_begin(self, epoch, logs=None):
+            name = f"epoch {epoch + 1}"
+            self.bar = tqdm(total=steps, desc=name, unit=" steps", disable=None, leave=False)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.bar = tqdm(
-            total=self.params["steps"],
-            desc=f"epoch {epoch + 1}",
-            unit=" steps",
-            disable=None,
-            leave=False,
-        )
+        def on_train_batch_end(self, batch, logs=None):
+            self.bar.update()
+            if not self.bar.disable and batch % 10 == 0:
+                self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+            if batch + 1 == WARM and self.started is None:
+                self.started = time.perf_counter()
+            elif batch + 1 == WARM + MEASURED and self.started:
+                per_step = (time.perf_counter() - self.started) / MEASURED
+                self.started = 0  # said once
+                say(estimate(per_step * steps, done, settings))
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
-        if not self.bar.disable and batch % 10 == 0:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
-        if self.on_rate and batch + 1 == self.WARM:
-            self.started = time.perf_counter()
-        elif self.on_rate and batch + 1 == self.WARM + self.MEASURED:
-            self.on_rate((time.perf_counter() - self.started) / self.MEASURED)
-            self.on_rate = None
+        def on_epoch_end(self, epoch, logs=None):
+            self.bar.close()
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.bar.close()
+    return Bar()
 
 
 def history_row(
@@ -181,3 +213,58 @@ def _pixels(settings: Settings, epoch: int) -> int:
 
 def clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
+
+
+# --- What comes next ------------------------------------------------------------------------------
+
+
+def say_scores(folder: Path, settings: Settings, metrics: dict) -> None:
+    """Print the scores of a finished run, what is to be known about them, and what comes next.
+
+    Args:
+        metrics: as `metrics.json` keeps them.
+    """
+    config = run.read_config(folder)
+    for line in novelty.advice(config):
+        say(line)
+    say(
+        f"\nTrained for {clock(metrics['training_seconds'])}. "
+        "On the test split, which training never saw:\n"
+    )
+    print(tables.format_score(metrics["test"]), flush=True)
+    if is_at_chance(metrics["validation"]):
+        say(AT_CHANCE)
+    if settings.recipe == "demo":
+        say(DRAWINGS)
+    say(
+        f"\nNext:  {evaluate_command(folder, run.from_run(folder, config['data_dir']))}\n"
+        f"       python predict.py --model {quoted(folder)} photo.jpg"
+    )
+
+
+def is_at_chance(score: dict) -> bool:
+    """Return whether an accuracy may be that of always naming the most frequent class."""
+    counts = [sum(row) for row in score["confusion_matrix"]]
+    return score["accuracy_low"] <= max(counts) / sum(counts)
+
+
+def say_finished(folder: Path, data_dir: str, epochs: int | None) -> None:
+    """Print of a run that is to be resumed, but is finished, what can be done with it."""
+    say(
+        f"{printable(folder)} is finished. Next:  {evaluate_command(folder, data_dir)}\n"
+        f"To train it further, as a new run:  python train.py --init {quoted(folder)} "
+        f"--epochs {epochs or 20}"
+    )
+
+
+def say_stopped(folder: Path) -> None:
+    """Print how an interrupted run is continued."""
+    if run.has_checkpoint(folder):
+        how = f"To continue:  python train.py --resume {quoted(folder)}"
+    else:
+        how = "No epoch was completed. Run the same command again to start over."
+    say(f"\nStopped. {how}")
+
+
+def evaluate_command(folder: Path, data_dir: str) -> str:
+    return f"python evaluate.py --model {quoted(folder)} --data-dir {quoted(data_dir)}"

@@ -86,11 +86,17 @@ def fit(settings: Settings, photos: int, batch_size: int | None) -> Settings:
         photos: the number of training photos.
         batch_size: the one that is asked for, or None.
     """
-    from catdog.training import devices, optimizer  # which load Keras
+    from catdog.training import devices  # which predict.py does without
 
     settings = fit_to_size(settings, photos, batch_size)
     if batch_size is None:
         settings = dataclasses.replace(settings, batch_size=devices.divisible(settings.batch_size))
-    # Every process uses the precision chosen by process 0.
+    return fit_to_machine(settings)
+
+
+def fit_to_machine(settings: Settings) -> Settings:
+    """Return the settings with the best precision for these devices, chosen by process 0."""
+    from catdog.training import devices, optimizer
+
     precision = devices.broadcast(optimizer.best_precision(devices.devices()[0]).encode())
     return dataclasses.replace(settings, precision=precision.decode())

@@ -318,7 +318,7 @@ def test_a_folder_that_is_read_only_or_gone_ends_in_one_line(tmp_path, monkeypat
         with pytest.raises(UserError, match=r"cannot write .*checkpoint\.npz: Permission denied"):
             run.write_checkpoint(folder, [*HISTORY, *HISTORY], [np.zeros(3)])
     assert run.read_checkpoint(folder)[0] == HISTORY
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 3  # with config.json and history.csv
     shutil.rmtree(folder)
     with pytest.raises(UserError, match=r"cannot write .*checkpoint\.npz: No such file"):
         run.write_checkpoint(folder, HISTORY, [np.zeros(3)])
@@ -330,7 +330,7 @@ def test_a_finished_run_keeps_no_checkpoint_and_no_leftovers(tmp_path):
     assert not run.is_finished(tmp_path)
     run.finish(tmp_path, {"test": {}})
     assert run.is_finished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"history.csv", "metrics.json"}
 
 
 # --- Files of a network ---------------------------------------------------------------------------
