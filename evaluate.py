@@ -1,5 +1,7 @@
 """Score trained runs on photos, by default on the test split that training never saw.
 
+Photos of another folder, of which the networks know none, are all scored.
+
     python evaluate.py                                the network in weights/
     python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
     python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
@@ -35,7 +37,8 @@ from catdog.scores import metrics, tables
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Score trained networks on labelled photos.", parents=[cli.data_arguments()]
+        description="Score trained networks on labelled photos.",
+        parents=[cli.data_arguments(default=None, said="that of the run")],
     )
     add = parser.add_argument
     # fmt: off
@@ -49,8 +52,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="rank the photos of validation and test, or of all folds, by how strongly the network "
         "disputes their label: new folder for the list (CSV), a contact sheet (PNG) and a page on "
         "which they are marked (HTML)")
-    add("--split", choices=("test", "validation", "train", "all"), default="test",
-        help="which of the photos (default: test)")
+    add("--split", choices=("test", "validation", "train", "all"),
+        help="which of the photos (default: test; all if the network was trained on none of them)")
     add("--runtime", choices=("litert", "keras"), default="litert",
         help="which runtime executes the network (default: litert, as in predict.py)")
     add("--unknown", metavar="DIR",
@@ -90,17 +93,24 @@ class Scored:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
+    with cli.blame("--model"):
+        folders = [Path(each) for each in args.model] if args.model else [run.chosen(None)]
+        classifiers = [Classifier(folder, model.load, args.runtime) for folder in folders]
+    place = classifiers[0].config.get("data_dir", "../tmp")
+    args.data_dir = args.data_dir or run.from_run(folders[0], place)
+    args.cache_dir = args.cache_dir or "tmp/cache"
     cli.check_output(args.output, args.data_dir)
     cli.check_output(args.suspects, args.data_dir, "--suspects")
     if args.output:
         files.remove_leftovers(args.output.parent, name=args.output.name)
-    with cli.blame("--model"):
-        folders = [Path(each) for each in args.model] if args.model else [run.chosen(None)]
-        classifiers = [Classifier(folder, model.load, args.runtime) for folder in folders]
     if args.pool or args.suspects:
         score_held_out(classifiers, args)
         return 0
-    scored = [score(classifier, args) for classifier in classifiers]
+    with cli.blame("--model"):
+        pairs = [(each, data.load_for(each.config, args)) for each in classifiers]
+    if args.split is None:
+        args.split = "all" if all(itertools.starmap(knows_none, pairs)) else "test"
+    scored = [score(*pair, args) for pair in pairs]
     if len(scored) > 1:
         compare(scored, args)
         return 0
@@ -113,10 +123,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def score(classifier: Classifier, args: argparse.Namespace) -> Scored:
+def knows_none(classifier: Classifier, dataset: data.Dataset) -> bool:
+    """Return whether a network was trained on none of the photos, as far as is known."""
+    members = np.concatenate(list(dataset.splits.values()))  # one of the first is soon known
+    parts = (members[start : start + 500] for start in range(0, len(members), 500))
+    seen = (run.trained_on(classifier.run, dataset.identities(part)) for part in parts)
+    return all(each is not None and not each.any() for each in seen)
+
+
+def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespace) -> Scored:
     """Score one run at its own image size; print what it was scored on."""
-    with cli.blame("--model"):
-        dataset = data.load_for(classifier.config, args)
     members = dataset.members_of(args.split)
     if not len(members):
         raise UserError(
@@ -157,8 +173,9 @@ def score(classifier: Classifier, args: argparse.Namespace) -> Scored:
             )
         outsiders = novelty_of_folder(classifier, args.unknown)
         found["outsiders"] = novelty.outsider_score(novelty_scores, outsiders)
+    part = "all photos" if args.split == "all" else f"the {args.split} split"
     say(
-        f"{printable(classifier.run)} on the {args.split} split of {printable(args.data_dir)}: "
+        f"{printable(classifier.run)} on {part} of {printable(args.data_dir)}: "
         f"{len(members):,} photos at {rate:.0f} per second with {classifier.runtime}, "
         f"{len(dataset.skipped)} skipped, {len(dataset.excluded)} left out"
     )

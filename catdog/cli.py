@@ -88,14 +88,19 @@ def progress(description: str, unit: str) -> Callable[[int, int | None], None]:
 # --- Arguments ------------------------------------------------------------------------------------
 
 
-def data_arguments(default: str | None = "tmp") -> argparse.ArgumentParser:
-    """Return a parent parser of the arguments that say which photos are meant."""
+def data_arguments(default: str | None = "tmp", said: str = "tmp") -> argparse.ArgumentParser:
+    """Return a parent parser of the arguments that say which photos are meant.
+
+    Args:
+        default: the value of --data-dir if it is not given.
+        said: what `--help` says of it.
+    """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--data-dir",
         default=default,
         metavar="DIR",
-        help="folder of labelled photos (default: tmp)",
+        help=f"folder of labelled photos (default: {said})",
     )
     parser.add_argument(
         "--cache-dir",

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,8 +114,8 @@ def test_a_split_of_one_class_has_null_and_no_nan(folder, tmp_path, capsys):
     assert "nan" not in pictures_apart.lower()
 
 
-def test_few_photos_of_another_folder_are_scored_or_a_way_is_named(folder, tmp_path, capsys):
-    draw_photos(tmp_path / "photos", 4, 40)
+def test_all_photos_of_another_folder_are_scored_however_few(folder, tmp_path, capsys):
+    draw_photos(tmp_path / "photos", 4, 40, seed=1)
     for path in [*(tmp_path / "photos").glob("dog*"), tmp_path / "photos/cat.0.png"]:
         path.unlink()
     (tmp_path / "photos/cats").mkdir()
@@ -121,9 +123,30 @@ def test_few_photos_of_another_folder_are_scored_or_a_way_is_named(folder, tmp_p
         path.rename(tmp_path / "photos/cats" / path.name)
     places = ["--data-dir", tmp_path / "photos", "--cache-dir", tmp_path / "cache"]
     with pytest.raises(UserError, match=r"expected photos in the .* split of .*--split all"):
-        run(folder, *places)
-    assert run(folder, *places, "--split", "all", "--json") == 0
-    assert strict(capsys.readouterr().out)["images"] == 3
+        run(folder, *places, "--split", "test")
+    assert run(folder, *places, "--json") == 0
+    scored = strict(capsys.readouterr().out)
+    assert (scored["images"], scored["split"], scored["trained_on"]) == (3, "all", 0)
+
+
+def test_one_known_photo_makes_the_held_out_split_the_default(folder, tmp_path, capsys):
+    draw_photos(tmp_path / "photos", 40, 40, seed=1)
+    places = ["--data-dir", tmp_path / "photos", "--cache-dir", tmp_path / "cache", "--json"]
+    known = data.load(folder / "photos", 40, folder / "cache")
+    path = known.paths[known.splits["train"][-1]]
+    shutil.copy(known.root / path, tmp_path / "photos" / Path(path).name)
+    assert run(folder, *places) == 0
+    assert strict(capsys.readouterr().out)["split"] == "test"
+
+
+def test_without_data_dir_the_photos_of_the_run_are_scored(folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folder / "plain", tmp_path / "run")
+    runs.update_config(tmp_path / "run", data_dir=str(folder / "photos"))
+    monkeypatch.chdir(tmp_path)
+    cache = ["--cache-dir", str(folder / "cache")]
+    assert evaluate.main(["--model", "run", *cache, "--json"]) == 0
+    scored = strict(capsys.readouterr().out)
+    assert scored["split"] == "test" and 0 < scored["images"] < 80
 
 
 def test_a_network_without_activation_maps_shows_its_photos_alone(folder, tmp_path, monkeypatch):
