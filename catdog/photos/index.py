@@ -9,13 +9,16 @@
 What is left out is said, and so is what the rule did, in `Found.summary`.
 """
 
+from __future__ import annotations
+
 import collections
-import contextlib
+import dataclasses
+import functools
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +39,6 @@ SPLIT_NAME = re.compile(
 )
 UNLABELLED = {"test1"}  # Kaggle's photos to be labelled
 KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
-NUMBER_NAME = re.compile(r"(?:(cat|dog)\.)?(\d+)\.\w+", re.IGNORECASE)
 # A label and numbers: cat_7, cat (7), american_bulldog_12; cat7 only without other digits.
 LABEL_NAME = re.compile(
     r"(?:(.*?[^\W\d_].*?)(?:[\s._-]*\(\d+\)|[\s._-]+\d+)+|([^\W\d_]+)\d+)(?:\.\w+)?"
@@ -46,6 +48,7 @@ NO_LABELS = {"img", "image", "images", "dsc", "dscn", "dscf", "p", "pic", "pictu
 NO_LABELS |= {"mvimg", "frame", "file", "scan", "screenshot", "wp", "gopr", "dji", "untitled"}
 # Hidden folders of programs, which are left out without a word.
 TOOLS = {".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".thumbs", ".trash"}
+OUR_FOLDERS = {"demo", "cache"}  # may be of ours
 MOST_CLASSES = 1000
 WAYS = "labels are folders (one per class), names such as cat_7.jpg, or labels.csv"
 
@@ -64,9 +67,8 @@ def find(
     Returns:
         The photos, or None if none has a label.
     Raises:
-        UserError: `data_dir` is not a folder or cannot be read; photos of only one class or of more
-            than `MOST_CLASSES`, or of others than `classes`; a class folder without files; folders
-            whose meaning is not clear.
+        UserError: a folder cannot be read, has no photos of its class, or has no clear meaning; too
+            few or too many classes, or others than `classes`.
     """
     if not os.path.isdir(data_dir):
         raise UserError(f"expected a folder, got {printable(data_dir)}")
@@ -78,138 +80,118 @@ def find(
 
 def none_found(data_dir: str | os.PathLike) -> str:
     """Return a message for a folder in which `find` found no labelled photos."""
-    with contextlib.suppress(OSError):
-        top = _list(data_dir, None)
-        if path := next(top.paths(), None):
-            return f"expected labelled photos, got photos such as {printable(path)} without; {WAYS}"
-        if endings := _endings(top):
-            kinds = some_names([f"{end or 'no ending'}: {n:,}" for end, n in endings.items()])
-            return f"expected labelled photos, got other files in {printable(data_dir)} ({kinds})"
-    return f"expected labelled photos, found none under {printable(data_dir)}; {WAYS}"
+    top = _list(data_dir)
+    kinds = some_names([f"{end or 'no ending'}: {n:,}" for end, n in top.endings().items()])
+    if paths := top.paths():
+        return f"expected labelled photos, got photos such as {printable(paths[0])} without; {WAYS}"
+    got = f"got other files in {printable(data_dir)} ({kinds})" if kinds else "got an empty folder"
+    return f"expected labelled photos in {printable(data_dir)}, {got}; {WAYS}"
 
 
 # --- Folders --------------------------------------------------------------------------------------
 
 
 class _Folder:
-    """A folder, with what lies in it."""
+    """A folder and what lies in it. Paths are those below the data folder."""
 
-    def __init__(self, path: str, photos: list[str], others: list[str]):
-        self.path, self.name = path, path.rpartition("/")[2]  # below the data folder
-        self.photos, self.others = photos, others  # names of files directly in it
-        self.folders: list[_Folder] = []
-        self.below = [self]  # itself and all folders below it, as `walk` yields them
-        self.count, self.files = len(photos), len(photos) + len(others)  # in all of them
+    def __init__(self, path, photos, others, keep):
+        self.path, self.name = path, path.rpartition("/")[2]
+        self.start = len(path) + 1 if path else 0  # of what follows in the paths of its photos
+        inside = f"{path}/" if path else ""
+        self.photos, self.others = [inside + name for name in photos], others
+        self.folders, self.below = [], [self]  # directly in it; itself and all below, as in `walk`
+        self.key = class_name(self.name).casefold()
+        self.split = None if self.key in keep else split_of(self.name)
 
-    @property
-    def filled(self) -> list["_Folder"]:
+    @functools.cached_property
+    def filled(self):
         """The folders in it that hold photos, at any depth."""
-        return [folder for folder in self.folders if folder.count]
+        return [each for each in self.folders if any(inner.photos for inner in each.below)]
 
-    def paths(self) -> Iterator[str]:
-        """Yield the paths of all photos, below this folder."""
-        start = len(self.path) + 1 if self.path else 0
-        for folder in self.below:
-            inside = f"{folder.path}/"[start:] if folder is not self else ""
-            yield from (inside + name for name in folder.photos)
+    def paths(self):
+        return [path for each in self.below for path in each.photos]
 
-    def __str__(self):
-        return f"{printable(self.name)}/ (photos: {self.count:,})"
+    def endings(self):
+        """Return how many files that are no photos have which ending."""
+        ends = (os.path.splitext(name)[1].lower() for each in self.below for name in each.others)
+        return dict(collections.Counter(ends).most_common())
 
 
-def _list(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None) -> _Folder:
+def _list(data_dir, cache_dir=None, keep=()):
     """Return the data folder; raise OSError if it, or one below it, cannot be listed."""
 
     def fail(error):
         raise error
 
     top, listed = os.fsdecode(data_dir), {}
-    start = len(os.path.join(top, ""))
     for path, photos, others in walk(top, fail, cache_dir):
-        folder = _Folder(path[start:].replace(os.sep, "/"), photos, others)
-        if folder.path:
-            parent = listed.get(folder.path.rpartition("/")[0])
-            if parent is None or DEMO in others:  # drawings of ours, which may lie beside photos
-                continue
-            parent.folders.append(folder)
-        listed[folder.path] = folder
+        path = path[len(os.path.join(top, "")) :].replace(os.sep, "/")
+        parent = listed.get(path.rpartition("/")[0])
+        if path and (parent is None or DEMO in others):
+            continue  # drawings of ours, which may lie beside photos
+        listed[path] = _Folder(path, photos, others, keep)
+        if path:
+            parent.folders.append(listed[path])
     for folder in reversed(listed.values()):
         for child in folder.folders:
             folder.below += child.below
-            folder.count += child.count
-            folder.files += child.files
     return listed[""]
 
 
-def _endings(folder):
-    """Return how many files that are no photos have which ending."""
-    names = (name for each in folder.below for name in each.others)
-    return dict(collections.Counter(os.path.splitext(n)[1].lower() for n in names).most_common())
-
-
+@dataclasses.dataclass
 class _Part:
-    """Labelled photos in a folder.
+    """Labelled photos in a folder."""
 
-    Attributes:
-        kind: what their labels come from: "folders", "names" or "csv".
-        how: the same in words.
-        notes: what is to be said about them if they are taken.
-        paths, members, names: (n,) lists: path below the folder, class, what identifies the photo.
-    """
+    folder: _Folder
+    how: str  # where their labels come from
+    rows: list[tuple[str, str, str]]  # of each photo: path, class, what identifies it
+    notes: list[str]  # to be said if they are taken
+    has_folders: bool = False  # whether their labels are folders
 
-    def __init__(self, folder, kind, how, rows, notes=()):
-        self.folder, self.kind, self.how, self.notes = folder, kind, how, [*notes]
-        self.paths, self.members, self.names = map(list, zip(*rows, strict=True))
+    @functools.cached_property
+    def classes(self):
+        return {member for _, member, _ in self.rows}
 
 
 # --- The rule -------------------------------------------------------------------------------------
 
 
 class _Finder:
-    """Applies the rule to one data folder. What has no labels is None, or {} of several parts."""
+    """Applies the rule to one data folder. Photos without labels are None."""
 
     def __init__(self, data_dir, cache_dir, classes):
-        self.root, self.top = Path(data_dir), _list(data_dir, cache_dir)
-        self.classes = [class_name(name) for name in classes]
+        self.root, self.classes = Path(data_dir), [class_name(name) for name in classes]
         self.keep = {name.casefold() for name in self.classes}  # such folders are never left out
+        self.top, self.notes = _list(data_dir, cache_dir, self.keep), []
+        self.complaint = None  # about a labels.csv that is no list of photos
 
     def find(self):
-        passed, notes = self.shared()
-        home, complaint = passed[-1], None
-        for folder in passed:
-            try:
-                if part := self.by_csv(folder, label_files.CSV_NAME):
-                    return self.found(home, {0: part}, [])
-            except label_files.NotAList as error:
-                complaint = error
-        parts = self.by_split(home, notes)
-        part = None if parts else self.by_folder(home)
-        if complaint and not (parts or part):
-            raise complaint
-        notes += [f"{complaint}; it is not taken for labels"] if complaint else []
-        for folder in () if parts else passed:
-            part = part or self.by_csv(folder)
-        part = part or (None if parts else self.by_name(home))
-        if not part and not parts and len(passed) > 1:
+        passed = self.strip(self.top)
+        while True:  # a whole data set may lie beside other folders, which are left out
+            home = passed[-1]
+            if part := self.by_csv(passed, label_files.CSV_NAME):
+                return self.found({0: part}, home)
+            if parts := self.by_split(home):
+                return self.found(parts, home)
+            sets = [each for each in home.filled if self.is_set(each)]
+            if len(sets) > 1:
+                raise UserError(
+                    f"expected one set of photos in {self.place(home)}, got {_names(sets)}"
+                )
+            if not sets:
+                break
+            self.check_one_layout(home)
+            self.notes += self.left_out(home, sets)
+            passed += self.strip(sets[0])
+        part = self.label(passed)
+        if self.complaint and not part:
+            raise self.complaint
+        if not part and len(passed) > 1:
             part = self.by_folder(passed[-2])  # photos without labels in one folder: one class
-        parts = parts or ({0: part} if part else {})
-        for folder in passed if part and part.kind == "folders" else ():
-            with contextlib.suppress(UserError):
-                other = self.by_csv(folder)
-                if other and set(other.members).isdisjoint(part.members):
-                    notes.append(f"not used: {other.how}; to use the file, name it labels.csv")
-        return self.found(home, parts, notes) if parts else None
+        return part and self.found({0: part}, home)
 
     def place(self, folder):
         return printable(self.root / folder.path)
-
-    def is_class(self, folder, known=frozenset()):
-        return _key(folder) in self.keep or _key(folder) in known
-
-    def splits(self, home):
-        """Return the filled folders that are named like splits, those of training photos first."""
-        named = [each for each in home.filled if split_of(each.name) is not None]
-        return sorted((each for each in named if not self.is_class(each)), key=_split)
 
     # 1. Leading folders
 
@@ -218,258 +200,203 @@ class _Finder:
         passed = [folder]
         while not folder.photos and len(folder.filled) == 1:
             (folder,) = folder.filled
-            if self.is_class(folder, known):
+            if folder.key in self.keep | known:
                 break
             passed.append(folder)
         return passed
 
-    def shared(self):
-        """Return the folders that all photos share, from the data folder down, and notes.
-
-        A whole data set may lie beside other folders, which are left out.
-        """
-        passed, notes = self.strip(self.top), []
-        while sets := [each for each in passed[-1].filled if self.is_set(each)]:
-            home = passed[-1]
-            if any(_split(each) == 0 and self.label(self.strip(each)[-1]) for each in home.filled):
-                break
-            if len(sets) > 1:
-                names = some_names([each.name for each in sets])
-                raise UserError(f"expected one set of photos in {self.place(home)}, got {names}")
-            self.check_one_layout(home)
-            notes += self.left_out(home, sets)
-            passed += self.strip(sets[0])
-        return passed, notes
-
     def is_set(self, folder):
         """Return whether a folder holds classes in splits, or Kaggle's or Microsoft's photos."""
-        inner = [folder, *self.strip(folder)[-1].filled]
-        return not self.is_class(folder) and (
-            any(each.name.lower() == "petimages" and each.filled for each in inner)
-            or any(_split(each) == 0 and self.by_name(each, False) for each in inner[1:])
-            or {0} < {_split(each) for each in inner[1:] if each.filled} - {None}
-        )
+        inner = self.strip(folder)[-1].filled
+        splits = {2 if each.name.lower() in UNLABELLED else each.split for each in inner} - {None}
+        return folder.key not in self.keep and (splits > {0} or folder.key == "petimages")
 
     # 2. Splits
 
-    def by_split(self, home, notes):
+    def by_split(self, home):
         """Return the photos of each split, by index into `SPLITS`, if folders are named so."""
-        named, parts, folders = self.splits(home), {}, {}
+        named = [each for each in home.filled if each.split is not None]
+        named.sort(key=lambda each: each.split)
         # A class may be alone in one split: there it is no folder that all photos share.
         ends = [self.strip(each)[-1].filled for each in named]
-        known = {_key(each) for end in ends for each in end if len(end) > 1}
-        # Beside folders of photos, train/ is a class unless it has class folders of its own.
-        alone = not any(each.photos for each in home.filled if each not in named)
-        for folder in named:
-            split, part = _split(folder), self.label(self.strip(folder, known)[-1], alone)
-            if split and not parts and not self.keep:
-                if part and len(named) == len(home.filled):
-                    raise UserError(
-                        f"expected a folder of training photos in {self.place(home)}, got only "
-                        f"{some_names([each.name for each in named])}"
-                    )
-                break
-            first = next(iter(parts.values()), part)
-            if part and not set(part.members).isdisjoint(first.members):
-                if split in parts:
-                    raise UserError(
-                        f"expected one folder for {SPLITS[split]}, got both "
-                        f"{printable(folders[split].name)} and {printable(folder.name)} in "
-                        f"{self.place(home)}"
-                    )
-                parts[split], folders[split] = part, folder
-            elif parts:  # such as a competition's test photos
-                notes.append(
-                    f"{self.place(folder)} is not taken for a split: it has none of the classes "
-                    f"of {printable(next(iter(folders.values())).name)}"
-                )
-        if any(part.kind == "folders" for part in parts.values()):
+        known = {each.key for end in ends for each in end if len(end) > 1}
+        taken = {each: part for each in named if (part := self.label(self.strip(each, known)))}
+        first = next(iter(taken.values()), None)  # a competition's test photos have no such class
+        taken = {k: v for k, v in taken.items() if not v.classes.isdisjoint(first.classes)}
+        parts = {folder.split: part for folder, part in taken.items()}
+        has_train = not parts or 0 in parts or self.keep
+        if not has_train and len(named) < len(home.filled):
+            return {}
+        if not has_train or len(parts) < len(taken):
+            raise UserError(
+                "expected a folder of training photos and one folder for each split in "
+                f"{self.place(home)}, got {_names(taken)}"
+            )
+        if any(part.has_folders for part in parts.values()):
             self.check_one_layout(home)
-        notes += self.left_out(home, named) if parts else []
+        self.notes += self.left_out(home, taken) if parts else []
         return parts
 
     # 3. Classes
 
-    def label(self, folder, general=True):
-        """Return the photos of a folder with the labels that its folders, CSV or names say."""
-        return self.by_folder(folder) or self.by_csv(folder) or self.by_name(folder, general)
+    def label(self, passed):
+        """Return the photos below the last folder with what folders, CSV or names say."""
+        return self.by_folder(passed[-1]) or self.by_csv(passed) or self.by_name(passed[-1])
 
     def by_folder(self, home):
         """Return the photos of the folders in a folder, each of which is a class."""
         self.check_one_layout(home)
         folders = [each for each in home.filled if each.name.lower() not in UNLABELLED]
         # If all are named like splits, none is a class. Nor is one alone beside photos.
-        if all(_split(each) is not None and not self.is_class(each) for each in folders) or (
-            len(folders) == 1 and home.photos and not self.is_class(folders[0])
+        if all(each.split is not None for each in folders) or (
+            len(folders) == 1 and home.photos and folders[0].key not in self.keep
         ):
             return None
         rows, of_key = [], {}
         for folder in folders:
-            other = of_key.setdefault(_key(folder), folder)
+            other = of_key.setdefault(folder.key, folder)
             if nfc(other.name) != nfc(folder.name):
                 raise UserError(
                     f"expected one folder for each class, got both {printable(other.name)} and "
                     f"{printable(folder.name)} in {self.place(home)}"
                 )
             member = class_name(folder.name)
-            rows += ((f"{folder.name}/{p}", member, identity(member, p)) for p in folder.paths())
-        for empty in (each for each in home.folders if not each.files and not self.keep):
-            raise UserError(
-                f"expected photos in every class folder, got none in {self.place(empty)}"
-            )
+            rows += ((p, member, identity(member, p[folder.start :])) for p in folder.paths())
+        for each in home.folders:
+            if not self.keep and not any(inner.photos or inner.others for inner in each.below):
+                raise UserError(
+                    f"expected photos in every class folder, got none in {self.place(each)}"
+                )
         notes = self.left_out(home, folders)
-        hidden = [path for path in (self.root / home.path).glob(".*") if _has_photos(path)]
-        if names := sorted(path.name for path in hidden if path.name.lower() not in TOOLS):
-            notes.append(f"left out in {self.place(home)} as hidden: {some_names(names)}")
-        odd = [each.name for each in folders if _split(each) is not None]
-        odd += [each.name for each in folders if each.name.lower() in ("demo", "cache")]
-        if odd:
+        if odd := [each for each in folders if each.split is not None or each.key in OUR_FOLDERS]:
             what = "taken for classes; if they are none, move them elsewhere"
-            notes.append(f"{some_names(odd)} in {self.place(home)}: {what}")
-        how = f"one folder per class in {self.place(home)}"
-        return _Part(home, "folders", how, rows, notes)
+            notes.append(f"{_names(odd)} in {self.place(home)}: {what}")
+        return _Part(home, f"one folder per class in {self.place(home)}", rows, notes, True)
 
-    def by_csv(self, folder, name=None):
-        """Return the photos of a folder that a CSV file in it gives a label: that of this name.
+    def by_csv(self, passed, name=None):
+        """Return the photos that a CSV file in one of the folders gives labels of several classes.
 
-        Without a name, a file that is no list of photos of several classes is passed over, and one
-        that has "train" or "label" in its name goes before others.
+        One with "train" or "label" in its name goes before others. With `name`, only a file of this
+        name is read, and may hold one class.
         """
-        files = [each for each in folder.others if each.lower().endswith((".csv", ".tsv"))]
-        files.sort(key=lambda each: not re.search("train|label", each.lower()))
-        for file in files if folder.count else ():
-            if name and file.lower() != name:
-                continue
-            try:
-                path = self.root / folder.path / file
-                label_of, how, notes = label_files.read_csv(path, list(folder.paths()))
-            except label_files.NotAList:
-                if name:
-                    raise
-                continue
-            if name or len(set(label_of.values())) > 1:
-                # The path alone: a corrected label must not move the photo to another split.
-                rows = ((path, label_of[path], nfc(path)) for path in sorted(label_of))
-                return _Part(folder, "csv", how, rows, notes)
+        for folder in passed if passed[0].paths() else ():
+            files = [each for each in folder.others if each.lower().endswith((".csv", ".tsv"))]
+            files = [each for each in files if name in (None, each.lower())]
+            for file in sorted(files, key=lambda each: not re.search("train|label", each.lower())):
+                paths = {path[folder.start :]: path for path in folder.paths()}
+                try:
+                    of, how, notes = label_files.read_csv(self.root / folder.path / file, [*paths])
+                except label_files.NotAList as error:
+                    self.complaint = error if name else self.complaint
+                    continue
+                if name or len(set(of.values())) > 1:
+                    # The path alone: a corrected label must not move the photo to another split.
+                    rows = [(paths[path], of[path], nfc(path)) for path in sorted(of)]
+                    return _Part(folder, how, rows, notes)
         return None
 
-    def by_name(self, folder, general=True):
+    def by_name(self, folder):
         """Return the photos directly in a folder that have a label in their names.
 
         They are all, or those that are named as Kaggle's.
         """
-        for pattern in [LABEL_NAME, KAGGLE_NAME] if general else [KAGGLE_NAME]:
-            rows = []
-            for path in folder.photos:
-                if match := pattern.fullmatch(path):
-                    member = sys.intern(class_name(match[1] or match[2]))
-                    rows.append((path, member, identity(member, path)))
-            if rows and (pattern is KAGGLE_NAME or _are_labels(rows, folder)):
-                how = f"labels from names such as {printable(rows[0][0])}"
-                part = _Part(folder, "names", how, rows)
-                if without := sorted(set(folder.photos).difference(part.paths)):
-                    part.notes.append(f"left out, without a label: {some_names(without)}")
-                return part
-        return None
+        rows = []
+        for path in folder.photos:
+            if match := LABEL_NAME.fullmatch(path, folder.start):
+                member = sys.intern(class_name(match[1] or match[2]))
+                rows.append((path, member, identity(member, path[folder.start :])))
+        if not _are_labels([member for _, member, _ in rows], len(folder.photos)):
+            rows = [row for row in rows if KAGGLE_NAME.fullmatch(row[0], folder.start)]
+        if not rows:
+            return None
+        without = sorted({*folder.photos}.difference(path for path, _, _ in rows))
+        notes = [f"left out, without a label: {some_names(without)}"] if without else []
+        how = f"labels from names such as {printable(rows[0][0][folder.start :])}"
+        return _Part(folder, how, rows, notes)
 
     # What is found, what is left out, what cannot be decided
 
-    def found(self, home, parts, notes):
-        """Return the photos of all parts as one `Found`."""
+    def found(self, parts, home):
+        """Return the photos of all parts, in folders of `home`, as one `Found`."""
         first = parts[min(parts)]
-        folder = home if len(parts) > 1 else first.folder
-        paths, members, names, sides, taken = [], [], [], [], set()
+        folder, how = (home, "") if len(parts) > 1 else (first.folder, first.how)
+        place, paths, names, members, given, tops = self.place(folder), [], [], [], [], []
         for split, part in sorted(parts.items()):
-            notes += part.notes
-            if unknown := sorted(set(part.members).difference(first.members)):
-                raise UserError(
-                    f"expected the classes of {self.place(first.folder)}, got {unknown[0]!r} too "
-                    f"in {self.place(part.folder)}"
+            self.notes += part.notes
+            if missing := sorted(first.classes - part.classes):
+                self.notes.append(
+                    f"{self.place(part.folder)} has no photos of {some_names(missing)}"
                 )
-            if missing := sorted(set(first.members).difference(part.members)):
-                notes.append(f"{self.place(part.folder)} has no photos of {some_names(missing)}")
-            inside = f"{part.folder.path}/"[len(f"{folder.path}/") if folder.path else 0 :]
-            for path, name in zip(part.paths, part.names, strict=True):
+            taken = set(names)
+            for path, member, name in part.rows:
                 # Numbers begin anew in each folder, but cat.7.jpg has its number from Kaggle.
-                is_kaggles = split and KAGGLE_NAME.fullmatch(path.rpartition("/")[2])
-                if split and part is not first and (name in taken or not is_kaggles):
-                    name = f"{SPLITS[split]}/{name}"
-                names.append(name)
-                paths.append(path if part.folder is folder else inside + path)
-            taken.update(names if len(parts) > 1 else ())
-            members += part.members
-            sides += [split] * len(part.paths)
-        how, given = first.how, None
-        if len(parts) > 1:
-            given = np.array(sides)
-            tops = dict.fromkeys(path.partition("/")[0] for path in paths)
-            how = f"split from {' and '.join(f'{printable(top)}/' for top in tops)}"
-        for note in notes:
+                is_kaggles = part is first or KAGGLE_NAME.fullmatch(path.rpartition("/")[2])
+                is_new = is_kaggles and name not in taken
+                names.append(name if is_new else f"{SPLITS[split]}/{name}")
+                members.append(member)
+                paths.append(path[folder.start :])
+            given += [split] * len(part.rows)
+            tops.append(f"{printable(paths[-1].partition('/')[0])}/")
+        if self.complaint:
+            self.notes.append(f"{self.complaint}; it is not taken for labels")
+        for note in self.notes:
             logger.warning(note)
-        classes = self.classes or sorted(set(members))
-        self.check_classes(classes, set(members), self.root / folder.path)
-        number = {name: index for index, name in enumerate(classes)}
-        labels = np.array([number[member] for member in members], np.int32)
-        summary = f"{how}; {len(classes):,} classes: {some_names(classes)}"
-        root = self.root / folder.path
-        return Found(root, classes, paths, labels, names, given, summary, _endings(home))
-
-    def check_classes(self, classes, members, root):
-        """Raise `UserError` for too few or too many classes, or others than the network's."""
-        place = printable(root)
-        if unknown := sorted(members.difference(classes)):
+        classes = self.classes or sorted(first.classes)
+        if unknown := sorted(set(members).difference(classes)):
+            whose = "the network" if self.classes else self.place(first.folder)
             raise UserError(
-                f"expected photos of the classes of the network, {some_names(classes)}, got "
+                f"expected photos of the classes of {whose}, {some_names(classes)}, got "
                 f"{some_names(unknown)} too in {place}"
             )
-        if len(classes) < 2:
-            raise UserError(
-                f"expected photos of two classes or more, got only {classes[0]!r} in {place}; "
-                + WAYS
-            )
-        if len(classes) > MOST_CLASSES:
-            raise UserError(
-                f"expected at most {MOST_CLASSES:,} classes, got {len(classes):,} in {place}"
-            )
+        if not 2 <= len(classes) <= MOST_CLASSES:
+            got = f"{len(classes):,}: {some_names(classes)}"
+            raise UserError(f"expected 2 to {MOST_CLASSES:,} classes, got {got} in {place}; {WAYS}")
+        number = {name: index for index, name in enumerate(classes)}
+        labels = np.array([number[member] for member in members], np.int32)
+        how = how or f"split from {' and '.join(tops)}"
+        summary = f"{how}; {len(classes):,} classes: {some_names(classes)}"
+        given = np.array(given) if len(parts) > 1 else None
+        others = home.endings()
+        return Found(self.root / folder.path, classes, paths, labels, names, given, summary, others)
 
     def check_one_layout(self, home):
-        """Raise `UserError` if photos lie beside class folders: either may be a mistake."""
-        if home.filled and (flat := self.by_name(home, False)):
-            raise UserError(
-                f"expected one layout in {self.place(home)}, got photos beside the folders "
-                f"({printable(flat.paths[0])}) and photos in them ({self.place(home.filled[0])})"
-            )
+        """Raise `UserError` if Kaggle's photos lie beside folders: either may be a mistake."""
+        for path in home.photos if home.filled else ():
+            if KAGGLE_NAME.fullmatch(path, home.start):
+                raise UserError(
+                    f"expected one layout in {self.place(home)}, got photos beside the folders "
+                    f"({printable(path[home.start :])}) and photos in them ({_names(home.filled)})"
+                )
 
     def left_out(self, home, taken):
         """Return a note on what in a folder is left out, beside the folders that are taken."""
-        left = [str(each) for each in home.folders if each not in taken]
+        left = [
+            f"{each.name}/ (photos: {len(each.paths()):,})"
+            for each in home.folders
+            if each not in taken
+        ]
         left += [f"{len(home.photos):,} photos beside the folders"] if home.photos else []
+        for path in sorted((self.root / home.path).glob(".*")):
+            if path.is_dir() and path.name.lower() not in TOOLS:
+                photos = sum(name.lower().endswith(SUFFIXES) for name in os.listdir(path))
+                left += [f"{path.name}/ (photos: {photos:,})"] if photos else []
         return [f"left out in {self.place(home)}: {some_names(left)}"] if left else []
 
 
-def _key(folder):
-    return class_name(folder.name).casefold()
+def _names(folders):
+    return some_names([each.name for each in folders])
 
 
-def _split(folder):
-    return split_of(folder.name)
-
-
-def _are_labels(rows, folder):
-    """Return whether what stands before the numbers of all names may be labels."""
-    members = {member for _, member, _ in rows}
-    labels = {member.casefold() for member in members}
+def _are_labels(members, photos):
+    """Return whether what stands before the numbers of all photos' names may be labels."""
+    labels = {member.casefold() for member in set(members)}
     return (
-        len(rows) == len(folder.photos)
-        and 2 <= len(labels) <= len(rows) / 2
-        and len(labels) == len(members)
+        len(members) == photos
+        and 2 <= len(labels) <= photos / 2
+        and len(labels) == len(set(members))
         and not labels & NO_LABELS
         and all(split_of(label) is None for label in labels)
     )
-
-
-def _has_photos(folder):
-    return folder.is_dir() and any(each.lower().endswith(SUFFIXES) for each in os.listdir(folder))
 
 
 # --- Names ----------------------------------------------------------------------------------------
@@ -495,7 +422,8 @@ def identity(member: str, path: str) -> str:
     It is class and number (`cat.7`) if the name is one of Kaggle's or Microsoft's, which number the
     photos alike; otherwise class and path below the class folder.
     """
-    match = NUMBER_NAME.fullmatch(path)
-    if match and member in ("cat", "dog") and (match[1] or member).lower() == member:
-        return f"{member}.{int(match[2])}"
+    if member in ("cat", "dog"):
+        match = KAGGLE_NAME.fullmatch(path) or KAGGLE_NAME.fullmatch(f"{member}.{path}")
+        if match and match[1].lower() == member:
+            return f"{member}.{int(match[2])}"
     return nfc(f"{member}/{path}")
