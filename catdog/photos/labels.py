@@ -10,6 +10,7 @@ import codecs
 import collections
 import csv
 import dataclasses
+import functools
 import io
 import logging
 import os
@@ -182,44 +183,45 @@ def read_csv(
     rows, index = _rows(path), _Photos(path, photos)
     column, header, rows = _photo_column(rows, index, place)
     label_of_row, words = _label_column(header, rows, column, place)
-    found, missing, label_of, spelling = [], [], {}, {}
+    missing, label_of, spelling, clear, problem = [], {}, {}, 0, None
+    clean = functools.cache(lambda label: nfc(printable(label)))
     for line, row in rows:
-        name = row[column].strip() if column < len(row) else ""
-        matches = index.find(name, f"{place}, line {line}") if name else []
-        if name and not matches:
+        name, label = _cell(row, column), clean(label_of_row(row))
+        matches = index.find(name)
+        clear += len(matches) == 1
+        if ".." in name and ".." in re.split(r"[\\/]", name):
+            folder = printable(Path(path).absolute().parent.name)
+            wanted, got = f"a photo in {folder}", f"{printable(name)}, which leads out of it"
+        elif name and not matches:
             missing.append(name)
+            continue
+        elif not name or not label:
+            wanted, got = "a photo and a label", repr(",".join(row))
+        elif len(matches) > 1:
+            wanted = "the name of one photo"
+            got = f"{printable(name)}, which may be {' or '.join(map(printable, matches[:2]))}"
+        elif label_of.setdefault(matches[0], label) != label:
+            wanted = f"one label for {printable(name)}"
+            got = f"both {label_of[matches[0]]} and {label}"
+        elif spelling.setdefault(label.casefold(), label) != label:
+            wanted = "one spelling of a label"
+            got = f"both {spelling[label.casefold()]} and {label}"
         else:
-            found.append((line, row, name, matches))
-    clear = sum(len(matches) == 1 for *_, matches in found)
+            continue
+        problem = problem or f"{place}, line {line}: expected {wanted}, got {got}"
     if 2 * clear < len(rows):
         raise NotAList(f"{place}: expected names of photos, got {_example(rows, column)}")
-    for line, row, name, matches in found:
-        label = nfc(printable(label_of_row(row)))
-        where = f"{place}, line {line}"
-        if not name or not label:
-            raise UserError(f"{where}: expected a photo and a label, got {','.join(row)!r}")
-        if len(matches) > 1:
-            raise UserError(
-                f"{where}: expected the name of one photo, got {printable(name)}, which may be "
-                f"{' or '.join(map(printable, matches[:2]))}"
-            )
-        if label_of.setdefault(matches[0], label) != label:
-            raise UserError(
-                f"{where}: expected one label for {printable(name)}, got both "
-                f"{label_of[matches[0]]} and {label}"
-            )
-        if spelling.setdefault(label.casefold(), label) != label:
-            raise UserError(
-                f"{where}: expected one spelling of a label, got both "
-                f"{spelling[label.casefold()]} and {label}"
-            )
+    if problem:
+        raise UserError(problem)
     if len(spelling) == len(label_of) < len(photos) / 10:
         raise NotAList(f"{place}: expected several photos with the same label, got one of each")
+    folders = set(map(os.path.dirname, label_of))
+    beside = [p for p in photos if p not in label_of and os.path.dirname(p) in folders]
     notes = [
         f"{len(names):,} {what}: {some_names(names, 3)}"
         for names, what in (
             (missing, f"names in {place} match no photo and are left out"),
-            (index.beside(label_of), f"photos have no label in {place} and are left out"),
+            (beside, f"photos have no label in {place} and are left out"),
         )
         if names
     ]
@@ -248,60 +250,51 @@ def _rows(path):
 
 def _photo_column(rows, index, place):
     """Return which column names the photos, the header or None, and the rows without it."""
-    columns = max((len(row) for _, row in rows), default=0)
-    named = [set() for _ in range(columns)]
+    named = [set() for _ in range(max((len(row) for _, row in rows), default=0))]
     for _, row in rows[:SAMPLE]:
         for column, cell in enumerate(row):
             named[column].update(index.find(cell.strip()))
-    column = max(range(columns), key=lambda each: len(named[each]), default=0)
-    if columns < 2 or not named[column]:
+    column = max(range(len(named)), key=lambda each: len(named[each]), default=0)
+    if len(named) < 2 or not named[column]:
         raise NotAList(f"{place}: expected names of photos and labels, got {_example(rows, 0)}")
-    first = rows[0][1]
-    has_header = column >= len(first) or not index.find(first[column].strip())
-    return column, first if has_header else None, rows[has_header:]
+    has_header = not index.find(_cell(rows[0][1], column))
+    return column, rows[0][1] if has_header else None, rows[has_header:]
 
 
 def _label_column(header, rows, column, place):
     """Return a function of a row that returns its label, and words that name the column."""
     columns = [each for each in range(max(len(row) for _, row in rows)) if each != column]
-    names = [cell.strip().lower() for cell in header or ()]
-
-    def cells(each):
-        return [row[each].strip() if each < len(row) else "" for _, row in rows]
-
-    known = [each for each in columns if each < len(names) and names[each] in LABEL_COLUMNS]
-    ones = [each for each in columns if header and {*cells(each)} <= {"0", "1", "0.0", "1.0"}]
+    words = {each: {_cell(row, each) for _, row in rows} for each in columns}
+    ones = [each for each in columns if header and words[each] <= {"0", "1", "0.0", "1.0"}]
+    known = [each for each in columns if _cell(header or (), each).lower() in LABEL_COLUMNS]
     is_one_hot = not known and len(ones) > 1 and len(header) > max(ones)
     if is_one_hot and all(sum(float(row[each]) for each in ones) == 1 for _, row in rows):
-        words = f"{len(ones)} columns of 0 and 1 the label"
-        return lambda row: header[next(c for c in ones if float(row[c]))].strip(), words
-    repeated = known[:1] or columns
-    for is_possible in (
+        said = f"{len(ones)} columns of 0 and 1 the label"
+        return lambda row: header[next(each for each in ones if float(row[each]))].strip(), said
+    possible = known[:1] or columns
+    for is_label in (
         lambda words: 1 < len(words) < len(rows),
         lambda words: not all(re.fullmatch(r"[-+\d.,eE]*", word) for word in words),
         lambda words: len(words) <= len(rows) / 2,
     ):
-        if len(repeated) > 1:
-            repeated = [each for each in repeated if is_possible({*cells(each)})]
-    if len(repeated) != 1:
-        raise NotAList(
-            f"{place}: expected a column named label, got "
-            f"{some_names([_named(header, each) for each in columns])}"
-        )
-    label = repeated[0]
-    words = f"{_named(header, label)} the label"
-    return lambda row: row[label].strip() if label < len(row) else "", words
+        if len(possible) > 1:
+            possible = [each for each in possible if is_label(words[each])]
+    if len(possible) != 1:
+        names = some_names([_named(header, each) for each in columns])
+        raise NotAList(f"{place}: expected a column named label, got {names}")
+    return lambda row: _cell(row, possible[0]), f"{_named(header, possible[0])} the label"
+
+
+def _cell(row, column):
+    return row[column].strip() if column < len(row) else ""
 
 
 def _named(header, column):
-    if header and column < len(header):
-        return f"column {printable(header[column].strip())}"
-    return f"column {column + 1}"
+    return f"column {printable(_cell(header or (), column)) or column + 1}"
 
 
 def _example(rows, column):
-    cells = [row[column].strip() for _, row in rows if column < len(row)]
-    return some_names(cells[:3]) if cells else "nothing"
+    return some_names([_cell(row, column) for _, row in rows[:3]]) or "nothing"
 
 
 class _Photos:
@@ -310,9 +303,19 @@ class _Photos:
     def __init__(self, path, photos):
         self.parents = [*map(nfc, Path(path).absolute().parent.parts)]
         self.paths, self.exact = photos, set(photos)
-        self.loose = None
 
-    def find(self, name, place=None):
+    @functools.cached_property
+    def loose(self):
+        """The paths that a name in small letters may mean."""
+        loose = collections.defaultdict(list)
+        for path in self.paths:
+            folded = nfc(path).casefold()
+            for key in {folded, folded.removeprefix("train/"), folded.rpartition("/")[2]}:
+                loose[key].append(path)
+                loose[os.path.splitext(key)[0]].append(path)
+        return loose
+
+    def find(self, name):
         """Return the paths of the photos that a name may mean.
 
         It is a path below the folder or below train/ in it, or the mere name of a photo in any
@@ -323,50 +326,23 @@ class _Photos:
             return [name]
         name = nfc(name.replace("\\", "/"))
         parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            if place is None:
-                return []
-            raise UserError(
-                f"{place}: expected a photo in {printable(self.parents[-1])}, got "
-                f"{printable(name)}, which leads out of it"
-            )
         is_absolute = name[:1] == "/" or name[1:3] == ":/"
         for start in range(len(parts)):
             if start and not is_absolute and parts[:start] != self.parents[-start:]:
                 continue
-            if found := self._below("/".join(parts[start:])):
-                return found
+            path = "/".join(parts[start:])
+            if found := self.loose.get(path.casefold()):
+                return self.best(sorted({*found}), path)
         return []
 
-    def _below(self, path):
-        for each in (path, f"train/{path}"):
-            if each in self.exact:
-                return [each]
-        if self.loose is None:
-            self.loose = collections.defaultdict(list)
-            for each in self.paths:
-                folded = _folded(each)
-                for key in {folded, folded.removeprefix("train/"), folded.rpartition("/")[2]}:
-                    self.loose[key].append(each)
-                    self.loose[os.path.splitext(key)[0]].append(each)
-        found = sorted(set(self.loose.get(_folded(path), [])))
-        if len(found) < 2:
-            return found
+    def best(self, found, path):
+        """Return those that are named most exactly so."""
         for is_better in (
+            lambda each: each == path,
+            lambda each: each == f"train/{path}",
             lambda each: os.path.splitext(each.removeprefix("train/"))[0] == path,
-            lambda each: nfc(each).endswith(nfc(path)),
+            lambda each: nfc(each).endswith(path),
             lambda each: os.path.dirname(each) in ("", "train"),
         ):
             found = [each for each in found if is_better(each)] or found
         return found
-
-    def beside(self, labelled):
-        """Return the other photos in the folders of the labelled ones."""
-        folders = set(map(os.path.dirname, labelled))
-        return [
-            path for path in self.paths if path not in labelled and os.path.dirname(path) in folders
-        ]
-
-
-def _folded(path):
-    return nfc(path).casefold()
