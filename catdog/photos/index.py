@@ -207,9 +207,11 @@ class _Finder:
 
     def is_set(self, folder):
         """Return whether a folder holds classes in splits, or Kaggle's or Microsoft's photos."""
-        inner = self.strip(folder)[-1].filled
-        splits = {2 if each.name.lower() in UNLABELLED else each.split for each in inner} - {None}
-        return folder.key not in self.keep and (splits > {0} or folder.key == "petimages")
+        *passed, last = self.strip(folder)
+        splits = {2 if x.name.lower() in UNLABELLED else x.split for x in last.filled} - {None}
+        is_kaggles = passed and last.split == 0 and KAGGLE_NAME.fullmatch("".join(last.photos[:1]))
+        is_microsofts = any(each.key == "petimages" for each in (*passed, last))
+        return folder.key not in self.keep and bool(splits > {0} or is_kaggles or is_microsofts)
 
     # 2. Splits
 

@@ -373,3 +373,14 @@ def test_links_that_lead_back_are_passed_over(tmp_path):
     (tmp_path / "twin").symlink_to("ant")
     found = index.find(tmp_path)
     assert found.paths == ["ant/0.png", "ant/self.jpg", "bee/0.png"]
+
+
+@pytest.mark.parametrize("inside", ["train/cat.{}.jpg train/dog.{}.jpg",
+                                    "PetImages/Cat/{}.jpg PetImages/Dog/{}.jpg"])  # fmt: skip
+def test_a_public_data_set_one_folder_down_is_found_beside_others(tmp_path, inside):
+    for name in [*(each.format(i) for each in inside.split() for i in range(3)), "../notes/a.jpg"]:
+        path = tmp_path / "photos" / "download" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"any")
+    found = index.find(tmp_path / "photos")
+    assert found.classes == ["cat", "dog"] and len(found.paths) == 6
