@@ -209,7 +209,8 @@ class _Finder:
         """Return whether a folder holds classes in splits, or Kaggle's or Microsoft's photos."""
         *passed, last = self.strip(folder)
         splits = {2 if x.name.lower() in UNLABELLED else x.split for x in last.filled} - {None}
-        is_kaggles = passed and last.split == 0 and KAGGLE_NAME.fullmatch("".join(last.photos[:1]))
+        name = last.photos[0][last.start :] if last.photos else ""
+        is_kaggles = passed and last.split == 0 and KAGGLE_NAME.fullmatch(name)
         is_microsofts = any(each.key == "petimages" for each in (*passed, last))
         return folder.key not in self.keep and bool(splits > {0} or is_kaggles or is_microsofts)
 
