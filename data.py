@@ -25,6 +25,7 @@ from catdog.files import printable, quoted
 from catdog.photos import alike, cache, download, drawings, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
+from catdog.runs import lines
 from catdog.training import devices, recipe
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
@@ -32,7 +33,6 @@ from catdog.training.settings import Settings
 SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
 SMALL_CLASS = 500  # photos of a class, below which it is divided exactly
 FEW, FEW_OF_CLASS = 50, 10  # test photos, below which a score says little
-RESERVED = ("unknown", "unsure")  # what predict.py says of a photo instead of a class
 NO_PHOTOS = """\
 You can:
   1. kaggle competitions download -c dogs-vs-cats -p tmp, and unzip train.zip there
@@ -163,7 +163,7 @@ class Dataset:
                 f"files); {printable(path)}: {reason}"
             )
         for name in self.classes:
-            if name.casefold() in RESERVED:
+            if name.casefold() in lines.RESERVED:
                 raise UserError(
                     f"expected another name of the class {name}, which predict.py says of photos "
                     f"that show none of the classes; rename its folder, for example to no_{name}"

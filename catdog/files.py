@@ -13,7 +13,7 @@ import stat
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -251,6 +251,22 @@ def check_new(path: Path, kind: str = "folder") -> None:
         raise UserError(
             f"expected a folder that can be written to, got {printable(path)}, which cannot be made"
         )
+
+
+def make_folder(folder: str, inputs: Iterable[str]) -> Path:
+    """Create an output folder. It must be empty and outside the folders among `inputs`."""
+    folder = Path(folder)
+    for path in filter(os.path.isdir, inputs):
+        check_outside(folder, path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"expected a new or empty folder, got {printable(folder)}")
+    except OSError as error:
+        raise UserError(f"cannot make {printable(folder)}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"expected a folder that can be written to, got {printable(folder)}")
+    return folder
 
 
 # --- Printing -------------------------------------------------------------------------------------

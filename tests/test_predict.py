@@ -21,7 +21,10 @@ import model
 import predict
 from catdog import files
 from catdog.errors import UserError
+from catdog.runs import lines
 from catdog.runs import run as runs
+from catdog.runs.classifier import Prediction
+from catdog.scores import explain
 from conftest import (
     ROOT,
     disk_full_at,
@@ -98,7 +101,10 @@ def test_without_the_litert_package_keras_predicts(trained, drawn, tmp_path, mon
         "predict.py", "--model", trained[0], "--layers", tmp_path / "layers", paths(drawn)[0]
     )
     assert process.returncode == 0
-    without_litert, _ = process.stderr.splitlines()  # and the model: TensorFlow prints nothing
+    without_litert, _, drawn_into = (
+        process.stderr.splitlines()
+    )  # and the model: TensorFlow prints nothing
+    assert drawn_into.endswith("layers: 1")
     assert "no wheel: using Keras" in without_litert
     monkeypatch.undo()
     quick = run_script("predict.py", "--model", trained[0], paths(drawn)[0])
@@ -145,7 +151,7 @@ def test_files_folders_and_stdin_in_any_mixture_come_out_in_order(trained, drawn
         files[4],
     ]
     assert lines[0] == lines[6]
-    assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p in lines)
+    assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p, _ in lines)
     (message,) = process.stderr.splitlines()
     assert str(trained[0]) in message and "LiteRT" in message
 
@@ -286,17 +292,19 @@ def test_json_has_all_probabilities(answers, drawn):
 
 def test_threshold_marks_the_proposed_label_and_admits_to_be_unsure(answers, drawn):
     photo = paths(drawn)[0]
-    ((_, label, probability),) = cells(answers(photo)[1])
+    ((_, label, probability, novelty),) = cells(answers(photo)[1])
     other = {"cat": "dog", "dog": "cat"}[label]
     _, lines, _ = answers("--threshold", 1e-6, photo)
-    ((_, first, p, second, q),) = cells(lines)
+    ((_, first, p, second, q, _),) = cells(lines)
     assert (first, p, second) == (f"*{label}", probability, other)
     assert float(p) + float(q) == pytest.approx(1, abs=2e-4)
-    assert cells(answers("--threshold", 0.5, photo)[1]) == [[photo, f"*{label}", probability]]
-    assert answers("--threshold", 1, photo)[1] == [f"{photo}\tunsure"]
+    assert cells(answers("--threshold", 0.5, photo)[1]) == [
+        [photo, f"*{label}", probability, "", "", novelty]
+    ]
+    assert answers("--threshold", 1, photo)[1] == [f"{photo}\tunsure\t\t\t\t{novelty}"]
     unsure = strict_json(answers("--threshold", 1, "--json", photo)[1][0])
     assert unsure["label"] is None and unsure["labels"] == []
-    assert cells(answers("--top", 5, photo)[1]) == [[photo, label, p, other, q]]
+    assert cells(answers("--top", 5, photo)[1]) == [[photo, label, p, other, q, novelty]]
 
 
 def on_a_terminal(trained, *arguments, stdout=True, **environment):
@@ -352,7 +360,7 @@ def test_any_number_of_classes(answers, textbook, drawn):
     line = strict_json(line)
     assert set(line["probabilities"]) == {"ant", "bee", "cow"} and len(line["labels"]) == 2
     assert line["labels"][0] == line["label"]
-    ((_, *listed),) = cells(answers("--top", 3, photo, model=textbook)[1])
+    ((_, *listed, _),) = cells(answers("--top", 3, photo, model=textbook)[1])
     assert set(listed[::2]) == {"ant", "bee", "cow"}
     assert sorted(listed[1::2], reverse=True) == listed[1::2]
 
@@ -440,10 +448,10 @@ def test_sort_copies_each_photo_into_a_folder_of_its_label(answers, drawn, tmp_p
     before = {path: path.read_bytes() for path in drawn.rglob("*.png")}
     bad = tmp_path / "page.jpg"
     bad.write_text("<html>")
-    code, lines, _ = answers("--sort", tmp_path / "sorted", drawn, bad)
-    assert code == 1
+    code, lines, errors = answers("--sort", tmp_path / "sorted", drawn, bad)
+    assert code == 1 and errors[-1].startswith(f"copies in {tmp_path / 'sorted'}: 8 (")
     expected, seen = [], set()
-    for path, label, _ in cells(lines):
+    for path, label, *_ in cells(lines):
         name, count = os.path.splitext(os.path.basename(path))[0], 1
         while (place := f"{label}/{name}{f'-{count}' if count > 1 else ''}.png") in seen:
             count += 1
@@ -602,4 +610,24 @@ def test_ctrl_c_ends_within_a_second_with_what_was_done_printed(trained, photos_
             assert process.wait() == 130
             assert time.monotonic() - started < 3  # one, and room for a busy machine
             assert process.stderr.read().splitlines()[-1] == "predict.py: interrupted"
-        assert all(len(line) == 3 for line in cells([first, *rest.splitlines()]))
+        assert all(len(line) == 4 for line in cells([first, *rest.splitlines()]))
+
+
+# --- Old runs whose class is called as what is said of a photo ------------------------------------
+
+
+def test_a_class_called_unknown_is_told_from_an_unknown_photo(tmp_path):
+    shares = {"unknown": 0.9, "cat": 0.1}
+    (tmp_path / "a.png").touch()
+    path = str(tmp_path / "a.png")
+    known = Prediction("unknown", 0.9, False, 0.5, shares, path=path)
+    novel = Prediction(None, 0.9, True, 0.995, shares, path=path)
+    assert lines.text(known) == f"{path}\tunknown (class)\t0.9000\t0.5000"
+    assert lines.text(novel) == f"{path}\tunknown\t\t0.9950"
+    assert strict_json(lines.json(novel))["label"] is None
+    assert explain.title(known) == "unknown (class) 90.0%"
+    copies = lines.Copies(tmp_path / "new")
+    copies.write(known)
+    copies.write(novel)
+    assert tree(tmp_path / "new") == ["unknown (class)/a.png", "unknown/a.png"]
+    assert str(copies).endswith("new: 2 (1 in unknown, 1 in unknown (class))")

@@ -205,7 +205,7 @@ def test_predict_prints_a_line_for_each_photo_and_names_those_that_fail(trained,
     assert process.returncode == 1
     lines = [line.split("\t") for line in process.stdout.splitlines()]
     assert [line[0] for line in lines] == [str(good), f"{tmp_path}/tab\\there\\nand line.png"]
-    assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p in lines)
+    assert all(label in ("cat", "dog") and 0.5 <= float(p) <= 1 for _, label, p, _ in lines)
     assert lines[0][1:] == lines[1][1:]
     errors = process.stderr.splitlines()
     assert len(errors) == 3 and "model" in errors[0]

@@ -138,7 +138,7 @@ def test_predict_lists_the_most_probable_explains_them_and_can_be_unsure(folder,
         "predict.py", "--model", run, "--top", 5, "--explain", folder / "maps", *photos
     )
     assert process.returncode == 0, process.stderr
-    assert all(len(line.split("\t")) == 1 + 2 * 5 for line in process.stdout.splitlines())
+    assert all(len(line.split("\t")) == 2 + 2 * 5 for line in process.stdout.splitlines())
     assert len(list((folder / "maps").iterdir())) == 10
     process = run_script("predict.py", "--model", run, "--threshold", 1, *photos)
     assert {line.split("\t")[1] for line in process.stdout.splitlines()} == {"unsure"}

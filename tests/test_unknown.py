@@ -40,8 +40,10 @@ def predict(run, *arguments):
 
 
 def test_unknown_photo_has_its_novelty_instead_of_a_label(with_reference, photo):
-    name, word, value = predict(with_reference, photo, *ALMOST_ALL).stdout.strip().split("\t")
-    assert (name, word) == (str(photo), "unknown")
+    name, word, probability, value = (
+        predict(with_reference, photo, *ALMOST_ALL).stdout.strip().split("\t")
+    )
+    assert (name, word, probability) == (str(photo), "unknown", "")
     assert 0 < float(value) <= 1
 
 

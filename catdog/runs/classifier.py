@@ -47,6 +47,8 @@ class Prediction(Mapping):
         novelty: how unlike it is, 0 to 1; None for a run without novelty.
         probabilities: by class.
         error: why the photo cannot be read, or None.
+        path: of a photo that was given as one.
+        evidence: `(height, width, outputs)` as in answer.py, where `batches` is asked for it.
     """
 
     label: str | None = None
@@ -55,6 +57,13 @@ class Prediction(Mapping):
     novelty: float | None = None
     probabilities: dict[str, float] = dataclasses.field(default_factory=dict)
     error: PhotoError | None = None
+    path: str | None = None
+    evidence: np.ndarray | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def best(self) -> str:
+        """The most probable class, of an unknown photo too."""
+        return max(self.probabilities, key=self.probabilities.get)
 
     def __getitem__(self, name: str) -> float:
         return self.probabilities[name]
@@ -103,8 +112,7 @@ class Classifier:
         self.classes: list[str] = self.config["classes"]
         self.image_size: int = self.config["score_size"]
         self.highest_novelty = novelty.highest(self.config.get("answer", {}).get("scores", 0))
-        novelty.check_limit(unknown_at, self.config)
-        self.unknown_at = novelty.DEFAULT_LIMIT if unknown_at is None else unknown_at
+        self.call_unknown_at(unknown_at)
         self._made_of = (self.run.absolute(), load, runtime, unknown_at)
         run.check_trained(self.run)
         self.runtime, self._compute = "LiteRT", None
@@ -130,6 +138,11 @@ class Classifier:
 
     def __reduce__(self):
         return Classifier, self._made_of
+
+    def call_unknown_at(self, limit: float | None) -> None:
+        """Set the novelty from which on a photo is unknown; see `unknown_at`."""
+        novelty.check_limit(limit, self.config)
+        self.unknown_at = novelty.DEFAULT_LIMIT if limit is None else limit
 
     def outputs(self, images: np.ndarray) -> Outputs:
         """Return the answer of the network, with that to the mirror image averaged.
@@ -168,31 +181,52 @@ class Classifier:
         """
         if not _is_one(photos):
             return list(self.stream(photos))
-        (prediction,) = self._predictions([read(photos, self.image_size)])
-        return prediction
+        return self._predictions([(photos, read(photos, self.image_size))])[0]
 
     def stream(self, photos: Iterable[Photo]) -> Iterator[Prediction]:
         """Yield the predictions for photos, in order, while the next ones are read and decoded."""
-        waiting = decode.Stream(((each, None) for each in photos), self.image_size, read)
+        for batch in self.batches((each, None) for each in photos):
+            yield from batch
+
+    def batches(
+        self,
+        found: Iterable[tuple[Photo, PhotoError | None]],
+        on_progress: Callable[[int, int | None], None] = lambda done, total: None,
+        evidence: bool = False,
+    ) -> Iterator[list[Prediction]]:
+        """Yield lists of predictions, in order, each list as soon as it is known.
+
+        Args:
+            found: as `decode.find` yields them.
+            on_progress: called with how many are done and, once it is known, of how many.
+            evidence: whether predictions hold it.
+        """
+        waiting, done = decode.Stream(found, self.image_size, read), 0
         for batch in waiting.batches():
-            yield from self._predictions([image for _, image in batch])
+            yield self._predictions(batch, evidence)
+            done += len(batch)
+            on_progress(done, waiting.found if waiting.complete else None)
+        on_progress(done, done)
 
-    def _predictions(self, images):
-        """Return a prediction for each image or PhotoError."""
-        good = [image for image in images if not isinstance(image, PhotoError)]
+    def _predictions(self, batch, with_evidence=False):
+        """Return a prediction for each (photo, image or PhotoError)."""
+        good = [image for _, image in batch if not isinstance(image, PhotoError)]
         outputs = self.outputs(np.stack(good)) if good else {"probabilities": []}
-        novel = outputs["novelty"].tolist() if "novelty" in outputs else [None] * len(good)
-        answers = zip(np.asarray(outputs["probabilities"]).tolist(), novel, strict=True)
-        return [
-            Prediction(error=image) if isinstance(image, PhotoError) else self._one(*next(answers))
-            for image in images
-        ]
+        names = ("probabilities", "novelty", *(["evidence"] if with_evidence else []))
+        answers = zip(*(outputs.get(name, [None] * len(good)) for name in names), strict=True)
+        return [self._one(source, image, answers) for source, image in batch]
 
-    def _one(self, probabilities, novel):
-        by_class = dict(zip(self.classes, probabilities, strict=True))
+    def _one(self, source, image, answers):
+        path = os.fsdecode(source) if isinstance(source, str | os.PathLike) else None
+        if isinstance(image, PhotoError):
+            return Prediction(error=image, path=path)
+        probabilities, novel, *evidence = next(answers)
+        by_class = dict(zip(self.classes, probabilities.tolist(), strict=True))
         best = max(by_class, key=by_class.get)
         unknown = novel is not None and bool(novelty.is_unknown(novel, self.unknown_at))
-        return Prediction(None if unknown else best, by_class[best], unknown, novel, by_class)
+        novel = None if novel is None else float(novel)
+        label = None if unknown else best
+        return Prediction(label, by_class[best], unknown, novel, by_class, None, path, *evidence)
 
     def outputs_of(
         self, dataset, members: np.ndarray, on_progress: Progress = lambda done, total: None

@@ -13,6 +13,7 @@ from catdog import files
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos.photo import PhotoError, load_photo, open_photo
+from catdog.runs import lines
 from catdog.scores import fonts
 
 INK, PAPER = "#1f2933", "#ffffff"
@@ -35,8 +36,11 @@ class Folder:
     def __init__(self, folder: Path, drawer: "Explanations | Layers"):
         self.folder, self.drawer, self.used = folder, drawer, set()
 
+    def __str__(self) -> str:
+        return f"pictures in {printable(self.folder)}: {len(self.used):,}"
+
     def write(self, prediction) -> None:
-        """Draw the photo of a `predict.Prediction` and write its picture atomically."""
+        """Draw the photo of a `Prediction` and write its picture atomically."""
         image = self.drawer.draw(prediction)
         stem = printable(os.path.splitext(os.path.basename(prediction.path))[0])
         stem = stem.encode()[:200].decode(errors="ignore")  # a file system takes 255 bytes
@@ -78,7 +82,6 @@ class Explanations:
     ending = ".jpg"
 
     def __init__(self, classifier):
-        self.classes = classifier.classes
         size = classifier.image_size
         if "evidence" not in classifier.outputs(np.zeros((1, size, size, 3), np.uint8)):
             raise UserError(
@@ -88,20 +91,20 @@ class Explanations:
             )
 
     def draw(self, prediction) -> Image.Image:
-        """Return the picture of a `predict.Prediction`; may raise PhotoError."""
-        of_label = class_evidence(prediction.evidence, int(prediction.probabilities.argmax()))
+        """Return the picture of a `Prediction`; may raise PhotoError."""
+        of_label = class_evidence(prediction.evidence, list(prediction).index(prediction.best))
         photo = open_photo(prediction.path, MAX_SIDE)
-        return explanation(photo, of_label, title(self.classes, prediction))
+        return explanation(photo, of_label, title(prediction))
 
 
-def title(classes: list[str], prediction) -> str:
+def title(prediction) -> str:
     """Return the label with its probability, or both in brackets behind "unknown".
 
     A name that no installed font can draw is the number of the class, from 1.
     """
-    label = int(prediction.probabilities.argmax())
-    name = fonts.name_or_number(printable(classes[label]), label + 1)
-    text = f"{name} {prediction.probabilities[label]:.1%}"
+    best = prediction.best
+    name = fonts.name_or_number(lines.shown(best), list(prediction).index(best) + 1)
+    text = f"{name} {prediction[best]:.1%}"
     return f"unknown ({text})" if prediction.unknown else text
 
 
@@ -187,8 +190,8 @@ class Layers:
 
     ending = ".png"
 
-    def __init__(self, network, classes: list[str], image_size: int):
-        self.classes, self.size = classes, image_size
+    def __init__(self, network, image_size: int):
+        self.size = image_size
         maps = [layer for layer in network.layers if len(layer.output.shape) == 4]
         starts = [i for i, layer in enumerate(maps) if type(layer).__name__ == "Conv2D"]
         if not starts:
@@ -198,10 +201,10 @@ class Layers:
         self.filters = maps[starts[0]].get_weights()[0]
 
     def draw(self, prediction) -> Image.Image:
-        """Return the picture of a `predict.Prediction`; may raise PhotoError."""
+        """Return the picture of a `Prediction`; may raise PhotoError."""
         image = load_photo(prediction.path, self.size)
         maps = self.blocks.predict_on_batch(image[None].astype(np.float32))
-        text = title(self.classes, prediction)
+        text = title(prediction)
         return layers_picture(image, self.filters, [np.asarray(m)[0] for m in maps], text)
 
 

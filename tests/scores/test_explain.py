@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from catdog.errors import UserError
+from catdog.runs.classifier import Prediction
 from catdog.scores import explain
-from predict import Prediction
 
 
 def test_heat_rises_from_dark_to_light():
@@ -78,9 +78,11 @@ def test_layers_show_filters_and_feature_maps_of_a_network(tmp_path):
 
     network = model.build("plain", 2, 64)
     Image.new("RGB", (80, 60), (200, 30, 30)).save(tmp_path / "photo.png")
-    made = explain.Layers(network, ["cat", "dog"], 64)
+    made = explain.Layers(network, 64)
     assert len(made.blocks.outputs) == 10 and made.filters.shape == (3, 3, 3, 32)
-    picture = made.draw(Prediction(tmp_path / "photo.png", None, np.array([0.25, 0.75])))
+    picture = made.draw(
+        Prediction(path=tmp_path / "photo.png", probabilities={"cat": 0.25, "dog": 0.75})
+    )
     assert picture.width == explain.GAP + explain.SHOWN * (explain.TILE + explain.GAP)
     assert picture.height > 11 * explain.TILE
 
@@ -89,25 +91,25 @@ def test_layers_refuse_a_network_without_convolutions():
     import model
 
     with pytest.raises(UserError, match="expected a network with convolutions"):
-        explain.Layers(model.build("dnn", 2, 32), ["cat", "dog"], 32)
+        explain.Layers(model.build("dnn", 2, 32), 32)
 
 
 def test_a_folder_gives_every_picture_a_name_of_its_own(tmp_path):
     drawer = types.SimpleNamespace(ending=".jpg", draw=lambda prediction: Image.new("RGB", (8, 8)))
     folder = explain.Folder(tmp_path, drawer)
     for path in ("a/cat.0.png", "b/cat.0.jpg", "CAT.0.gif"):
-        folder.write(Prediction(path))
+        folder.write(Prediction(path=path))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["CAT.0-3.jpg", "cat.0-2.jpg", "cat.0.jpg"]
+    assert str(folder) == f"pictures in {tmp_path}: 3"
 
 
 def test_a_name_of_255_bytes_and_a_huge_photo_give_a_picture(tmp_path):
     drawer = object.__new__(explain.Explanations)
-    drawer.classes = ["cat", "dog"]
     path = tmp_path / ("\U0001f431" * 62 + ".png")
     Image.new("1", (100_000, 20)).save(path)
     (tmp_path / "new").mkdir()
-    more = {"evidence": np.eye(2)[..., None], "probabilities": np.array([0.25, 0.75])}
-    explain.Folder(tmp_path / "new", drawer).write(Prediction(path, **more))
+    more = {"evidence": np.eye(2)[..., None], "probabilities": {"cat": 0.25, "dog": 0.75}}
+    explain.Folder(tmp_path / "new", drawer).write(Prediction(path=path, **more))
     (picture,) = (tmp_path / "new").iterdir()
     assert Image.open(picture).size == (explain.MAX_SIDE, 1)
