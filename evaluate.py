@@ -289,13 +289,13 @@ def write(scored: Scored, folder: Path) -> None:
 def predictions(scored: Scored) -> list[list[str]]:
     """Return the rows of `predictions.csv`, a header and one row per photo."""
     classes, paths = scored.dataset.classes, scored.dataset.paths
-    predicted, confidence = scored.probabilities.argmax(1), scored.probabilities.max(1)
-    rows = [["path", "label", "predicted", "probability", "correct"]]
-    for member, label, guess, probability in zip(
-        scored.members, scored.labels, predicted, confidence, strict=True
-    ):
-        names = [paths[member], classes[label], classes[guess]]
-        rows.append([*names, f"{probability:.6f}", int(label == guess)])
+    of_classes = [f"probability of {name}" for name in classes]
+    rows = [["path", "label", "predicted", "probability", "correct", *of_classes]]
+    for row, member, label in zip(scored.probabilities, scored.members, scored.labels, strict=True):
+        best = row.argmax()
+        numbers = [f"{probability:.6f}" for probability in (row[best], *row)]
+        names = [paths[member], classes[label], classes[best]]
+        rows.append([*names, numbers[0], int(label == best), *numbers[1:]])
     return rows
 
 

@@ -78,7 +78,10 @@ def test_output_holds_report_plots_and_predictions_that_agree(folder, tmp_path, 
 
     with open(output / "predictions.csv") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "label", "predicted", "probability", "correct"]
+    of_classes = ["probability of cat", "probability of dog"]
+    assert list(rows[0]) == ["path", "label", "predicted", "probability", "correct", *of_classes]
+    for row in rows:
+        assert row["probability"] == max(row[name] for name in of_classes)
     assert len({row["path"] for row in rows}) == metrics["images"] == 80
     assert all(row["path"].startswith(row["label"]) for row in rows)
     correct = [int(row["correct"]) for row in rows]
