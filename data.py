@@ -204,7 +204,7 @@ class Dataset:
 
     def identities(self, members: np.ndarray) -> np.ndarray:
         """Return (m, 2) uint64, hashes of the names and of the looks of the photos `members`."""
-        looks = [alike.look_hashes(batch) for batch in self.batches(members)]
+        looks = [np.empty(0, np.uint64), *map(alike.look_hashes, self.batches(members))]
         names = name_hashes([self.names[i] for i in members])
         return np.stack([names, np.concatenate(looks)], axis=1)
 
@@ -626,8 +626,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             files.check_new(args.augmented, "file")
     size = RECIPES["full"].score_size
     dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel, check=False)
-    if args.augmented:
-        save_augmented(dataset, Path(args.augmented))
     text, rows = inspect.overview(dataset)
     print(text)
     if args.output:
@@ -636,6 +634,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.say(f"All of them:  {printable(args.output / 'photos.csv')}")
     with cli.blame("--data-dir"):
         dataset.check()
+    if args.augmented:
+        save_augmented(dataset, Path(args.augmented))
     for line in dataset.warnings():
         cli.say(line)
     return 0

@@ -231,7 +231,7 @@ def copy_weights(network: keras.Model, settings: Settings, classes: list[str]) -
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Print the layers of the networks, or export a trained network.",
-        parents=[cli.data_arguments()],
+        parents=[cli.data_arguments(default=None, said="that of the run")],
     )
     add = parser.add_argument
     # fmt: off
@@ -275,6 +275,8 @@ def export_trained(args: argparse.Namespace) -> None:
     if args.export == "litert":
         import data  # which loads the photos that the answer is fitted to
 
+        args.data_dir = args.data_dir or run.from_run(folder, config.get("data_dir", "../tmp"))
+        args.cache_dir = args.cache_dir or "tmp/cache"
         dataset = data.load_for(config, args)
         with cli.blame("--export"):
             progress = cli.progress("fitting", " photos")

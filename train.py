@@ -1,7 +1,7 @@
 """Train a small convolutional network from scratch to tell cats from dogs.
 
     python train.py              on the photos under tmp/, which it downloads if there are none
-    python train.py --demo       on drawings, in about a minute
+    python train.py --demo       on drawings, in a few minutes
 
 The loop is in `train`. Before it, arguments, photos and settings are read; after it, the run is
 scored.
@@ -63,7 +63,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     excluded = {
         "cluster": ["hosts"],
         "resume": [name for name in given if name not in with_resume],
-        "folds": ["fold"],
+        "folds": ["fold", "hosts", "cluster"],
         "minutes": ["recipe", "epochs", "image_size", "demo", "folds", "hosts", "cluster"],
         "demo": ["data_dir", "recipe"],
     }
@@ -138,6 +138,11 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Ite
             run.read_config(settings.init)
     lists = data.read_lists(args)
     dataset = data.load_or_make(**places, settings=settings, lists=lists)
+    if dataset.given and (args.folds or settings.fold):
+        raise UserError(
+            f"expected photos without a split of their own, got {dataset.summary}",
+            "--folds" if args.folds else "--fold",
+        )
     settings = recipe.fit(settings, len(dataset.splits["train"]), args.batch_size)
     if args.minutes:
         network = build(settings, dataset.classes, steps=1000, fresh=True)
@@ -171,10 +176,11 @@ def resumed_run(folder: Path, args: argparse.Namespace) -> Iterator[tuple | None
     with contextlib.ExitStack() as claim, devices.own_copy(folder, run.TO_RESUME) as local_folder:
         with cli.blame("--resume"):
             config = run.read_config(local_folder)
-            run.check_resumable(local_folder)
+            if devices.index() == 0:
+                run.check_resumable(local_folder)
             places = {
-                name: getattr(args, name) or run.from_run(folder, config[name])
-                for name in ("data_dir", "cache_dir")
+                name: getattr(args, name) or run.from_run(folder, config.get(name, default))
+                for name, default in (("data_dir", "../tmp"), ("cache_dir", "../tmp/cache"))
             }
             if run.is_finished(local_folder):
                 run.clean(local_folder)

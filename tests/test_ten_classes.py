@@ -69,7 +69,7 @@ def run(folder):
         folder.parent / "ten-run",
     )
     assert process.returncode == 0, process.stderr
-    assert "classes blue bar, blue cross, blue disc" in process.stderr
+    assert "10 classes: blue bar, blue cross, blue disc" in process.stderr
     uneven = next(line for line in process.stderr.splitlines() if line.startswith("Uneven"))
     assert "blue bar 2" in uneven and "red disc 8" in uneven and uneven.endswith("weighted")
     assert "most frequent confusions" in process.stdout

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import conftest
 import data
 import model
 import train
@@ -410,3 +411,19 @@ def test_three_classes_train(tmp_path):
     network, rows = train.train(settings, three, new_run(tmp_path / "run"))
     assert network.output_shape == (None, 3)
     assert np.isfinite(rows[-1]["val_loss"])
+
+
+def test_folds_of_photos_that_are_split_already_are_refused(tmp_path, monkeypatch):
+    conftest.draw_photos(tmp_path / "all", 12, size=40)
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+    for path in (tmp_path / "all").rglob("*.*"):
+        label, number, *_ = path.name.split(".")
+        split = ("val", "test", "train", "train")[int(number) % 4]
+        path.rename(tmp_path / "photos" / split / label / path.name)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data-dir", "photos", "--cache-dir", "cache", "--image-size", "32"]
+    for flags in (["--folds", "5"], ["--fold", "1"]):
+        with pytest.raises(UserError, match=f"{flags[0]}: expected photos without a split of"):
+            train.main([*arguments, *flags])

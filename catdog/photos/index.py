@@ -1,6 +1,8 @@
 """Finds labelled photos: which files, of which class, in which split. One rule for all layouts.
 
 1. Leading folders that all photos share are left out (`archive/dataset/...`, `train/train/...`).
+   If one of several folders is a data set by itself (classes in splits, Kaggle's `train/`,
+   `PetImages/`), the others are left out.
 2. If folders of the next level are named like splits (train, training_set, val, test ...) and hold
    labelled photos, they are the split.
 3. The next level is the class. Without class folders, the label is in the names (`cat.7`,

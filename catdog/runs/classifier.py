@@ -113,7 +113,7 @@ class Classifier:
         self.image_size: int = self.config["score_size"]
         self.highest_novelty = novelty.highest(self.config.get("answer", {}).get("scores", 0))
         self.call_unknown_at(unknown_at)
-        self._made_of = (self.run.absolute(), load, runtime, unknown_at)
+        self._made_of = (self.run.absolute(), load, runtime)
         run.check_trained(self.run)
         self.runtime, self._compute = "LiteRT", None
         if runtime == "litert":
@@ -137,11 +137,12 @@ class Classifier:
             self.runtime, self._compute = "Keras", with_keras(load(self.run).answering)
 
     def __reduce__(self):
-        return Classifier, self._made_of
+        return Classifier, (*self._made_of, self._limit)
 
     def call_unknown_at(self, limit: float | None) -> None:
         """Set the novelty from which on a photo is unknown; see `unknown_at`."""
         novelty.check_limit(limit, self.config)
+        self._limit = limit
         self.unknown_at = novelty.DEFAULT_LIMIT if limit is None else limit
 
     def outputs(self, images: np.ndarray) -> Outputs:
@@ -308,12 +309,14 @@ def _with_answer(compute, config):
     """Return a function that answers with a network of an earlier release, of logits only."""
 
     def answering(photos):
-        straight, mirrored = compute(photos), compute(photos[:, :, ::-1])
-        logits = (straight["logits"] + mirrored["logits"]) / 2
-        temperature = config.get("temperature", 1.0)
-        outputs = {"probabilities": calibration.probabilities_from_logits(logits, temperature)}
-        if "evidence" in straight:
-            outputs["evidence"] = (straight["evidence"] + mirrored["evidence"][:, :, ::-1]) / 2
+        outputs = {name: value for name, value in compute(photos).items() if name != "features"}
+        if run.has_mirror(config):
+            mirrored = compute(photos[:, :, ::-1])
+            if "evidence" in mirrored:
+                mirrored["evidence"] = mirrored["evidence"][:, :, ::-1]
+            outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
+        temperature, logits = config.get("temperature", 1.0), outputs.pop("logits")
+        outputs["probabilities"] = calibration.probabilities_from_logits(logits, temperature)
         return outputs
 
     return answering

@@ -129,6 +129,8 @@ def export(
     """
     folder = Path(folder)
     config, validation = run.read_config(folder), dataset.splits["validation"]
+    if not len(validation):
+        raise UserError("expected validation photos to fit the answer to, got none", "--data-dir")
     files.remove_leftovers(folder)
     graph = _with_photos(network, config, dataset, on_progress)
     labels = dataset.labels[validation]

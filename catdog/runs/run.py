@@ -193,7 +193,7 @@ def new_config(
     """Return the `config.json` of a new run.
 
     Args:
-        settings: `recipe.Settings`.
+        settings: `training.settings.Settings`.
         dataset: the `data.Dataset` to train on.
         places: `data_dir` and `cache_dir` as they were typed in the current folder.
         exclude, relabel: as for `data.load`.
@@ -393,6 +393,7 @@ CHECKS = {
     "temperature": ("from 0.001 to 1000", 1.0, lambda value: _is_number(value, 1e-3, 1e3)),
     "clip": ("from 0 to 0.5", 0.0, lambda value: _is_number(value, 0, 0.5)),
     "data_dir": ("text", "", lambda value: isinstance(value, str)),
+    "cache_dir": ("text", "", lambda value: isinstance(value, str)),
     "settings": ("an object", {}, lambda value: isinstance(value, dict)),
     "versions": ("an object", {}, lambda value: isinstance(value, dict)),
     "files": ("the names that the export gave them, with sha256", {}, _are_files),

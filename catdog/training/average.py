@@ -32,7 +32,7 @@ class AveragedNetwork(keras.Model):
         super().__init__(name=network.name)
         self.network, self.sample, self.augment = network, sample, augment
         self.decay = 1 - 1 / max(steps_per_epoch, 2)
-        self.noise = keras.random.SeedGenerator(0)
+        self.noise = keras.random.SeedGenerator()  # of `keras.utils.set_random_seed`
         self.updates = self._weight((), "updates", "zeros")
         self.average = [self._weight(w.shape, w.name, "zeros") for w in network.weights]
         self.start_average()

@@ -172,6 +172,12 @@ def _check_child(classifier, images, expected):
         os.waitpid(child, 0)
 
 
+def test_a_pickled_classifier_keeps_its_limit():
+    classifier = Classifier("weights")
+    classifier.call_unknown_at(0.95)
+    assert pickle.loads(pickle.dumps(classifier)).unknown_at == 0.95
+
+
 def test_a_pickled_classifier_answers_from_any_folder(ours, batches, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     content = pickle.dumps(Classifier("weights"))
