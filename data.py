@@ -61,7 +61,7 @@ def split(
 
     A photo's split does not depend on the seed or on other photos, except identical ones: files
     with the same bytes go where the first of them by name goes. A class of fewer than `SMALL_CLASS`
-    photos is divided exactly, in the order of the hashes: a photo more may move others there.
+    photos is divided exactly, in the order of the hashes, so an added photo may move others of it.
 
     Args:
         names: (n,) what identifies each photo, such as `cat.7`.
