@@ -21,6 +21,7 @@ from catdog import cli, files
 from catdog.backend import keras, layers
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.photos.found import MOST_CLASSES
 from catdog.runs import run, safe_load
 from catdog.scores import tables
 from catdog.training.settings import Settings
@@ -239,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--image-size", type=cli.whole_number(min(SMALLEST.values()), 1024), metavar="PX",
         help=f"height and width of the photos in pixels (default: 128, or {FIXED_SIZE} for a "
         "network of a fixed size)")
-    add("--classes", type=cli.whole_number(2, 1000), default=2, metavar="N",
+    add("--classes", type=cli.whole_number(2, MOST_CLASSES), default=2, metavar="N",
         help="number of classes (default: 2)")
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
     add("--export", choices=("litert", *OTHER_FORMATS),

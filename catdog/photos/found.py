@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+MOST_CLASSES = 1000
 
 
 @dataclasses.dataclass

@@ -29,7 +29,7 @@ from catdog.errors import UserError
 from catdog.files import nfc, printable, some_names
 from catdog.photos import labels as label_files
 from catdog.photos.drawings import SETTINGS as DEMO
-from catdog.photos.found import SPLITS, Found
+from catdog.photos.found import MOST_CLASSES, SPLITS, Found
 from catdog.photos.photo import SUFFIXES, walk
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,6 @@ NO_LABELS |= {"mvimg", "frame", "file", "scan", "screenshot", "wp", "gopr", "dji
 # Hidden folders of programs, which are left out without a word.
 TOOLS = {".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".thumbs", ".trash"}
 OUR_FOLDERS = {"demo", "cache"}  # may be of ours
-MOST_CLASSES = 1000
 WAYS = "labels are folders (one per class), names such as cat_7.jpg, or labels.csv"
 
 

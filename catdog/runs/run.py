@@ -35,6 +35,7 @@ from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import alike
+from catdog.photos.found import MOST_CLASSES
 from catdog.runs import novelty
 from catdog.training import recipe
 
@@ -48,7 +49,6 @@ TO_RESUME = ("config.json", "checkpoint.npz", "model.keras", "metrics.json")
 NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the files of a network
 
 DECIDED_BY_PHOTOS = ("fold", "batch_size", "precision", *recipe.MILD)
-MAX_CLASSES = 1000
 MAX_SCORE_SIZE = 1280  # px: --image-size 1024 and a quarter
 MAX_ARRAYS = 2**32  # bytes of checkpoint.npz or trained_on.npy
 MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos fit in
@@ -350,7 +350,7 @@ def _read_if_whole(path: Path, parse: Callable[[], object]) -> object:
 def _are_classes(names) -> bool:
     return (
         isinstance(names, list)
-        and 2 <= len(names) <= MAX_CLASSES
+        and 2 <= len(names) <= MOST_CLASSES
         and all(isinstance(name, str) and _is_file_name(name) for name in names)
         and len(set(names)) == len(names)
     )
@@ -384,7 +384,7 @@ def _is_number(value, least, most) -> bool:
 
 # What prediction needs: what is expected, the default, the check.
 CHECKS = {
-    "classes": (f"2 to {MAX_CLASSES} distinct names", None, _are_classes),
+    "classes": (f"2 to {MOST_CLASSES} distinct names", None, _are_classes),
     "score_size": (
         f"a whole number from 1 to {MAX_SCORE_SIZE}",
         None,
