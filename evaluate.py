@@ -1,6 +1,7 @@
-"""Score trained runs on photos, by default on the test split that training never saw.
+"""Score trained runs on labelled photos: choose the photos, score, print, write a report.
 
-Photos of another folder, of which the networks know none, are all scored.
+By default these are the test split, which training never saw. If no photo of a folder was used in
+training, all of them are scored.
 
     python evaluate.py                                the network in weights/
     python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
@@ -60,16 +61,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="folder of pictures that belong to none of the classes; report how many are labelled "
         "unknown")
     add("--output", metavar="DIR", type=Path,
-        help="new folder for report, metrics, predictions and plots")
+        help="new folder for a report with metrics, predictions and plots, or for a comparison of "
+        "several runs")
     add("--json", action="store_true", help="print one line of JSON")
     # fmt: on
     args = parser.parse_args(argv)
-    if args.output and args.model and len(args.model) > 1:
-        parser.error(f"argument --output: expected one --model, got {len(args.model)}")
-    for name in ("pool", "suspects"):
-        for other in ("split", "unknown", "output"):
-            if getattr(args, name) and getattr(args, other) != parser.get_default(other):
-                parser.error(f"argument --{name}: cannot be combined with --{other}")
+    given = [name for name, value in vars(args).items() if value]
+    others = ["split", "unknown", "output"]
+    cli.check_combinations(parser, given, {"pool": others, "suspects": others}, {})
     return args
 
 
@@ -82,7 +81,7 @@ class Scored:
     members: np.ndarray  # (m,) indices of the photos in `dataset`
     probabilities: np.ndarray  # (m, n_classes)
     uncalibrated: np.ndarray  # the same, before temperature scaling
-    metrics: dict
+    metrics: dict  # what --json prints
     novelty: np.ndarray | None = None  # (m,), or None for a run without novelty
     outsiders: np.ndarray | None = None  # novelty of the pictures of --unknown
 
@@ -112,14 +111,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.split = "all" if all(itertools.starmap(knows_none, pairs)) else "test"
     scored = [score(*pair, args) for pair in pairs]
     if len(scored) > 1:
-        compare(scored, args)
-        return 0
-    (only,) = scored
-    print(to_json(only.metrics) if args.json else tables.format_score(only.metrics))
+        result = compare(scored)
+        text = tables.format_comparison(result["runs"], result["pairs"])
+    else:
+        result = scored[0].metrics
+        text = tables.format_score(result)
+    print(to_json(result) if args.json else text)
     if args.output:
+        from catdog.scores import report
+
         with cli.blame("--output"):
-            write(only, args.output)
-        say(f"Report:  {printable(args.output / 'report.html')}")
+            page = report.write(scored, result, args.output)
+        say(f"Report:  {printable(page)}")
     return 0
 
 
@@ -132,7 +135,7 @@ def knows_none(classifier: Classifier, dataset: data.Dataset) -> bool:
 
 
 def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespace) -> Scored:
-    """Score one run at its own image size; print what it was scored on."""
+    """Score a run on the chosen photos, decoded at the size of its network; print a summary."""
     members = dataset.members_of(args.split)
     if not len(members):
         raise UserError(
@@ -144,7 +147,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     started = time.perf_counter()
     outputs = classifier.outputs_of(dataset, members, cli.progress("scoring", " photos"))
     rate = len(members) / (time.perf_counter() - started)
-    probabilities, novelty_scores = outputs["probabilities"], outputs.get("novelty")
+    probabilities, novelties = outputs["probabilities"], outputs.get("novelty")
     temperature = classifier.config.get("temperature", 1.0)
     uncalibrated = calibration.uncalibrated(probabilities, temperature)
     trained_on = run.trained_on(classifier.run, dataset.identities(members))
@@ -163,16 +166,11 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
         "images_per_second": round(rate, 1),
         "trained_on": None if trained_on is None else int(trained_on.sum()),
     }
-    outsiders = None
-    if novelty_scores is not None:
-        found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelty_scores)
+    if novelties is not None:
+        found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelties)
+    outsiders = novelty_of_folder(classifier, args.unknown) if args.unknown else None
     if args.unknown:
-        if novelty_scores is None:
-            raise UserError(
-                f"expected a run with novelty, got {printable(classifier.run)}", "--model"
-            )
-        outsiders = novelty_of_folder(classifier, args.unknown)
-        found["outsiders"] = novelty.outsider_score(novelty_scores, outsiders)
+        found["outsiders"] = novelty.outsider_score(novelties, outsiders)
     part = "all photos" if args.split == "all" else f"the {args.split} split"
     say(
         f"{printable(classifier.run)} on {part} of {printable(args.data_dir)}: "
@@ -182,12 +180,14 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     if found["trained_on"]:
         say(f"Warning: the model was trained on {found['trained_on']:,} of these photos.")
     return Scored(
-        classifier, dataset, members, probabilities, uncalibrated, found, novelty_scores, outsiders
+        classifier, dataset, members, probabilities, uncalibrated, found, novelties, outsiders
     )
 
 
 def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
     """Return the novelty of the pictures in the folder of --unknown and below it, (n,)."""
+    if not classifier.highest_novelty:
+        raise UserError(f"expected a run with novelty, got {printable(classifier.run)}", "--model")
     found = []
     for batch in decode.Stream(decode.find([folder]), classifier.image_size).batches():
         images = [image for _, image in batch if not isinstance(image, PhotoError)]
@@ -201,11 +201,8 @@ def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
     return np.concatenate(found)
 
 
-def compare(scored: list[Scored], args: argparse.Namespace) -> None:
-    """Print runs side by side, and for each two of them whether their difference is significant.
-
-    Two runs are compared by the photos that only one of them gets right.
-    """
+def compare(scored: list[Scored]) -> dict:
+    """Return the scores of several runs, and for each two of them the test of their difference."""
     first = scored[0]
     for other in scored[1:]:
         if [other.dataset.paths[i] for i in other.members] != [
@@ -224,12 +221,12 @@ def compare(scored: list[Scored], args: argparse.Namespace) -> None:
         }
         for a, b in itertools.combinations(scored, 2)
     ]
-    scores = [each.metrics for each in scored]
-    if args.json:
-        about = {"split": args.split, "images": len(first.members)}
-        print(to_json({**about, "runs": scores, "pairs": pairs}))
-    else:
-        print(tables.format_comparison(scores, pairs))
+    return {
+        "split": first.metrics["split"],
+        "images": len(first.members),
+        "runs": [each.metrics for each in scored],
+        "pairs": pairs,
+    }
 
 
 def score_held_out(classifiers: list[Classifier], args: argparse.Namespace) -> None:
@@ -262,41 +259,6 @@ def score_held_out(classifiers: list[Classifier], args: argparse.Namespace) -> N
         with cli.blame("--suspects"):
             suspects.write(args.suspects, ranking, cli.progress("drawing", " photos"))
         say(f"All of them:  {printable(args.suspects / 'suspects.html')}")
-
-
-def write(scored: Scored, folder: Path) -> None:
-    """Write report, metrics, predictions and plots atomically into a new folder."""
-    from catdog.scores import plots, report
-
-    classifier, dataset, labels = scored.classifier, scored.dataset, scored.labels
-    with files.atomic_folder(folder) as temporary:
-        files.write_json(temporary / "metrics.json", scored.metrics)
-        tables.write_csv(temporary / "predictions.csv", predictions(scored))
-        history = run.read_history(classifier.run)
-        drawn = plots.plot_evaluation(
-            labels, scored.probabilities, scored.uncalibrated, dataset.classes, history, temporary
-        )
-        if scored.novelty is not None:
-            novelty_plot = plots.plot_novelty(scored.novelty, scored.outsiders, temporary)
-            drawn += [novelty_plot] if novelty_plot else []
-        photos = report.photo_groups(classifier, dataset, scored.members, scored.probabilities)
-        thresholds = metrics.accuracy_by_threshold(labels, scored.probabilities)
-        config = {"runtime": classifier.runtime, **classifier.config}
-        page = report.render(scored.metrics, thresholds, drawn, photos, config)
-        (temporary / "report.html").write_text(page, encoding="utf-8")
-
-
-def predictions(scored: Scored) -> list[list[str]]:
-    """Return the rows of `predictions.csv`, a header and one row per photo."""
-    classes, paths = scored.dataset.classes, scored.dataset.paths
-    of_classes = [f"probability of {name}" for name in classes]
-    rows = [["path", "label", "predicted", "probability", "correct", *of_classes]]
-    for row, member, label in zip(scored.probabilities, scored.members, scored.labels, strict=True):
-        best = row.argmax()
-        numbers = [f"{probability:.6f}" for probability in (row[best], *row)]
-        names = [paths[member], classes[label], classes[best]]
-        rows.append([*names, numbers[0], int(label == best), *numbers[1:]])
-    return rows
 
 
 if __name__ == "__main__":

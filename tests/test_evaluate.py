@@ -96,7 +96,7 @@ def test_output_holds_report_plots_and_predictions_that_agree(folder, tmp_path, 
     text = (output / "report.html").read_text()
     assert len(text) < 5_000_000
     assert f"<b>{metrics['accuracy']:.2%}</b>" in text and "trained on " in text
-    shown = text.count('class="pair"')
+    shown = text.count('class="pictures"')
     assert shown == 12 + 8 + min(12, 80 - sum(correct))  # each with its class activation map
     assert text.count("<img ") == 8 + 2 * shown == text.count('alt="')
 
@@ -156,7 +156,8 @@ def test_a_network_without_activation_maps_shows_its_photos_alone(folder, tmp_pa
     monkeypatch.setattr(plots, "plot_evaluation", lambda *_: [])
     assert run(folder, "--output", tmp_path / "out", models=["classic"]) == 0
     text = (tmp_path / "out" / "report.html").read_text()
-    assert 'class="pair alone"' in text and "class activation map" not in text
+    assert text.count("<img ") == text.count('class="pictures"') > 0
+    assert "class activation map" not in text
 
 
 def test_runs_of_different_sizes_are_compared_on_the_same_photos(folder, capsys):
@@ -179,15 +180,26 @@ def test_what_fails_leaves_nothing(folder, tmp_path, monkeypatch):
         run(folder, "--output", tmp_path / "exists")
 
     def stop(*arguments):
-        (arguments[-1] / "roc.png").touch()
+        (arguments[5] / "roc.png").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(plots, "plot_evaluation", stop)
     with pytest.raises(KeyboardInterrupt):
         run(folder, "--output", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["exists"]
-    with pytest.raises(SystemExit):
-        run(folder, "--output", tmp_path / "out", models=["plain", "classic"])
+
+
+def test_output_of_several_runs_holds_their_comparison(folder, tmp_path, capsys):
+    output = tmp_path / "cmp"
+    assert run(folder, "--json", "--output", output, models=["plain", "classic"]) == 0
+    result = strict(capsys.readouterr().out)
+    assert {path.name for path in output.iterdir()} == {"comparison.html", "metrics.json"}
+    assert strict((output / "metrics.json").read_text()) == result
+    text = (output / "comparison.html").read_text()
+    pair = result["pairs"][0]
+    differ = pair["only_first_right"] + pair["only_second_right"]
+    assert f"different labels to {differ} photos" in text
+    assert text.count('class="pictures"') == differ
 
 
 def test_the_default_is_litert_without_tensorflow_and_the_report_names_it(
@@ -205,7 +217,7 @@ def test_the_default_is_litert_without_tensorflow_and_the_report_names_it(
     metrics = strict((tmp_path / "report" / "metrics.json").read_text())
     assert metrics["runtime"] == "LiteRT"
     text = (tmp_path / "report" / "report.html").read_text()
-    assert "<td>runtime</td><td>LiteRT</td>" in text.replace("\n", "").replace("> <", "><")
+    assert '<td data-name="setting">runtime</td><td data-name="value">LiteRT</td>' in text
 
 
 def test_keras_and_litert_score_the_same(trained, photos_dir, capsys):

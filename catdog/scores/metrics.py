@@ -194,25 +194,20 @@ def confident_joint(labels: ArrayLike, probabilities: ArrayLike) -> np.ndarray:
 
 def _checked(labels, probabilities, n_classes=None):
     """Return labels `(n,)` as int and probabilities `(n, n_classes)` as float64, summing to 1."""
-    labels = np.asarray(labels)
-    probabilities = np.asarray(probabilities, dtype=np.float64)
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, np.float64)
     if labels.shape == (0,) and probabilities.size == 0:
         return labels.astype(int), np.zeros((0, n_classes or 2))
-    if n_classes is None and probabilities.ndim == 2:
-        n_classes = probabilities.shape[1]
-    if labels.ndim != 1 or probabilities.shape != (len(labels), n_classes):
+    n_classes, total = n_classes or probabilities.shape[-1], probabilities.sum(-1, keepdims=True)
+    if not (
+        labels.ndim == 1
+        and probabilities.shape == (len(labels), n_classes)
+        and np.isin(labels, range(n_classes)).all()
+        and (probabilities >= 0).all()
+        and np.allclose(total, 1, atol=1e-2)
+    ):
         raise ValueError(
-            "expected labels of shape (n,) and probabilities of shape (n, n_classes), got "
-            f"{labels.shape} and {probabilities.shape}, with n_classes={n_classes}"
-        )
-    if not np.isin(labels, np.arange(n_classes)).all():
-        raise ValueError(f"expected labels from 0 to {n_classes - 1}, got {np.unique(labels)[:20]}")
-    total = probabilities.sum(1, keepdims=True)
-    if not (probabilities >= 0).all() or not np.allclose(total, 1, atol=1e-2):
-        raise ValueError(
-            "expected probabilities in [0, 1] with rows that sum to 1, got values from "
-            f"{probabilities.min()} to {probabilities.max()}, sums from {total.min()} to "
-            f"{total.max()}"
+            f"expected labels from 0 to {n_classes - 1} of shape (n,) and probabilities of shape "
+            f"(n, {n_classes}) whose rows sum to 1, got {labels!r:.200} and {probabilities!r:.200}"
         )
     # Rows of float16 or float32 do not sum to 1 as closely as scikit-learn asks for.
     return labels.astype(int), probabilities / total

@@ -1,22 +1,40 @@
-"""What the HTML pages share: templates that escape all text, and pictures within the page."""
+"""The HTML page of pictures: one file that needs no other, and escapes all text.
+
+The report, the comparison of runs and the page of suspects are such pages. Each is a list of
+sections; the templates report.html and suspects.html add what only these have.
+"""
 
 import base64
+import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from catdog.files import printable
 from catdog.scores import explain, fonts, tables
+from catdog.scores.plots import Plot
 
 
-def render(template: str, **values) -> str:
+@dataclasses.dataclass
+class Section:
+    """A part of a page. What is not given is not shown."""
+
+    title: str = ""
+    note: str = ""
+    table: Sequence[Sequence[str]] = ()  # the first row is the header
+    plots: Sequence[Plot] = ()
+    photos: Sequence[dict] | None = None  # as `photo` returns them
+
+
+def render(template: str, sections: Sequence[Section], title: str, width: int, **values) -> str:
     """Return a page as text.
 
     Args:
-        template: name of a Jinja2 template in this folder. Characters of text that cannot be
-            printed are escaped in it as `printable` does, and those that mean something in HTML.
-        values: what the template uses.
+        template: a file in this folder: page.html, or one that extends it. Characters of text that
+            cannot be printed are escaped in it as `printable` does, and those that mean something
+            in HTML.
+        width: the least width in pixels of a photo with its map.
+        values: what else the template uses.
     """
     import jinja2
 
@@ -34,28 +52,50 @@ def render(template: str, **values) -> str:
         count="{:,}".format,
         base64=lambda data: base64.b64encode(data).decode(),
     )
-    return environment.get_template(template).render(values)
+    given = {"sections": sections, "title": title, "width": width}
+    return environment.get_template(template).render(**given, **values)
 
 
-def pictures(
-    dataset, member: int, label: int, evidence: np.ndarray | None, side: int, quality: int
-) -> dict[str, bytes | None]:
-    """Return `image`, a photo as JPEG data, and `map`, the same for its class activation map.
+def photo(dataset, member: int, answers: Sequence[tuple], side: int, quality: int) -> dict:
+    """Return a photo of a page.
 
     Args:
         dataset: the `data.Dataset` that has the photo as number `member`.
-        label: the class whose evidence is shown.
-        evidence: of the photo, an output of the classifier, or None: then `map` is None, too.
-        side: the longer side in pixels.
+        answers: of each network what it is called, as "predicted"; the class that it names, and
+            the probability; and its evidence, an output of the classifier, or None.
+        side: the longer side of the pictures in pixels.
         quality: of the JPEG data.
+    Returns:
+        `path`; `label`; `answers`, the first three of each, with the name of the class; `pictures`,
+        JPEG data and what it shows in words: the photo, and a class activation map per answer.
     """
     image = explain.open_or_cached(dataset, member, side)
-    drawn = None
-    if evidence is not None:
-        of_class = explain.class_evidence(evidence, label)
-        name = fonts.name_or_number(printable(dataset.classes[label]), label + 1)
-        drawn = explain.explanation(image, of_class, name)
-    return {"image": _jpeg(image, quality), "map": drawn and _jpeg(drawn, quality)}
+    label = dataset.classes[dataset.labels[member]]
+    named = [(who, dataset.classes[i], probability) for who, i, probability, _ in answers]
+    said = (f"{who} {name} {tables.percent(probability)}" for who, name, probability in named)
+    pictures = [(_jpeg(image, quality), ", ".join([f"Photo labelled {label}", *said]))]
+    for _, i, _, evidence in answers:
+        if evidence is not None:
+            shown = fonts.name_or_number(printable(dataset.classes[i]), i + 1)
+            drawn = explain.explanation(image, explain.class_evidence(evidence, i), shown)
+            about = f"The same photo with the regions that support {dataset.classes[i]}"
+            pictures.append((_jpeg(drawn, quality), about))
+    return {
+        "path": dataset.paths[member],
+        "label": label,
+        "answers": named,
+        "pictures": pictures,
+    }
+
+
+def about_maps(photos: Sequence[dict], supported: str) -> str:
+    """Return what the maps of photos show, which support `supported`; nothing if there are none."""
+    if not any(len(photo["pictures"]) > 1 for photo in photos):
+        return ""
+    return (
+        "Next to each photo is its class activation map: the brighter the colour of a region, the "
+        f"more it supports {supported}."
+    )
 
 
 def _jpeg(image, quality):

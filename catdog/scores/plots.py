@@ -189,6 +189,8 @@ def plot_evaluation(
     classes: Sequence[str],
     history: Sequence[dict],
     folder: Path,
+    novelty: np.ndarray | None = None,
+    outsiders: np.ndarray | None = None,
 ) -> list[Plot]:
     """Draw the plots of predictions against labels, as PNG files in `folder`.
 
@@ -197,6 +199,8 @@ def plot_evaluation(
         probabilities: `(n, n_classes)`.
         uncalibrated: the same before temperature scaling.
         history: rows of the training run, as for `plot_history`.
+        novelty: of the photos, `(n,)`, from 0 to 1; or None.
+        outsiders: the novelty of pictures of no class, or None.
     """
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
@@ -236,6 +240,11 @@ def plot_evaluation(
              _plot_curves, history, "accuracy"),
         draw("training_loss", "Loss during training", "epoch", "loss (nats per photo)",
              "What training minimizes.", _plot_curves, history, "loss"),
+        novelty is not None and
+        draw("novelty", "Novelty", "share of validation photos that are less novel",
+             "share of the pictures",
+             "Photos like the validation photos are spread evenly. Those in the last bar, from 99% "
+             "on, are called unknown.", _novelty, novelty, outsiders),
     ]  # fmt: skip
     return [plot for plot in drawn if plot]
 
@@ -275,10 +284,9 @@ def _legend_below(axis):
 
 
 def _confusion_matrix(axis, labels, probabilities, classes):
-    from sklearn.metrics import ConfusionMatrixDisplay
+    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
-    score = metrics.score(labels, probabilities, classes)
-    counts = np.array(score["confusion_matrix"])
+    counts = confusion_matrix(labels, probabilities.argmax(1), labels=range(len(classes)))
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     few = len(classes) <= tables.LARGEST_MATRIX
     names = [short(name, classes) for name in classes]
@@ -292,9 +300,9 @@ def _confusion_matrix(axis, labels, probabilities, classes):
             text.set_text(f"{count:,}\n{text.get_text()}" if len(classes) < 5 else f"{count:,}")
     if len(classes) > NAMED_CLASSES:
         axis.set(xticks=[], yticks=[])
-        return [f"{len(classes)} classes, accuracy {score['accuracy']:.2%}"]
-    recall = zip(classes, score["class_recall"], strict=True)
-    return [f"{name} {value:.1%} correct" for name, value in recall if value is not None]
+        return [f"{len(classes)} classes, accuracy {counts.trace() / counts.sum():.2%}"]
+    recall = zip(classes, shares.diagonal(), counts.sum(1), strict=True)
+    return [f"{name} {share:.1%} correct" for name, share, photos in recall if photos]
 
 
 def _one_against_the_rest(labels, probabilities, classes):
@@ -337,21 +345,6 @@ def _calibration(axis, labels, probabilities, uncalibrated):
         )  # fmt: skip
     axis.set_xlim(1 / given.shape[1] - 0.02, 1.02)
     return found
-
-
-def plot_novelty(novelty: np.ndarray, outsiders: np.ndarray | None, folder: Path) -> Plot | None:
-    """Draw how unlike the training photos photos are.
-
-    Args:
-        novelty: of the scored photos, `(n,)`, from 0 to 1.
-        outsiders: of pictures of no class, or None.
-    """
-    return _draw(
-        Path(folder), "novelty", "Novelty", "share of validation photos that are less novel",
-        "share of the pictures",
-        "Photos like the validation photos are spread evenly. Those in the last bar, from 99% on, "
-        "are called unknown.", _novelty, novelty, outsiders,
-    )  # fmt: skip
 
 
 def _novelty(axis, novelty, outsiders):

@@ -1,17 +1,17 @@
-"""The HTML report of an evaluation: one page that needs no other file.
-
-Pictures are in the page as base64 data. The template escapes all text, names above all.
-"""
+"""The report on the scores of a run, and the comparison of several: a folder with a page."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from catdog.scores import pages, tables
-from catdog.scores.plots import Plot
+from catdog import files
+from catdog.runs import run
+from catdog.scores import metrics, pages, plots, tables
 
-CERTAIN_MISTAKES, LEAST_CERTAIN, RIGHT = 12, 12, 8  # photos shown
-PHOTO_SIDE = 320  # px, the longer side of a photo shown
+CERTAIN_MISTAKES, LEAST_CERTAIN, RIGHT, DISPUTED = 12, 12, 8, 48  # photos shown
+PHOTO_SIDE, QUALITY = 320, 82  # px, the longer side of a photo; of JPEG
+WIDTH = 135  # px of a picture on the page, at least
 TARGETS = (0.95, 0.98, 0.99, 0.995, 0.999)  # accuracies of the table of thresholds
 MOST_ROWS = 30  # of the table of classes, and items of a list of the settings
 GROUPS = (
@@ -25,27 +25,55 @@ GROUPS = (
 )
 
 
-# --- Which photos ---------------------------------------------------------------------------------
-
-
-def photo_groups(
-    classifier, dataset, members: np.ndarray, probabilities: np.ndarray
-) -> list[tuple[str, str, list[dict]]]:
-    """Choose photos to look at and read them.
+def write(scored: Sequence, result: dict, folder: Path) -> Path:
+    """Write a new folder atomically: report or comparison, metrics, predictions and plots.
 
     Args:
-        classifier: a `Classifier`.
-        dataset: a `data.Dataset`.
-        members: `(m,)` indices of its photos.
-        probabilities: `(m, n_classes)` of these photos.
+        scored: `evaluate.Scored` of one run, or of several on the same photos.
+        result: what `evaluate.py --json` prints.
     Returns:
-        A title, a note and photos, for each group. Of a photo: path, label, predicted, probability
-        and its `pages.pictures`.
+        The page in it.
     """
-    chosen = choose(dataset.labels[members], probabilities)
+    with files.atomic_folder(folder) as temporary:
+        files.write_json(temporary / "metrics.json", result)
+        if len(scored) > 1:
+            name, text = "comparison.html", compare(scored, result)
+        else:
+            (only,) = scored
+            tables.write_csv(temporary / "predictions.csv", predictions(only))
+            drawn = plots.plot_evaluation(
+                only.labels, only.probabilities, only.uncalibrated, only.dataset.classes,
+                run.read_history(only.classifier.run), temporary, only.novelty, only.outsiders,
+            )  # fmt: skip
+            thresholds = metrics.accuracy_by_threshold(only.labels, only.probabilities)
+            config = {"runtime": only.classifier.runtime, **only.classifier.config}
+            name, text = "report.html", report(result, thresholds, drawn, groups(only), config)
+        (temporary / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def predictions(scored) -> list[list]:
+    """Return the rows of `predictions.csv`, a header and one row per photo."""
+    classes, paths = scored.dataset.classes, scored.dataset.paths
+    of_classes = [f"probability of {name}" for name in classes]
+    rows = [["path", "label", "predicted", "probability", "correct", *of_classes]]
+    for row, member, label in zip(scored.probabilities, scored.members, scored.labels, strict=True):
+        best = row.argmax()
+        first, *numbers = (f"{probability:.6f}" for probability in (row[best], *row))
+        names = [paths[member], classes[label], classes[best]]
+        rows.append([*names, first, int(label == best), *numbers])
+    return rows
+
+
+# --- Photos ---------------------------------------------------------------------------------------
+
+
+def groups(scored) -> list[pages.Section]:
+    """Choose photos to look at and read them."""
+    chosen = choose(scored.labels, scored.probabilities)
     return [
-        (title, note, [_photo(classifier, dataset, members[i], probabilities[i]) for i in indices])
-        for (title, note), indices in zip(GROUPS, chosen, strict=True)
+        pages.Section(title, note, photos=[photo([scored], ["predicted"], i) for i in places])
+        for (title, note), places in zip(GROUPS, chosen, strict=True)
     ]
 
 
@@ -58,50 +86,56 @@ def choose(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, .
     return order[~right[order]][:CERTAIN_MISTAKES], order[::-1][:LEAST_CERTAIN], some
 
 
-def _photo(classifier, dataset, member, probabilities):
-    predicted = int(probabilities.argmax())
-    (evidence,) = classifier.outputs(dataset.images[member][None]).get("evidence", [None])
-    return {
-        "path": dataset.paths[member],
-        "label": dataset.classes[dataset.labels[member]],
-        "predicted": dataset.classes[predicted],
-        "probability": float(probabilities[predicted]),
-        **pages.pictures(dataset, member, predicted, evidence, PHOTO_SIDE, quality=82),
-    }
-
-
-# --- The page -------------------------------------------------------------------------------------
-
-
-def render(
-    metrics: dict,
-    thresholds: tuple[np.ndarray, np.ndarray, np.ndarray],
-    plots: Sequence[Plot],
-    groups: Sequence[tuple[str, str, list[dict]]],
-    config: dict,
-) -> str:
-    """Return the page as text.
+def photo(scored: Sequence, names: Sequence[str], place: int) -> dict:
+    """Return a photo of a page with what each run says of it.
 
     Args:
-        metrics: the dict that `evaluate.py --json` prints.
+        names: of the runs.
+        place: of the photo among those that were scored.
+    """
+    answers = []
+    for each, name in zip(scored, names, strict=True):
+        pixels, row = each.dataset.images[each.members[place]], each.probabilities[place]
+        (evidence,) = each.classifier.outputs(pixels[None]).get("evidence", [None])
+        answers.append((name, int(row.argmax()), float(row.max()), evidence))
+    first = scored[0]
+    return pages.photo(first.dataset, first.members[place], answers, PHOTO_SIDE, QUALITY)
+
+
+# --- The report -----------------------------------------------------------------------------------
+
+
+def report(
+    score: dict,
+    thresholds: tuple[np.ndarray, np.ndarray, np.ndarray],
+    drawn: Sequence[plots.Plot],
+    photos: Sequence[pages.Section],
+    config: dict,
+) -> str:
+    """Return the report as text.
+
+    Args:
+        score: the dict that `evaluate.py --json` prints.
         thresholds: what `metrics.accuracy_by_threshold` returns.
-        plots: what `plots.plot_evaluation` returns.
-        groups: what `photo_groups` returns.
+        drawn: what `plots.plot_evaluation` returns.
+        photos: what `groups` returns.
         config: settings and versions of the run.
     """
-    return pages.render(
-        "report.html",
-        metrics=metrics,
-        thresholds=_threshold_rows(*thresholds),
-        classes=_class_rows(metrics),
-        plots=plots,
-        groups=groups,
-        settings=_setting_rows(config),
-    )
+    unsure = "If predictions below a threshold are left out as unsure:"
+    maps = pages.about_maps([each for group in photos for each in group.photos], "the prediction")
+    sections = [
+        pages.Section("How good is it?", plots=drawn),
+        pages.Section("How certain must it be?", unsure, _threshold_rows(*thresholds)),
+        pages.Section("Classes", table=_class_rows(score)),
+        *([pages.Section("Photos", maps)] if maps else []),
+        *photos,
+        pages.Section("The run", table=[["setting", "value"], *_setting_rows(config)]),
+    ]
+    return pages.render("report.html", sections, score["model"], 2 * WIDTH, metrics=score)
 
 
 def _threshold_rows(thresholds, accuracy, unsure):
-    rows = []
+    rows = [["correct at least", "threshold", "left out as unsure"]]
     for target in TARGETS:
         row = [f"{target:.1%}", "not reached", "-"]
         if len(reached := np.flatnonzero(accuracy >= target)):
@@ -110,14 +144,14 @@ def _threshold_rows(thresholds, accuracy, unsure):
     return rows
 
 
-def _class_rows(metrics):
+def _class_rows(score):
     """Return a row per class, and of many classes the worst, with what it is taken for."""
-    names, matrix = metrics["classes"], np.array(metrics["confusion_matrix"])
+    names, matrix = score["classes"], np.array(score["confusion_matrix"])
     matrix[np.diag_indices_from(matrix)] = 0
     order = range(len(names))
     if len(names) > MOST_ROWS:
-        order = tables.worst_classes(metrics, MOST_ROWS)
-    header, *rows = tables.class_rows(metrics, order)
+        order = tables.worst_classes(score, MOST_ROWS)
+    header, *rows = tables.class_rows(score, order)
     for i, row in zip(order, rows, strict=True):
         most = matrix[i].argmax()
         row.append(f"{names[most]} ({matrix[i, most]:,})" if matrix[i].any() else "-")
@@ -140,3 +174,36 @@ def _shown(value):
         more = f" and {len(value) - MOST_ROWS:,} more" if len(value) > MOST_ROWS else ""
         return (", ".join(map(_shown, value[:MOST_ROWS])) or "none") + more
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+# --- The comparison -------------------------------------------------------------------------------
+
+
+def compare(scored: Sequence, result: dict) -> str:
+    """Return the comparison of several runs on the same photos, as text of a page."""
+    runs, pairs = tables.comparison(result["runs"], result["pairs"])
+    letters = [name.split()[0] for name, *_ in runs[1:]]
+    probabilities = np.stack([each.probabilities for each in scored])  # (runs, photos, classes)
+    predicted, labels = probabilities.argmax(2), scored[0].labels
+    of_label = probabilities[:, np.arange(len(labels)), labels]
+    disputed = np.flatnonzero((predicted != predicted[0]).any(0))
+    disputed = disputed[np.argsort(-np.ptp(of_label[:, disputed], axis=0), kind="stable")]
+    shown = [photo(scored, letters, place) for place in disputed[:DISPUTED]]
+    sections = [
+        pages.Section(note=f"Scored on the same {len(labels):,} photos.", table=runs),
+        pages.Section(
+            "Is the difference significant?",
+            "Two runs are compared by the photos that only one of them gets right (McNemar's exact "
+            "test, not corrected for the number of pairs).",
+            [["pair"], *([line] for line in pairs)],
+        ),
+        pages.Section(
+            "Photos on which they disagree",
+            f"The runs give different labels to {len(disputed):,} photos. {len(shown):,} are "
+            "shown, first those where the probabilities of the right label differ most. "
+            + pages.about_maps(shown, "the label that a run gives, in the order of the runs"),
+            photos=shown,
+        ),
+    ]
+    width = WIDTH * (1 + len(scored))
+    return pages.render("page.html", sections, "Comparison of runs", width)

@@ -5,7 +5,6 @@ scores the photos of its validation and test split, a fifth; the runs of all fol
 """
 
 import base64
-import collections
 import dataclasses
 import hashlib
 import logging
@@ -191,40 +190,32 @@ def page(
     """Return the HTML page on which a person marks the photos of the first ranks."""
     script = Path(__file__).with_name("suspects.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    photos, proposed = [], ranking.proposed[:PAGE_PHOTOS].tolist()
+    for place, other in enumerate(proposed):
+        photos.append(_photo(ranking, place, other))
+        on_progress(place + 1, len(proposed))
     return pages.render(
         "suspects.html",
+        [pages.Section(note=pages.about_maps(photos, "the proposed label"), photos=photos)],
+        title="Labels that may be wrong",
+        width=340,
         classes=[printable(name) for name in ranking.dataset.classes],
         estimate=estimate(ranking),
-        photos=_photos(ranking, on_progress),
         script=script,
         script_sha256=digest,
     )
 
 
-def _photos(ranking, on_progress):
-    """Return the photos of the page."""
-    count = collections.Counter(ranking.dataset.names)
-    proposed, photos = ranking.proposed[:PAGE_PHOTOS].tolist(), []
-    for place, other in enumerate(proposed):
-        photos.append(_photo(ranking, place, other, count))
-        on_progress(place + 1, len(proposed))
-    return photos
-
-
-def _photo(ranking, place, proposed, count):
+def _photo(ranking, place, proposed):
     dataset, i, row = ranking.dataset, ranking.members[place], ranking.probabilities[place]
-    judge = ranking.judges[ranking.judge_of[place]]
+    judge, name = ranking.judges[ranking.judge_of[place]], dataset.names[i]
     (evidence,) = judge.classifier.outputs(judge.dataset.images[i][None]).get("evidence", [None])
-    name = dataset.names[i]
+    answers = [("proposed", proposed, row[proposed], evidence)]
     return {
+        **pages.photo(dataset, i, answers, PAGE_SIDE, PAGE_QUALITY),
         # Several photos may have one name, such as cat.7.jpg and cat.7.png.
-        "name": name if count[name] == 1 else dataset.paths[i],
-        "path": dataset.paths[i],
-        "label": dataset.classes[dataset.labels[i]],
-        "proposed": dataset.classes[proposed],
+        "name": name if dataset.names.count(name) == 1 else dataset.paths[i],
         "of_label": row[dataset.labels[i]],
-        "of_proposed": row[proposed],
-        **pages.pictures(dataset, i, proposed, evidence, PAGE_SIDE, PAGE_QUALITY),
     }
 
 

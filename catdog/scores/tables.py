@@ -136,12 +136,14 @@ def format_score(score: dict) -> str:
     return "\n".join([*lines, "", "classes of the lowest recall", *table(worst, 1)])
 
 
-def format_comparison(scores: Sequence[dict], pairs: Sequence[dict]) -> str:
-    """Return the comparison of runs on the same photos as text of several lines.
+def comparison(scores: Sequence[dict], pairs: Sequence[dict]) -> tuple[list[list[str]], list[str]]:
+    """Return the comparison of runs on the same photos.
 
     Args:
         scores: `metrics.score` of each run, with its `model`.
         pairs: `metrics.mcnemar` of each pair of runs, in the order of `itertools.combinations`.
+    Returns:
+        A row per run, below a header, and a sentence per pair. Each run has a letter.
     """
     letters = [chr(ord("A") + i) for i in range(len(scores))]  # for the runs, whose paths are long
     rows = [["run", "accuracy", "95% interval", "log loss", "ROC AUC"]]
@@ -150,11 +152,17 @@ def format_comparison(scores: Sequence[dict], pairs: Sequence[dict]) -> str:
         name = f"{letter}  {printable(score['model'])}"
         figures = [number(score["log_loss"]), number(score["roc_auc"])]
         rows.append([name, percent(score["accuracy"]), interval, *figures])
-    lines = [*table(rows, 1), f"on the same {scores[0]['images']:,} photos", ""]
+    lines = []
     for (a, b), pair in zip(itertools.combinations(letters, 2), pairs, strict=True):
         significant = "significant" if pair["p_value"] < 0.05 else "not significant"
         lines.append(
             f"{a} against {b}: only {a} right {pair['only_first_right']:,}, only {b} right "
             f"{pair['only_second_right']:,}, p = {pair['p_value']:.2g}: {significant}"
         )
-    return "\n".join(lines)
+    return rows, lines
+
+
+def format_comparison(scores: Sequence[dict], pairs: Sequence[dict]) -> str:
+    """Return what `comparison` does as text of several lines for the terminal."""
+    rows, lines = comparison(scores, pairs)
+    return "\n".join([*table(rows, 1), f"on the same {scores[0]['images']:,} photos", "", *lines])

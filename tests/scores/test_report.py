@@ -3,6 +3,7 @@
 import html.parser
 import io
 import time
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from catdog.runs.calibration import softmax
 from catdog.scores import metrics, plots, report
+from catdog.scores.pages import Section
 
 CONFIG = {"settings": {"lr": 0.005, "arch": "<plain>"}, "classes": ["cat", "dog"], "exclude": []}
 
@@ -48,30 +50,33 @@ def test_choose_takes_the_surest_mistakes_and_the_least_sure():
     assert sorted(right) == [1, 3, 4]
 
 
+def report_of(labels, probabilities, classes, drawn=(), photos=()):
+    found = metrics_of(labels, probabilities, classes)
+    thresholds = metrics.accuracy_by_threshold(labels, probabilities)
+    return report.report(found, thresholds, drawn, photos, CONFIG)
+
+
 def test_the_page_needs_nothing_else_and_escapes_every_name():
-    photo = {"path": "a\n<script>.jpg", "label": "<i>cat", "predicted": "dog\x1b"}
-    photo |= {"probability": 0.987, "image": b"jpeg", "map": b"map"}
-    alone = photo | {"map": None}
+    pictures = [(b"jpeg", "Photo labelled <i>cat"), (b"map", "It supports dog\x1b")]
+    photo = {"path": "a\n<script>.jpg", "label": "<i>cat", "pictures": pictures}
+    photo["answers"] = [("predicted", "dog\x1b", 0.987)]
+    alone = photo | {"pictures": pictures[:1]}
     labels, probabilities = [0, 1, 1], np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
-    text = report.render(
-        metrics_of(labels, probabilities, ["<i>cat", "dog\x1b"]),
-        metrics.accuracy_by_threshold(labels, probabilities),
-        [],
-        [("Mistakes", "note", [photo, alone]), ("None", "note", [])],
-        CONFIG,
-    )
+    photos = [Section("Mistakes", "note", photos=[photo, alone]), Section("None", photos=[])]
+    text = report_of(labels, probabilities, ["<i>cat", "dog\x1b"], photos=photos)
     elements = Elements(text).found
     assert {"script", "link", "i", "b\\x1b", "plain"}.isdisjoint(tag for tag, _ in elements)
     images = [attributes for tag, attributes in elements if tag == "img"]
     assert len(images) == 3
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in images)
-    assert images[0]["alt"] == "Photo labelled <i>cat, predicted dog\\x1b 98.70%"
-    assert "support dog" in images[1]["alt"]
+    assert images[0]["alt"] == "Photo labelled <i>cat" and images[1]["alt"].endswith("dog\\x1b")
     assert not {"http:", "https:", "url(", "\x1b", "nan"} & set(text.lower().split('"'))
     for words in (
         "66.67%",
         "trained on 7 of",
         "1 files could not be read, 2 photos were left out",
+        "the more it supports the prediction.",
+        "dog\\x1b 98.70%</span>",
         "There are none.",
         "&lt;plain&gt;",
         "a\\n&lt;script&gt;.jpg",
@@ -102,27 +107,52 @@ class Dataset:
         self.labels = np.arange(len(self.paths)) % 2
 
 
+def scored_by(classifier, dataset, probabilities):
+    members = np.arange(len(dataset.paths))
+    return types.SimpleNamespace(
+        classifier=classifier,
+        dataset=dataset,
+        members=members,
+        labels=dataset.labels[members],
+        probabilities=np.array(probabilities),
+    )
+
+
 def test_photos_of_every_shape_are_shown(tmp_path):
     dataset = Dataset(tmp_path, [(20, 30), (2000, 3), (3, 2000), (1300, 1), (1, 1300), (1, 1)])
-    probabilities = np.full((len(dataset.paths), 2), (0.2, 0.8))
-    members = np.arange(len(dataset.paths))
-    groups = report.photo_groups(Classifier(), dataset, members, probabilities)
-    shown = {photo["path"]: photo for *_, photos in groups for photo in photos}
+    scored = scored_by(Classifier(), dataset, [(0.2, 0.8)] * len(dataset.paths))
+    shown = {photo["path"]: photo for group in report.groups(scored) for photo in group.photos}
     assert set(shown) == set(dataset.paths)
     for photo in shown.values():
-        for data in (photo["image"], photo["map"]):
+        (_, about), (_, about_map) = photo["pictures"]
+        assert about == f"Photo labelled {photo['label']}, predicted dog 80.00%"
+        assert "support dog" in about_map
+        for data, _ in photo["pictures"]:
             with Image.open(io.BytesIO(data)) as image:
                 assert max(image.size) == report.PHOTO_SIDE
-    with Image.open(io.BytesIO(shown["1x1300.png"]["image"])) as image:
+    with Image.open(io.BytesIO(shown["1x1300.png"]["pictures"][0][0])) as image:
         assert image.size == (1, 320)
 
 
+def test_comparison_shows_the_photos_on_which_runs_disagree(tmp_path):
+    dataset = Dataset(tmp_path, [(20, 30), (30, 20), (8, 8)])  # cat, dog, cat, dog
+    tables = [
+        [(0.9, 0.1), (0.4, 0.6), (0.8, 0.2), (0.3, 0.7)],
+        [(0.8, 0.2), (0.6, 0.4), (0.1, 0.9), (0.1, 0.9)],
+    ]
+    runs = [scored_by(Classifier(), dataset, table) for table in tables]
+    scores = [metrics_of(each.labels, each.probabilities, ["cat", "dog"]) for each in runs]
+    pairs = [metrics.mcnemar(runs[0].labels, *(each.probabilities.argmax(1) for each in runs))]
+    text = report.compare(runs, {"runs": scores, "pairs": pairs})
+    assert "different labels to 2 photos" in text
+    assert "only A right 2, only B right 0" in text and "100.00%" in text
+    shown = [text.index(f"</b>label {label}") for label in ("cat, A", "dog, A")]
+    assert shown == sorted(shown) and text.count("<img ") == 2 * 3  # a photo and two maps
+    assert "20x30.png" not in text and "in the order of the runs" in text
+
+
 def test_precision_recall_f1_and_top_5_accuracy_are_shown():
-    labels, probabilities = np.arange(6), np.full((6, 6), 1 / 6)
-    found = metrics_of(labels, probabilities, list("abcdef"))
-    text = report.render(
-        found, metrics.accuracy_by_threshold(labels, probabilities), [], [], CONFIG
-    )
+    text = report_of(np.arange(6), np.full((6, 6), 1 / 6), list("abcdef"))
     for words in ("<b>83.33%</b><span>top-5 accuracy", "macro F1", "balanced accuracy"):
         assert words in text
     row = ["a", "1", "16.67%", "100.00%", "28.57%", "-"]
@@ -133,14 +163,7 @@ def test_precision_recall_f1_and_top_5_accuracy_are_shown():
 
 
 def test_a_missing_class_leaves_a_dash():
-    labels, probabilities = [0, 0], np.array([[0.9, 0.1], [0.6, 0.4]])
-    text = report.render(
-        metrics_of(labels, probabilities, ["cat", "dog"]),
-        metrics.accuracy_by_threshold(labels, probabilities),
-        [],
-        [],
-        CONFIG,
-    )
+    text = report_of([0, 0], np.array([[0.9, 0.1], [0.6, 0.4]]), ["cat", "dog"])
     assert "<b>-</b><span>ROC AUC" in text
     assert "nan" not in text.lower() and "None" not in text
 
@@ -153,14 +176,11 @@ def test_many_photos_and_many_classes_make_it_neither_slow_nor_large(tmp_path):
         logits = rng.normal(0, 2, (n, len(classes)))
         logits[np.arange(n), labels] += 3
         probabilities = softmax(logits)
-        found = metrics_of(labels, probabilities, classes)
         started = time.process_time()
         drawn = plots.plot_evaluation(
             labels, probabilities, softmax(logits / 2), classes, [], tmp_path
         )
         report.choose(labels, probabilities)
-        text = report.render(
-            found, metrics.accuracy_by_threshold(labels, probabilities), drawn, [], CONFIG
-        )
+        text = report_of(labels, probabilities, classes, drawn)
         assert time.process_time() - started < 30
         assert len(text) < 2_000_000  # of 5 MB; the photos shown are always as many
