@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catdog import cli, files
+from catdog import cli
 from catdog.backend import keras, layers
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos.found import MOST_CLASSES
-from catdog.runs import run, safe_load
+from catdog.runs import run
 from catdog.scores import tables
 from catdog.training.settings import Settings
 
@@ -126,9 +126,6 @@ def output(x: KerasTensor, outputs: int) -> KerasTensor:
     return layers.Dense(outputs, dtype="float32")(x)
 
 
-OTHER_FORMATS = ("onnx", "openvino", "coreml")
-
-
 def build(arch: str, classes: int, image_size: int | None, dropout: float = 0.0) -> keras.Model:
     """Build a network with fresh weights.
 
@@ -176,63 +173,19 @@ def load(folder: Path | str) -> answer.Graph:
     config = run.read_config(folder)
     run.check_trained(folder)
     arch = Settings.from_dict(config["settings"]).arch
-    size, classes = fixed_size(arch, config["score_size"]), len(config["classes"])
-    path, digest = run.network_file(folder, config, ".keras")
-    with safe_load.refusing(path):
-        files.check_regular(path)
-        # Reject a small file before allocating weights for a large image size.
-        if size and path.stat().st_size < least_bytes(arch, classes, size):
-            raise ValueError(f"expected a network for photos of {size} px, got a smaller file")
-        run.check_sum(path, digest)
-    mirror = run.has_mirror(config)
-    graph = answer.Graph(
-        build(arch, classes, size), config["score_size"], mirror, **config.get("answer", {})
-    )
-    if "answer" in config:
-        safe_load.load_weights(graph.answering, path)
-    else:  # a run of an earlier release, or one whose training just ended
-        safe_load.load_weights(graph.network, path)
-        graph.answer.set(temperature=[config.get("temperature", 1.0)])
-    return graph
-
-
-def least_bytes(arch: str, classes: int, size: int) -> float:
-    """Return a lower bound of the size of a file of weights, by how they grow with the pixels.
-
-    Half of the four bytes of a weight, since windows that do not fit at the border are left out.
-    """
-    if size <= 2 * FIXED_SIZE:
-        return 0
-    sizes = FIXED_SIZE, 2 * FIXED_SIZE
-    small, large = (build(arch, classes, each).count_params() for each in sizes)
-    return 2 * (large - small) * (size / FIXED_SIZE) ** 2 / 3
-
-
-def copy_weights(network: keras.Model, settings: Settings, classes: list[str]) -> None:
-    """Copy the weights of the run `settings.init`; skip the output layer if the classes differ."""
-    config = run.read_config(settings.init)
-    other, theirs = Settings.from_dict(config["settings"]).arch, config["score_size"]
-    size = fixed_size(settings.arch, settings.image_size)
-    if other != settings.arch or size not in (None, theirs):
-        at = f" at {size} px" if size else ""
-        raise UserError(
-            f"expected a run of the network {settings.arch}{at}, got {printable(other)}, scored at "
-            f"{theirs} px, in {printable(settings.init)}"
-        )
-    donor = load(settings.init).network
-    same_classes = config["classes"] == classes
-    kept = len(network.layers) if same_classes else -1  # all layers, or all but the output layer
-    for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
-        layer.set_weights(trained.get_weights())
+    size = fixed_size(arch, config["score_size"])
+    return answer.load(folder, functools.partial(build, arch, len(config["classes"])), size)
 
 
 # --- The script -----------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    from catdog.runs import formats
+
     parser = argparse.ArgumentParser(
         description="Print the layers of the networks, or export a trained network.",
-        parents=[cli.data_arguments(default=None, said="that of the run")],
+        parents=[cli.data_arguments(default=None, said="that of the run"), formats.flags()],
     )
     add = parser.add_argument
     # fmt: off
@@ -242,61 +195,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "network of a fixed size)")
     add("--classes", type=cli.whole_number(2, MOST_CLASSES), default=2, metavar="N",
         help="number of classes (default: 2)")
-    add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
-    add("--export", choices=("litert", *OTHER_FORMATS),
-        help="litert: write model.tflite into the run; others: write --output")
-    add("--output", metavar="FILE", help="the file to export to")
-    add("--page", metavar="FILE", help="write an HTML file that runs the network in a browser")
     # fmt: on
     args = parser.parse_args(argv)
-    if (args.export in OTHER_FORMATS) != bool(args.output):
-        parser.error(f"argument --output: expected with --export {'|'.join(OTHER_FORMATS)}")
-    if args.model and not (args.export or args.page):
-        parser.error("argument --model: expected together with --export or --page")
-    if args.export or args.page:
-        export_trained(args)
+    if formats.are_asked_for(args, parser):
+        import data  # the photos of a run: the answer is fitted to them
+
+        with cli.blame("--model"):
+            folder = run.chosen(args.model)
+            graph = load(folder)
+        formats.write(args, folder, graph, data.load_for)
         return 0
     for arch in [args.arch] if args.arch else ARCHITECTURES:
         size = args.image_size or (128 if arch in SMALLEST else FIXED_SIZE)
         print(f"{arch}, {args.classes} classes, photos of {size} px\n")
         print(*tables.layer_rows(build(arch, args.classes, size, dropout=0.2)), "", sep="\n")
     return 0
-
-
-def export_trained(args: argparse.Namespace) -> None:
-    """Write what --export and --page ask for of the network of --model."""
-    from catdog.runs import export, formats, page
-
-    if args.page:
-        with cli.blame("--page"):
-            files.check_new(args.page, "file")
-    with cli.blame("--model"):
-        folder = run.chosen(args.model)
-        config, graph = run.read_config(folder), load(folder)
-    if args.export == "litert":
-        import data  # which loads the photos that the answer is fitted to
-
-        args.data_dir = args.data_dir or run.from_run(folder, config.get("data_dir", "../tmp"))
-        args.cache_dir = args.cache_dir or "tmp/cache"
-        dataset = data.load_for(config, args)
-        with cli.blame("--export"):
-            progress = cli.progress("fitting", " photos")
-            weights = export.export(folder, graph.network, dataset, progress)
-            if weights is None:
-                raise UserError("expected a network that LiteRT can run")
-        path, _ = run.network_file(folder, run.read_config(folder), ".tflite")
-        cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
-    elif args.export:
-        with cli.blame("--output"):
-            difference = formats.export_as(
-                graph.answering, Path(args.output), args.export, config["classes"]
-            )
-        checked = "not compared" if difference is None else f"differs by at most {difference:.1g}"
-        cli.say(f"wrote {printable(args.output)}; with Keras: {checked}")
-    if args.page:
-        with cli.blame("--page"):
-            page.write_page(folder, graph.answering, Path(args.page))
-        cli.say(f"wrote {printable(args.page)}: open it in a browser")
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "“unsure” if there is none")
     add("--top", type=cli.whole_number(1), metavar="K", help="list the K most probable labels")
     add("--unknown-at", type=cli.number(0, 1), metavar="P",
-        help="label a photo unknown if at most 1 - P of the photos of the classes are so unlike "
-        "the training photos, with 95%% confidence (default: 0.99; 1 turns this off)")
+        help="label a photo unknown if its novelty, the last number of its line, is at least P "
+        "(default: 0.99, which at most 1%% of the photos of the classes reach; 1: none is unknown)")
     add("--sort", metavar="DIR",
         help="copy each photo into a folder of its label in a new folder, or into unknown/ or "
         "unsure/")
@@ -84,11 +84,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Exit with an error message if arguments cannot be combined."""
-    if args.metric and not args.kaggle:
-        parser.error("argument --metric: requires --kaggle")
-    for name in ("json", "threshold", "top", "sort", "explain", "layers"):
-        if args.kaggle and getattr(args, name):
-            parser.error(f"argument --kaggle: cannot be combined with --{name}")
+    given = [name for name, value in vars(args).items() if value]
+    excluded = {"kaggle": ["json", "threshold", "top", "sort", "explain", "layers"]}
+    cli.check_combinations(parser, given, excluded, {"metric": "kaggle"})
     if args.kaggle and len(args.photos) > 1:
         parser.error(f"argument PHOTO: expected one folder with --kaggle, got {len(args.photos)}")
     name_of = {}
@@ -160,16 +158,11 @@ def load_run(folder: Path) -> answer.Graph:
 
 
 def predict(classifier: Classifier, found: Iterable, evidence: bool = False) -> Iterator:
-    """Yield the predictions of what `decode.find` yields; say what cannot be read."""
+    """Yield the predictions of what `decode.find` yields; show progress where nothing else does."""
     # If results scroll by on a terminal, they are the progress.
     visible = sys.stderr.isatty() and not sys.stdout.isatty()
     show = cli.progress("predicting", " photos") if visible else lambda done, total: None
-    for batch in classifier.batches(found, show, evidence):
-        for prediction in batch:
-            if prediction.error:
-                say(f"{printable(prediction.path)}: {prediction.error}")
-            yield prediction
-        sys.stdout.flush()
+    return lines.answered(classifier.batches(found, show, evidence))
 
 
 def make_outputs(args: argparse.Namespace, classifier: Classifier) -> dict:

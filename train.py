@@ -26,7 +26,7 @@ from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, quoted
-from catdog.runs import export, run
+from catdog.runs import export, run, safe_load
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, plots
 from catdog.training import budget, devices, finite, progress, recipe
@@ -219,7 +219,8 @@ def train_and_finish(folder: Path, settings: Settings, dataset: data.Dataset) ->
 def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
     output = Path(args.output or "runs/folds")
-    folders = {fold: output / f"fold-{fold}" for fold in range(0, 10, 10 // args.folds)}
+    step = 10 // args.folds  # tenths of the photos
+    folders = {step * number: output / f"fold-{number}" for number in range(args.folds)}
     begun = [each for each in folders.values() if run.is_finished(each) or run.has_checkpoint(each)]
     with cli.blame("--folds"):
         for folder in begun:
@@ -297,6 +298,8 @@ def train(
         finite.check(history[-1]["loss"], arrays, len(history), settings)
         run.write_checkpoint(folder, history, arrays)
         progress.report_epoch(history[-1], scores, settings, one_label)
+        if devices.index() == 0:
+            progress.draw_curves(folder, history)
     # Of standard float32 layers, which training may not have used.
     averaged = model.from_settings(settings, len(dataset.classes))
     averaged.set_weights(network.averaged_weights())
@@ -315,7 +318,9 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
         network = model.from_settings(settings, len(classes))
         if settings.init and fresh:
             with cli.blame("--init"):
-                model.copy_weights(network, settings, classes)
+                donor = model.load(settings.init).network
+                same_classes = run.read_config(settings.init)["classes"] == classes
+                safe_load.copy_weights(donor, network, same_classes)
         network = normalization.fuse(network)
     finally:
         keras.config.set_dtype_policy("float32")

@@ -1,10 +1,8 @@
 """The command `catdog`, and `python -m catdog`: label photos with the project's own network."""
 
 import argparse
-import sys
 
 from catdog import Classifier, cli
-from catdog.files import printable
 from catdog.photos import decode
 from catdog.runs import lines
 
@@ -17,14 +15,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     code = 0
-    for batch in Classifier().batches(decode.find(args.photos)):
-        for found in batch:
-            if found.error:
-                cli.say(f"{printable(found.path)}: {found.error}")
-                code = 1
-            else:
-                print(lines.text(found))
-        sys.stdout.flush()
+    for found in lines.answered(Classifier().batches(decode.find(args.photos))):
+        if found.error:
+            code = 1
+        else:
+            print(lines.text(found))
     return code
 
 

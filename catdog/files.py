@@ -300,6 +300,11 @@ def amount(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as 1 epoch or 2,000 epochs."""
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
+
+
 def quoted(path: str | os.PathLike) -> str:
     """Return a path as it is typed at a shell."""
     return shlex.quote(printable(path))

@@ -110,6 +110,7 @@ def test_training_says_what_it_has_and_ends_with_score_and_next_commands(trained
         "skipped cat.9000.jpg",
         f"python evaluate.py --model {run}",
         f"python predict.py --model {run}",
+        "Each epoch was scored without calibration and mirror image.",
     ):
         assert words in process.stderr
     assert "95% interval" in process.stdout

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import gc
+import os
 import shutil
 from pathlib import Path
 
@@ -240,6 +241,18 @@ def test_no_better_than_the_most_frequent_class_is_at_chance():
     for correct, chance in ((62, True), (95, False)):
         score = {"confusion_matrix": [[60, 0], [40, 0]], "accuracy_low": wilson(correct, 100)[0]}
         assert progress.is_at_chance(score) == chance
+
+
+def test_curves_are_drawn_at_most_once_a_minute(tmp_path, monkeypatch):
+    path, drawn = tmp_path / "curves.png", []
+    monkeypatch.setattr(
+        progress.plots, "plot_history", lambda rows, path: drawn.append(len(rows)) or path.touch()
+    )
+    progress.draw_curves(tmp_path, [{}])
+    progress.draw_curves(tmp_path, [{}, {}])
+    os.utime(path, (0, 0))
+    progress.draw_curves(tmp_path, [{}, {}, {}])
+    assert drawn == [1, 3]
 
 
 @pytest.mark.slow

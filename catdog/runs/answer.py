@@ -9,10 +9,14 @@
 Importing this module loads Keras.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
+from catdog import files
 from catdog.backend import keras, layers
-from catdog.runs import novelty
+from catdog.runs import novelty, run, safe_load
 
 ops = keras.ops
 
@@ -116,6 +120,33 @@ class Graph:
         self.fitting = keras.Model(inputs, self.answer(*given, fitting=True))
         evidence = {name: found[name] for name in ("evidence",) if name in found}
         self.answering = keras.Model(inputs, {**self.answer(*given), **evidence})
+
+
+def load(
+    folder: Path | str, network_of: Callable[[int | None], keras.Model], size: int | None
+) -> Graph:
+    """Load the graph of a run, its numbers from the `.keras` file.
+
+    Args:
+        folder: the run directory.
+        network_of: builds its network for an image size; for any size if that is None.
+        size: the one image size that the network takes, or None.
+    """
+    config = run.read_config(folder)
+    path, digest = run.network_file(folder, config, ".keras")
+    with safe_load.refusing(path):
+        files.check_regular(path)
+        if size:
+            safe_load.check_large_enough(path, network_of, size)
+        run.check_sum(path, digest)
+    given = network_of(size), config["score_size"], run.has_mirror(config)
+    graph = Graph(*given, **config.get("answer", {}))
+    if "answer" in config:
+        safe_load.load_weights(graph.answering, path)
+    else:  # a run of an earlier release, or one whose training just ended
+        safe_load.load_weights(graph.network, path)
+        graph.answer.set(temperature=[config.get("temperature", 1.0)])
+    return graph
 
 
 def outputs(network: keras.Model, photos) -> dict:

@@ -1,22 +1,87 @@
-"""Exports a trained network to the formats of other runtimes: ONNX, OpenVINO, Core ML.
+"""What `model.py` makes of a trained network: LiteRT, ONNX, OpenVINO, Core ML, and a page.
 
-The packages that this takes are optional; see docs/page.md for how to use the files.
+The packages that ONNX and the next two take are optional; docs/page.md says how to use the files.
 """
 
+import argparse
 import importlib.util
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from catdog import cli
 from catdog.backend import keras, quiet, tf
 from catdog.errors import UserError
 from catdog.files import check_new, printable
+from catdog.runs import run
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "coreml": ".mlpackage"}
 PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",), "coreml": ("coremltools",)}
 TOLERANCE = 1e-3  # largest difference to Keras, as a share of the largest output
+
+
+def flags() -> argparse.ArgumentParser:
+    """Return a parent parser of the arguments that say what is made of which network."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    # fmt: off
+    add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
+    add("--export", choices=("litert", *SUFFIXES),
+        help="litert: write model.tflite into the run; others: write --output")
+    add("--output", metavar="FILE", help="the file to export to")
+    add("--page", metavar="FILE", help="write an HTML file that runs the network in a browser")
+    # fmt: on
+    return parser
+
+
+def are_asked_for(args: argparse.Namespace, parser: argparse.ArgumentParser) -> bool:
+    """Return whether the arguments of `flags` ask for a file; exit if they do not fit together."""
+    if (args.export in SUFFIXES) != bool(args.output):
+        parser.error(f"argument --output: expected with --export {'|'.join(SUFFIXES)}")
+    if args.model and not (args.export or args.page):
+        parser.error("argument --model: expected together with --export or --page")
+    if args.page:
+        with cli.blame("--page"):
+            check_new(args.page, "file")
+    return bool(args.export or args.page)
+
+
+def write(args: argparse.Namespace, folder: Path, graph, load_photos: Callable) -> None:
+    """Write what the arguments of `flags` ask for.
+
+    Args:
+        folder: the run directory.
+        graph: its `answer.Graph`.
+        load_photos: `data.load_for`. To export to LiteRT, the answer is fitted to them.
+    """
+    from catdog.runs import export, page
+
+    config = run.read_config(folder)
+    if args.export == "litert":
+        args.data_dir = args.data_dir or run.from_run(folder, config.get("data_dir", "../tmp"))
+        args.cache_dir = args.cache_dir or "tmp/cache"
+        dataset = load_photos(config, args)
+        with cli.blame("--export"):
+            progress = cli.progress("fitting", " photos")
+            weights = export.export(folder, graph.network, dataset, progress)
+            if weights is None:
+                raise UserError("expected a network that LiteRT can run")
+        path, _ = run.network_file(folder, run.read_config(folder), ".tflite")
+        cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
+    elif args.export:
+        with cli.blame("--output"):
+            difference = export_as(
+                graph.answering, Path(args.output), args.export, config["classes"]
+            )
+        checked = "not compared" if difference is None else f"differs by at most {difference:.1g}"
+        cli.say(f"wrote {printable(args.output)}; with Keras: {checked}")
+    if args.page:
+        with cli.blame("--page"):
+            page.write_page(folder, graph.answering, Path(args.page))
+        cli.say(f"wrote {printable(args.page)}: open it in a browser")
 
 
 def export_as(network, path: Path, format: str, classes: list[str]) -> float | None:

@@ -9,9 +9,11 @@ photo has no probability, and a run without novelty has none.
 import collections
 import os
 import shutil
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from catdog import files
+from catdog import cli, files
 from catdog.errors import UserError
 from catdog.files import printable, to_json
 from catdog.photos.photo import read_bytes
@@ -19,6 +21,16 @@ from catdog.runs.classifier import Prediction
 
 COLOURS = ("36", "33", "35", "32", "34", "31")  # of the classes, in turn
 RESERVED = ("unknown", "unsure")  # what is said of a photo instead of a class
+
+
+def answered(batches: Iterable[list[Prediction]]) -> Iterator[Prediction]:
+    """Yield the predictions of `Classifier.batches`; say what cannot be read."""
+    for batch in batches:
+        for prediction in batch:
+            if prediction.error:
+                cli.say(f"{printable(prediction.path)}: {prediction.error}")
+            yield prediction
+        sys.stdout.flush()
 
 
 def shown(name: str) -> str:

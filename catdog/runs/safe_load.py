@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,37 @@ def load_weights(network: keras.Model, path: Path) -> None:
                 + (" of other shapes" if len(stored) == len(shapes) else "")
             )
         network.load_weights(path)
+
+
+def check_large_enough(path: Path, network_of: Callable[[int], keras.Model], size: int) -> None:
+    """Raise ValueError if a file is too small for a network whose weights grow with the pixels.
+
+    It is not made: its weights are estimated from those for smaller photos. Half of their four
+    bytes each, since windows that do not fit at the border are left out.
+
+    Args:
+        network_of: builds the network for an image size.
+        size: the image size that the file is for.
+    """
+    if size <= 128:
+        return
+    small, large = (network_of(each).count_params() for each in (64, 128))
+    if path.stat().st_size < 2 * (large - small) / (128**2 - 64**2) * size**2:
+        raise ValueError(f"expected a network for photos of {size} px, got a smaller file")
+
+
+def copy_weights(donor: keras.Model, network: keras.Model, same_classes: bool) -> None:
+    """Copy the weights of a trained network; skip the output layer unless `same_classes`.
+
+    Raises:
+        UserError: it is another network, or for photos of another size.
+    """
+    wanted, got = (f"{each.name} at {each.input_shape[1] or 'any'} px" for each in (network, donor))
+    if got != wanted:
+        raise UserError(f"expected a run of the network {wanted}, got {got}")
+    kept = len(network.layers) if same_classes else -1
+    for layer, trained in zip(network.layers[:kept], donor.layers, strict=False):
+        layer.set_weights(trained.get_weights())
 
 
 def stored_shapes(file: io.BytesIO) -> list[tuple[int, ...]]:

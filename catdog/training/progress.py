@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from catdog import files
 from catdog.backend import keras
 from catdog.cli import say
-from catdog.files import printable, quoted, some_names
+from catdog.files import counted, printable, quoted, some_names
 from catdog.runs import novelty, run
-from catdog.scores import tables
+from catdog.scores import plots, tables
 from catdog.training import devices
 from catdog.training.settings import Settings
 
@@ -28,6 +29,7 @@ the labels. If left and right tell the classes apart, as with arrows, train with
 DRAWINGS = """
 These are drawings: the figure says nothing about photos, and this network knows
 drawings only."""
+REDRAW = 60  # seconds after which curves.png is drawn again
 UNEVEN = 2  # times as many photos of one class as of another
 
 
@@ -63,7 +65,7 @@ def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None
         lines.append(f"Uneven   {shown} training photos: {done}")
     lines += [
         f"Network  {settings.arch}, {parameters:,} parameters{start}",
-        f"Recipe   {settings.recipe}, {settings.epochs} epochs at {sizes} px, "
+        f"Recipe   {settings.recipe}, {counted(settings.epochs, 'epoch')} at {sizes} px, "
         f"scored at {settings.score_size} px",
         f"Run      {printable(folder)}",
         *dataset.warnings(),
@@ -172,6 +174,13 @@ def epoch_line(row: dict, settings: Settings) -> str:
     )
 
 
+def draw_curves(folder: Path, history: list[dict]) -> None:
+    """Draw `curves.png` of a run, but not before the last one is a minute old: it takes 0.5 s."""
+    path = Path(folder) / "curves.png"
+    if not path.exists() or files.age(path) > REDRAW:
+        plots.plot_history(history, path)
+
+
 def report_epoch(
     row: dict[str, float], scores: dict[str, float], settings: Settings, one_label: list[bool]
 ) -> None:
@@ -192,7 +201,7 @@ def report_epoch(
 def resuming(done: int, settings: Settings) -> str:
     """Return what a resumed run prints first; `done` is the number of epochs in its checkpoint."""
     if done == settings.epochs:
-        return f"All {done} epochs are done. Continuing with the evaluation."
+        return "Every epoch is done. Continuing with the evaluation."
     return f"Resuming at epoch {done + 1} of {settings.epochs}"
 
 
@@ -232,6 +241,12 @@ def say_scores(folder: Path, settings: Settings, metrics: dict) -> None:
         "On the test split, which training never saw:\n"
     )
     print(tables.format_score(metrics["test"]), flush=True)
+    before = "calibration and mirror image" if settings.mirror else "calibration"
+    of = metrics["validation"]
+    say(
+        f"\nValidation: accuracy {tables.percent(of['accuracy'])}, log loss "
+        f"{tables.number(of['log_loss'])}. Each epoch was scored without {before}."
+    )
     if is_at_chance(metrics["validation"]):
         say(AT_CHANCE)
     if settings.recipe == "demo":

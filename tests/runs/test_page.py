@@ -192,12 +192,13 @@ def test_converter_that_fails_gives_one_line(monkeypatch):
     assert "\n" not in str(e.value)
 
 
-def test_float_weights_are_kept_where_eight_bits_change_answers(monkeypatch):
+def test_float_weights_are_kept_where_eight_bits_change_answers(monkeypatch, caplog):
     monkeypatch.setattr(convert, "convert", lambda network, weights: weights)
     monkeypatch.setattr(
         convert, "largest_difference", lambda network, content: content == "eight-bit"
     )
     assert convert.small_network(None) == "float32"
+    assert "the page has float32 weights: with eight bits, " in caplog.text
     monkeypatch.setattr(convert, "largest_difference", lambda network, content: 0)
     assert convert.small_network(None) == "eight-bit"
     assert convert.small_network(None, try_eight_bit=False) == "float32"

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 
 from catdog import files
-from catdog.files import printable
+from catdog.files import counted, printable
 from catdog.runs import novelty
 from catdog.runs import run as runs
 from catdog.runs.page.convert import small_network
@@ -156,7 +156,8 @@ def trained_with(config: dict) -> str:
     """Return how a run was trained, as far as its config.json says so."""
     try:
         settings, photos = config["settings"], config["splits"]["train"]
-        return f"recipe {settings['recipe']}, {settings['epochs']} epochs, {photos:,} photos"
+        epochs = counted(settings["epochs"], "epoch")
+        return f"recipe {settings['recipe']}, {epochs}, {photos:,} photos"
     except (KeyError, TypeError, ValueError):
         return ""
 
