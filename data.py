@@ -22,7 +22,7 @@ from catdog import cli, files
 from catdog.backend import keras
 from catdog.errors import UserError
 from catdog.files import printable, quoted
-from catdog.photos import alike, cache, download, drawings, index
+from catdog.photos import alike, cache, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
 from catdog.runs import lines
@@ -33,11 +33,6 @@ from catdog.training.settings import Settings
 SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
 SMALL_CLASS = 500  # photos of a class, below which it is divided exactly
 FEW, FEW_OF_CLASS = 50, 10  # test photos, below which a score says little
-NO_PHOTOS = """\
-You can:
-  1. kaggle competitions download -c dogs-vs-cats -p tmp, and unzip train.zip there
-  2. put your own photos into one folder per class: tmp/cats/*.jpg, tmp/dogs/*.jpg
-  3. python train.py --demo trains on drawings and needs no photos"""
 
 
 # --- Split ----------------------------------------------------------------------------------------
@@ -102,12 +97,12 @@ def split(
 # --- Load -----------------------------------------------------------------------------------------
 
 
-def read_lists(args: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
-    """Return the names of --exclude and the labels of --relabel; both may be empty."""
+def read_lists(args: argparse.Namespace) -> dict:
+    """Return the arguments `exclude` and `relabel` of `load`, from --exclude and --relabel."""
     with cli.blame("--exclude"):
         exclude = label_files.read_names(args.exclude)
     with cli.blame("--relabel"):
-        return exclude, label_files.read_relabels(args.relabel)
+        return {"exclude": exclude, "relabel": label_files.read_relabels(args.relabel)}
 
 
 @dataclasses.dataclass
@@ -288,49 +283,15 @@ def load_for(config: dict, args: argparse.Namespace) -> Dataset:
     Raises:
         UserError: they are not of its classes. Some of these may have no photos.
     """
-    exclude, relabel = read_lists(args)
-    fold = Settings.from_dict(config["settings"]).fold
-    size, classes = config["score_size"], config["classes"]
-    return load(args.data_dir, size, args.cache_dir, exclude, fold, relabel, classes, check=False)
-
-
-def load_or_make(
-    data_dir: str, cache_dir: str, settings: Settings, lists: tuple[list, dict]
-) -> Dataset:
-    """Load the photos to train on, without and with what `lists` says; print which are skipped.
-
-    Draws those of --demo first, and downloads the public copy of Dogs vs. Cats if tmp/ holds none.
-    Recipe, image size and fold are those of the settings.
-    """
-    if settings.recipe == "demo":
-        cli.say("Drawing cats and dogs. What follows says nothing about photos.")
-        with cli.blame("--demo"):
-            drawings.make_demo(data_dir, progress=cli.progress("drawing", " pictures"))
-    elif data_dir == "tmp":
-        download_if_empty(data_dir, cache_dir)
-    dataset = load(data_dir, settings.score_size, cache_dir, lists[0], settings.fold, lists[1])
-    for path, reason in dataset.skipped[:10]:
-        cli.say(f"skipped {printable(path)}: {reason}")
-    if len(dataset.skipped) > 10:
-        cli.say(f"skipped {len(dataset.skipped) - 10} more")
-    return dataset
-
-
-def download_if_empty(folder: str, cache_dir: str) -> None:
-    """Download the public copy of the photos if the folder holds no labelled photos."""
-    try:
-        Path(folder).mkdir(exist_ok=True)
-    except OSError as error:  # such as a file of that name
-        raise UserError(
-            f"cannot make the folder {printable(folder)}: {error.strerror}", "--data-dir"
-        ) from None
-    if index.find(folder, cache_dir) is not None:
-        return
-    cli.say("No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB.")
-    try:
-        download.download_photos(folder, progress=cli.progress("downloading", "B"))
-    except UserError as error:
-        raise UserError(f"cannot download the photos: {error}\n{NO_PHOTOS}") from None
+    return load(
+        args.data_dir,
+        config["score_size"],
+        args.cache_dir,
+        **read_lists(args),
+        fold=Settings.from_dict(config["settings"]).fold,
+        classes=config["classes"],
+        check=False,
+    )
 
 
 # --- Stream: the host says which photos -----------------------------------------------------------
@@ -620,12 +581,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from catdog.scores import inspect
 
     cli.check_output(args.output, args.data_dir)
-    exclude, relabel = read_lists(args)
+    lists = read_lists(args)
     if args.augmented:
         with cli.blame("--augmented"):
             files.check_new(args.augmented, "file")
     size = RECIPES["full"].score_size
-    dataset = load(args.data_dir, size, args.cache_dir, exclude, relabel=relabel, check=False)
+    dataset = load(args.data_dir, size, args.cache_dir, **lists, check=False)
     text, rows = inspect.overview(dataset)
     print(text)
     if args.output:

@@ -26,6 +26,7 @@ from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import printable, quoted
+from catdog.photos import download
 from catdog.runs import export, run, safe_load
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, plots
@@ -137,7 +138,9 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Ite
         with cli.blame("--init"):
             run.read_config(settings.init)
     lists = data.read_lists(args)
-    dataset = data.load_or_make(**places, settings=settings, lists=lists)
+    download.ensure_photos(**places, demo=settings.recipe == "demo")
+    load = functools.partial(data.load, **places, **lists, fold=settings.fold)
+    dataset = load(image_size=settings.score_size)
     if dataset.given and (args.folds or settings.fold):
         raise UserError(
             f"expected photos without a split of their own, got {dataset.summary}",
@@ -153,14 +156,13 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Ite
             dataset.split_sizes(),
             lambda sized: network.train_on_batch(*data.training_batches(dataset, sized, 0)[0]),
         )
-        # Reload: the image size may have changed.
-        dataset = data.load_or_make(**places, settings=settings, lists=lists)
+        dataset = load(image_size=settings.score_size)  # which may have changed
     if not first:
         yield folder, settings, dataset
         return
     if not args.output:
         folder = run.free_folder(dated)  # another run may have begun in the same second
-    config = run.new_config(folder, settings, dataset, places, *lists)
+    config = run.new_config(folder, settings, dataset, places, **lists)
     with contextlib.ExitStack() as claim:
         with cli.blame("--output"):
             claim.enter_context(run.claimed(folder, config))
@@ -191,8 +193,9 @@ def resumed_run(folder: Path, args: argparse.Namespace) -> Iterator[tuple | None
                 raise UserError("cannot be combined with --epochs before the run is finished")
             settings = recipe.fit_to_machine(Settings.to_resume(config))
             claim.enter_context(run.claimed(local_folder))
-        lists = config.get("exclude", []), config.get("relabel", {})
-        dataset = data.load_or_make(**places, settings=settings, lists=lists)
+        lists = {"exclude": config.get("exclude", []), "relabel": config.get("relabel", {})}
+        download.ensure_photos(**places, demo=settings.recipe == "demo")
+        dataset = data.load(**places, **lists, image_size=settings.score_size, fold=settings.fold)
         with cli.blame("--resume"):
             run.check_same(config, settings, dataset, places["data_dir"])
         kept = {name: run.relative_to_run(folder, path) for name, path in places.items()}

@@ -101,13 +101,6 @@ def test_photos_that_cannot_be_decoded_are_skipped_with_a_reason_and_stay_where_
         assert dataset.classes[dataset.labels[i]] == dataset.paths[i][:3]
 
 
-def test_a_file_in_the_place_of_the_default_folder_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tmp").write_text("")
-    with pytest.raises(UserError, match="cannot make the folder tmp: File exists"):
-        data.download_if_empty("tmp", "tmp/cache")
-
-
 def test_splits_are_disjoint_and_cover_every_photo(folder):
     dataset = data.load(folder, 8, folder / "cache")
     members = np.concatenate(list(dataset.splits.values()))

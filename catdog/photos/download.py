@@ -1,4 +1,7 @@
-"""The public copy of the photos: downloaded over a line that may break, checked, unpacked."""
+"""Photos that are not there yet: the demo's are drawn, those of the public copy downloaded.
+
+The line may break while they come; they are checked, and then unpacked.
+"""
 
 import contextlib
 import http.client
@@ -12,9 +15,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from catdog import files
+from catdog import cli, files
 from catdog.errors import UserError
 from catdog.files import printable
+from catdog.photos import drawings, index
 
 # Microsoft's copy (CDLA-Permissive-2.0), microsoft.com/download/details.aspx?id=54765. Microsoft
 # publishes no sum: this one was taken from the file itself. As it pins every byte of the archive,
@@ -30,11 +34,39 @@ CHUNK = 2**20  # bytes
 ATTEMPTS = 5  # connections in one fetch
 PAUSE = 1.0  # seconds before the second connection, one more before each further one
 
+OTHER_WAYS = """\
+You can:
+  1. kaggle competitions download -c dogs-vs-cats -p tmp, and unzip train.zip there
+  2. put your own photos into one folder per class: tmp/cats/*.jpg, tmp/dogs/*.jpg
+  3. python train.py --demo trains on drawings and needs no photos"""
+
 Progress = Callable[[int, int], None]
 
 
 class _BrokenOff(UserError):
     """The connection failed: another try may help."""
+
+
+def ensure_photos(data_dir: str, cache_dir: str, demo: bool = False) -> None:
+    """Draw the photos of the demo, or download the public copy if tmp/ holds no labelled photos.
+
+    Any other folder is left as it is.
+    """
+    if demo:
+        cli.say("Drawing cats and dogs. What follows says nothing about photos.")
+        with cli.blame("--demo"):
+            drawings.make_demo(data_dir, progress=cli.progress("drawing", " pictures"))
+    elif data_dir == "tmp":
+        with cli.blame("--data-dir"):
+            if os.path.lexists(data_dir) and index.find(data_dir, cache_dir):
+                return
+        cli.say(
+            "No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB."
+        )
+        try:
+            download_photos(data_dir, progress=cli.progress("downloading", "B"))
+        except UserError as error:
+            raise UserError(f"cannot download the photos: {error}\n{OTHER_WAYS}") from None
 
 
 def download_photos(

@@ -55,6 +55,8 @@ def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None
         "Photos   " + ", ".join(f"{name} {n:,}" for name, n in dataset.split_sizes().items()),
         f"         skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
         f"{dataset.summary}",
+        *(f"skipped {printable(path)}: {reason}" for path, reason in dataset.skipped[:10]),
+        *([f"skipped {more} more"] if (more := len(dataset.skipped) - 10) > 0 else []),
     ]
     counts = dataset.class_counts("train")
     if counts.max() > UNEVEN * counts.min():

@@ -328,3 +328,10 @@ def test_the_public_copy_is_pinned():
     assert download.URL.startswith("https://") and download.URL.endswith(".zip")
     assert download.SIZE == 824_887_076
     assert re.fullmatch("[0-9a-f]{64}", download.SHA256)
+
+
+def test_a_file_in_the_place_of_the_default_folder_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tmp").write_text("")
+    with pytest.raises(UserError, match="expected a folder, got tmp"):
+        download.ensure_photos("tmp", "tmp/cache")
