@@ -29,7 +29,7 @@ from catdog.files import printable, quoted
 from catdog.photos import download
 from catdog.runs import export, run, safe_load
 from catdog.runs.classifier import Classifier
-from catdog.scores import metrics, plots
+from catdog.scores import inspect, metrics, plots
 from catdog.training import budget, devices, finite, progress, recipe
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
@@ -141,6 +141,8 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Ite
     download.ensure_photos(**places, demo=settings.recipe == "demo")
     load = functools.partial(data.load, **places, **lists, fold=settings.fold)
     dataset = load(image_size=settings.score_size)
+    with cli.blame("--data-dir"):
+        inspect.check(dataset)
     if dataset.given and (args.folds or settings.fold):
         raise UserError(
             f"expected photos without a split of their own, got {dataset.summary}",

@@ -32,14 +32,19 @@ STEPS, PHOTOS, SIDE = 60, 4096, 8192
 EPOCH = 140  # steps of an epoch of Dogs vs. Cats, with batches of 128
 
 
-def random_dataset(photos: int) -> types.SimpleNamespace:
-    """Return what `data.training_batches` needs of a dataset: random photos of two classes."""
+def random_dataset(photos: int, members: int) -> types.SimpleNamespace:
+    """Return what `data.training_batches` needs of a dataset: random photos of two classes.
+
+    Args:
+        photos: how many there are.
+        members: how many an epoch has, some of them several times.
+    """
     rng = np.random.default_rng(0)
     return types.SimpleNamespace(
         images=rng.integers(0, 256, (photos, 200, 200, 3), np.uint8),
         labels=rng.integers(0, 2, photos),
         classes=["cat", "dog"],
-        splits={"train": np.arange(photos)},
+        splits={"train": np.resize(np.arange(photos), members)},
     )
 
 
@@ -53,16 +58,24 @@ def measure(size: int, steps: int, batch_size: int, seconds: float) -> dict:
     settings = dataclasses.replace(
         RECIPES["full"], image_size=size, stages=(1.0,), batch_size=batch_size, precision=precision
     )
-    batches = data.training_batches(random_dataset(min(PHOTOS, steps * batch_size)), settings, 0)
+    photos = steps * batch_size
+    batches = data.training_batches(random_dataset(min(PHOTOS, photos), photos), settings, 0)
     ready = keras.tree.map_structure(keras.ops.convert_to_tensor, batches[0])
     network = train.build(settings, ["cat", "dog"], steps=EPOCH, fresh=True)
-    many = data.stream(lambda number: batches[number % len(batches)], steps)
-    ways = {"photos": many, "ready": data.stream(lambda _: ready, steps)}
 
-    def fit(stream):
-        network.fit(stream, verbose=0, shuffle=False)
+    class Ready(keras.utils.PyDataset):
+        def __len__(self):
+            return steps
 
-    first, _ = measuring.timed(lambda: fit(data.stream(lambda _: ready, 1)))
+        def __getitem__(self, step):
+            return ready
+
+    ways = {"photos": batches, "ready": Ready()}
+
+    def fit(stream, steps=None):
+        network.fit(stream, verbose=0, shuffle=False, steps_per_epoch=steps)
+
+    first, _ = measuring.timed(lambda: fit(Ready(), 1))
     times = {name: [] for name in ways}
     while not times["ready"] or (
         len(times["ready"]) < 3 and time.perf_counter() - started < seconds

@@ -91,11 +91,12 @@ def find_photos(data_dir: str | None) -> tuple[Path, index.Found, str]:
     folder = Path(data_dir or ROOT / "tmp")
     if not data_dir:
         folder.mkdir(exist_ok=True)
-    with cli.blame("--data-dir"):
-        found = index.find(folder, ROOT / "tmp" / "cache")
-        if found is None and data_dir:
-            raise UserError(f"expected labelled photos, got none in {printable(data_dir)}")
-    if found is None:
+    try:
+        with cli.blame("--data-dir"):
+            found = index.find(folder, ROOT / "tmp" / "cache")
+    except index.NoPhotos:
+        if data_dir:
+            raise
         folder = ROOT / "tmp" / "demo"
         drawings.make_demo(folder, progress=cli.progress("drawing", " pictures"))
         found = index.find(folder)

@@ -9,6 +9,7 @@ from PIL import Image
 import data
 from catdog.errors import UserError
 from catdog.photos import index, labels
+from catdog.scores import inspect
 from catdog.training import devices
 from catdog.training.recipe import MILD
 from catdog.training.settings import Settings
@@ -47,7 +48,7 @@ def test_too_few_photos_to_fill_every_split_is_an_error(tmp_path):
     for c in ("cat", "dog"):
         save(tmp_path / f"train/{c}.1.jpg")
     with pytest.raises(UserError, match=r"enough photos .* got 2 photos"):
-        data.load(tmp_path, 8, tmp_path / "cache")
+        inspect.check(data.load(tmp_path, 8, tmp_path / "cache"))
 
 
 def test_the_folds_test_every_photo_once():
@@ -110,12 +111,12 @@ def test_splits_are_disjoint_and_cover_every_photo(folder):
 def test_few_test_photos_and_copies_among_them_are_told(tmp_path):
     train = draw_photos(tmp_path / "train", 30)
     dataset = data.load(tmp_path, 48, tmp_path / "cache")
-    few, help = dataset.warnings()
+    few, help = inspect.warnings(dataset)
     assert "only 6 test photos, the fewest of cat (3)" in few and "--folds 5" in help
     with Image.open(train / dataset.paths[dataset.splits["test"][0]]) as photo:
         mirror_image = photo.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     mirror_image.save(train / dataset.paths[dataset.splits["train"][0]])
-    *_, copies = data.load(tmp_path, 48, tmp_path / "cache").warnings()
+    *_, copies = inspect.warnings(data.load(tmp_path, 48, tmp_path / "cache"))
     assert "1 of 6 test photos have a copy in training" in copies
 
 
@@ -123,14 +124,14 @@ def test_few_test_photos_and_copies_among_them_are_told(tmp_path):
 def test_a_class_with_a_word_of_predict_py_is_refused_for_training(tmp_path, name):
     fill(tmp_path, "ant", name, photos=30)
     with pytest.raises(UserError, match=f"another name of the class {name}.* rename its folder"):
-        data.load(tmp_path, 8, tmp_path / "cache")
+        inspect.check(data.load(tmp_path, 8, tmp_path / "cache"))
 
 
 def test_data_py_shows_the_table_of_photos_that_cannot_be_trained_on(tmp_path, capsys):
     fill(tmp_path, "ant", "bee", photos=30)
     save(tmp_path / "fly/0.jpg").write_text("<html>")
     places = ["--data-dir", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
-    with pytest.raises(UserError, match=r"got none of fly in .* \(1 files\); fly/0.jpg: not an"):
+    with pytest.raises(UserError, match=r"0 of fly, and skipped fly/0.jpg: .* got a web page"):
         data.main(places)
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["fly", "0", "0", "0", "0"] in table and ["bee", "24", "3", "3", "30"] in table
@@ -140,13 +141,13 @@ def test_a_class_without_photos_after_new_labels_is_named(tmp_path):
     fill(tmp_path, "ant", "bee", photos=30)
     fill(tmp_path, "fly")
     with pytest.raises(UserError, match=r"61 photos in .*, of which 0 of fly"):
-        data.load(tmp_path, 8, tmp_path / "cache", relabel={"fly/0.png": "bee"})
+        inspect.check(data.load(tmp_path, 8, tmp_path / "cache", relabel={"fly/0.png": "bee"}))
 
 
 def test_photos_to_score_may_be_of_some_classes_of_the_network_alone(tmp_path):
     fill(tmp_path, "bee", photos=4)
     (tmp_path / "ant").mkdir()
-    dataset = data.load(tmp_path, 8, tmp_path / "cache", classes=["ant", "bee"], check=False)
+    dataset = data.load(tmp_path, 8, tmp_path / "cache", classes=["ant", "bee"])
     assert dataset.classes == ["ant", "bee"] and dataset.labels.tolist() == [1] * 4
     with pytest.raises(UserError, match="expected photos of the classes of the network, ant, fly"):
         data.load(tmp_path, 8, tmp_path / "none", classes=["ant", "fly"])
@@ -281,13 +282,13 @@ def test_the_last_epochs_are_augmented_mildly():
 
     def drawn_in(epoch):
         rng = np.random.default_rng(0)
-        return data.draw(rng, 2000, 40, 40, settings, epoch)["numbers"]
+        return data.draw(rng, 2000, 40, 40, settings, epoch)
 
     strong, mild = drawn_in(17), drawn_in(18)
-    for column, share in ((data.ANGLE, 1 / 4), (data.SMALL, 1 / 2)):
-        assert (strong[:, column] != 0).all()
-        assert (mild[:, column] != 0).mean() == pytest.approx(share, abs=0.05)
-    assert strong[:, data.REACH].any() and not mild[:, data.REACH].any()
+    for name, share in (("angle", 1 / 4), ("small", 1 / 2)):
+        assert (strong[name] != 0).all()
+        assert (mild[name] != 0).mean() == pytest.approx(share, abs=0.05)
+    assert strong["reach"].any() and not mild["reach"].any()
     images = augmented(
         {"photos": PHOTOS, **data.draw(np.random.default_rng(0), 64, 40, 40, settings, 18)},
         settings,
@@ -302,10 +303,9 @@ def test_a_turn_is_about_the_middle_of_the_photo():
 
 
 def test_erasing_makes_a_square_grey():
-    numbers = np.zeros((2, 10), np.float32)
-    numbers[1, [data.ROW, data.COLUMN, data.REACH]] = 0.25, 0.5, 0.1
+    square = np.array([[0, 0.25], [0, 0.5], [0, 0.1]], np.float32)  # row, column, reach
     images = np.zeros((2, 40, 40, 3), np.float32)
-    erased = np.array(data.erase(images, numbers))
+    erased = np.array(data.erase(images, *square))
     assert (erased[0] == 0).all()
     grey = (erased[1] == 127.5).all(-1)
     assert grey.sum() == 64 and grey[6:14, 16:24].all()

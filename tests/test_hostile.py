@@ -56,7 +56,7 @@ def hostile(tmp_path_factory):
         "cat.1001.png": (png(2**31 - 1, 2**31 - 1), "limit of 89 megapixels"),
         "cat.1002.png": (png(9000, 9000, b"\0"), "truncated|damaged"),
         "cat.1003.jpg": (b"", "is empty"),
-        "cat.1004.jpg": (b"<html>", "not an image"),
+        "cat.1004.jpg": (b"<html>", "got a web page"),
         "dog.1005.png": (png(0, 10), "damaged|no pixels"),
     }
     for name, (content, _) in reasons.items():

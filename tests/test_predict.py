@@ -219,7 +219,7 @@ def test_each_bad_file_gets_a_line_with_the_reason_and_the_rest_is_done(
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
             file.write(good)
     bad = {
-        "page.jpg": (b"<html>", "not an image"),
+        "page.jpg": (b"<html>", "got a web page"),
         "empty.jpg": (b"", "is empty"),
         "cut.jpg": ((tmp_path / "whole.jpg").read_bytes()[:500], "truncated"),
         "flat.bmp": (bmp_header(0, 0), "damaged|no pixels"),

@@ -210,7 +210,7 @@ def test_predict_prints_a_line_for_each_photo_and_names_those_that_fail(trained,
     assert lines[0][1:] == lines[1][1:]
     errors = process.stderr.splitlines()
     assert len(errors) == 3 and "model" in errors[0]
-    assert "page.jpg: not an image" in errors[1] and "missing.jpg" in errors[2]
+    assert "got a web page" in errors[1] and "missing.jpg" in errors[2]
 
 
 def test_a_finished_run_has_nothing_to_resume(trained):

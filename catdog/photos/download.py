@@ -57,8 +57,9 @@ def ensure_photos(data_dir: str, cache_dir: str, demo: bool = False) -> None:
         with cli.blame("--demo"):
             drawings.make_demo(data_dir, progress=cli.progress("drawing", " pictures"))
     elif data_dir == "tmp":
-        with cli.blame("--data-dir"):
-            if os.path.lexists(data_dir) and index.find(data_dir, cache_dir):
+        with cli.blame("--data-dir"), contextlib.suppress(index.NoPhotos):
+            if os.path.lexists(data_dir):
+                index.find(data_dir, cache_dir)
                 return
         cli.say(
             "No labelled photos under tmp/. Downloading the public copy of Dogs vs. Cats, 825 MB."

@@ -6,7 +6,8 @@
 2. If folders of the next level are named like splits (train, training_set, val, test ...) and hold
    labelled photos, they are the split.
 3. The next level is the class. Without class folders, the label is in the names (`cat.7`,
-   `Abyssinian_12`) or in a CSV file. A file `labels.csv` goes before folders and names.
+   `Abyssinian_12`) or in a CSV file. A file `labels.csv` goes before folders and names. Numbered
+   folders (`batch1`, `batch2`) are no classes if the names of their photos have labels.
 
 What is left out is said, and so is what the rule did, in `Found.summary`.
 """
@@ -14,6 +15,7 @@ What is left out is said, and so is what the rule did, in `Found.summary`.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -54,20 +56,23 @@ OUR_FOLDERS = {"demo", "cache"}  # may be of ours
 WAYS = "labels are folders (one per class), names such as cat_7.jpg, or labels.csv"
 
 
+class NoPhotos(UserError):
+    """A folder without labelled photos."""
+
+
 def find(
     data_dir: str | os.PathLike,
     cache_dir: str | os.PathLike | None = None,
     classes: Sequence[str] = (),
-) -> Found | None:
+) -> Found:
     """Find the labelled photos under `data_dir`, by the rule at the top of this file.
 
     Args:
         cache_dir: folder of decoded photos, which is left out.
         classes: those of a network that is to score the photos. They become the classes of what is
             found; some may then have no photos.
-    Returns:
-        The photos, or None if none has a label.
     Raises:
+        NoPhotos: no photo has a label.
         UserError: a folder cannot be read, has no photos of its class, or has no clear meaning; too
             few or too many classes, or others than `classes`.
     """
@@ -77,16 +82,6 @@ def find(
         return _Finder(data_dir, cache_dir, classes).find()
     except OSError as error:
         raise UserError(f"cannot read {printable(error.filename)}: {error.strerror}") from None
-
-
-def none_found(data_dir: str | os.PathLike) -> str:
-    """Return a message for a folder in which `find` found no labelled photos."""
-    top = _list(data_dir)
-    kinds = some_names([f"{end or 'no ending'}: {n:,}" for end, n in top.endings().items()])
-    if paths := top.paths():
-        return f"expected labelled photos, got photos such as {printable(paths[0])} without; {WAYS}"
-    got = f"got other files in {printable(data_dir)} ({kinds})" if kinds else "got an empty folder"
-    return f"expected labelled photos in {printable(data_dir)}, {got}; {WAYS}"
 
 
 # --- Folders --------------------------------------------------------------------------------------
@@ -143,11 +138,11 @@ def _list(data_dir, cache_dir=None, keep=()):
 class _Part:
     """Labelled photos in a folder."""
 
+    kind: str  # folders, csv or names
     folder: _Folder
     how: str  # where their labels come from
     rows: list[tuple[str, str, str]]  # of each photo: path, class, what identifies it
     notes: list[str]  # to be said if they are taken
-    has_folders: bool = False  # whether their labels are folders
 
     @functools.cached_property
     def classes(self):
@@ -167,7 +162,7 @@ class _Finder:
         self.complaint = None  # about a labels.csv that is no list of photos
 
     def find(self):
-        passed = self.strip(self.top)
+        passed = self.passed = self.strip(self.top)
         while True:  # a whole data set may lie beside other folders, which are left out
             home = passed[-1]
             if part := self.by_csv(passed, label_files.CSV_NAME):
@@ -181,7 +176,6 @@ class _Finder:
                 )
             if not sets:
                 break
-            self.check_one_layout(home)
             self.notes += self.left_out(home, sets)
             passed += self.strip(sets[0])
         part = self.label(passed)
@@ -189,7 +183,18 @@ class _Finder:
             raise self.complaint
         if not part and len(passed) > 1:
             part = self.by_folder(passed[-2])  # photos without labels in one folder: one class
-        return part and self.found({0: part}, home)
+        if not part:
+            raise NoPhotos(
+                f"expected labelled photos in {printable(self.root)}, {self.got()}; {WAYS}"
+            )
+        return self.found({0: part}, home)
+
+    def got(self):
+        """Return what there is instead of labelled photos."""
+        if paths := self.top.paths():
+            return f"got photos such as {printable(paths[0])} without"
+        kinds = [f"{end or 'no ending'}: {n:,}" for end, n in self.top.endings().items()]
+        return f"got other files ({some_names(kinds)})" if kinds else "got an empty folder"
 
     def place(self, folder):
         return printable(self.root / folder.path)
@@ -236,8 +241,6 @@ class _Finder:
                 "expected a folder of training photos and one folder for each split in "
                 f"{self.place(home)}, got {_names(taken)}"
             )
-        if any(part.has_folders for part in parts.values()):
-            self.check_one_layout(home)
         self.notes += self.left_out(home, taken) if parts else []
         return parts
 
@@ -245,11 +248,13 @@ class _Finder:
 
     def label(self, passed):
         """Return the photos below the last folder with what folders, CSV or names say."""
-        return self.by_folder(passed[-1]) or self.by_csv(passed) or self.by_name(passed[-1])
+        home = passed[-1]
+        if part := self.by_name_in_batches(home) or self.by_folder(home):
+            return part
+        return self.by_csv(passed) or self.by_name(home, home.photos)
 
     def by_folder(self, home):
         """Return the photos of the folders in a folder, each of which is a class."""
-        self.check_one_layout(home)
         folders = [each for each in home.filled if each.name.lower() not in UNLABELLED]
         # If all are named like splits, none is a class. Nor is one alone beside photos.
         if all(each.split is not None for each in folders) or (
@@ -275,7 +280,7 @@ class _Finder:
         if odd := [each for each in folders if each.split is not None or each.key in OUR_FOLDERS]:
             what = "taken for classes; if they are none, move them elsewhere"
             notes.append(f"{_names(odd)} in {self.place(home)}: {what}")
-        return _Part(home, f"one folder per class in {self.place(home)}", rows, notes, True)
+        return _Part("folders", home, f"one folder per class in {self.place(home)}", rows, notes)
 
     def by_csv(self, passed, name=None):
         """Return the photos that a CSV file in one of the folders gives labels of several classes.
@@ -283,7 +288,7 @@ class _Finder:
         One with "train" or "label" in its name goes before others. With `name`, only a file of this
         name is read, and may hold one class.
         """
-        for folder in passed if passed[0].paths() else ():
+        for folder in passed:
             files = [each for each in folder.others if each.lower().endswith((".csv", ".tsv"))]
             files = [each for each in files if name in (None, each.lower())]
             for file in sorted(files, key=lambda each: not re.search("train|label", each.lower())):
@@ -296,33 +301,46 @@ class _Finder:
                 if name or len(set(of.values())) > 1:
                     # The path alone: a corrected label must not move the photo to another split.
                     rows = [(paths[path], of[path], nfc(path)) for path in sorted(of)]
-                    return _Part(folder, how, rows, notes)
+                    return _Part("csv", folder, how, rows, notes)
         return None
 
-    def by_name(self, folder):
-        """Return the photos directly in a folder that have a label in their names.
+    def by_name(self, folder, paths):
+        """Return the photos at `paths` in a folder that have a label in their names.
 
         They are all, or those that are named as Kaggle's.
         """
         rows = []
-        for path in folder.photos:
-            if match := LABEL_NAME.fullmatch(path, folder.start):
+        for path in paths:
+            if match := LABEL_NAME.fullmatch(path, path.rfind("/") + 1):
                 member = sys.intern(class_name(match[1] or match[2]))
                 rows.append((path, member, identity(member, path[folder.start :])))
-        if not _are_labels([member for _, member, _ in rows], len(folder.photos)):
+        if not _are_labels([member for _, member, _ in rows], len(paths)):
             rows = [row for row in rows if KAGGLE_NAME.fullmatch(row[0], folder.start)]
         if not rows:
             return None
-        without = sorted({*folder.photos}.difference(path for path, _, _ in rows))
+        without = sorted({*paths}.difference(path for path, _, _ in rows))
         notes = [f"left out, without a label: {some_names(without)}"] if without else []
         how = f"labels from names such as {printable(rows[0][0][folder.start :])}"
-        return _Part(folder, how, rows, notes)
+        return _Part("names", folder, how, rows, notes)
+
+    def by_name_in_batches(self, home):
+        """Return the photos of numbered folders that all hold photos of several labels."""
+        keys = {each.key for each in home.filled}
+        if len({re.sub(r"\d+", "", key) for key in keys}) != 1 or keys & self.keep or home.photos:
+            return None
+        part = self.by_name(home, home.paths())
+        rows = part.rows if part else []
+        found = {(path[home.start :].split("/")[0], label) for path, label, _ in rows}
+        labels = collections.Counter(folder for folder, _ in found)
+        return part if len(labels) > 1 and min(labels.values()) > 1 else None
 
     # What is found, what is left out, what cannot be decided
 
     def found(self, parts, home):
         """Return the photos of all parts, in folders of `home`, as one `Found`."""
         first = parts[min(parts)]
+        if first.kind == "folders" or (first.kind == "names" and len(parts) == 1):
+            self.check_one_layout([*self.passed, *(part.folder for part in parts.values())])
         folder, how = (home, "") if len(parts) > 1 else (first.folder, first.how)
         place, paths, names, members, given, tops = self.place(folder), [], [], [], [], []
         for split, part in sorted(parts.items()):
@@ -343,6 +361,7 @@ class _Finder:
             tops.append(f"{printable(paths[-1].partition('/')[0])}/")
         if self.complaint:
             self.notes.append(f"{self.complaint}; it is not taken for labels")
+        self.notes += self.said_otherwise(first.kind, parts)
         for note in self.notes:
             logger.warning(note)
         classes = self.classes or sorted(first.classes)
@@ -363,14 +382,31 @@ class _Finder:
         others = home.endings()
         return Found(self.root / folder.path, classes, paths, labels, names, given, summary, others)
 
-    def check_one_layout(self, home):
+    def check_one_layout(self, homes):
         """Raise `UserError` if Kaggle's photos lie beside folders: either may be a mistake."""
-        for path in home.photos if home.filled else ():
-            if KAGGLE_NAME.fullmatch(path, home.start):
-                raise UserError(
-                    f"expected one layout in {self.place(home)}, got photos beside the folders "
-                    f"({printable(path[home.start :])}) and photos in them ({_names(home.filled)})"
-                )
+        for home in homes:
+            for path in home.photos if home.filled else ():
+                if KAGGLE_NAME.fullmatch(path, home.start):
+                    raise UserError(
+                        f"expected one layout in {self.place(home)}, got photos beside the folders "
+                        f"({printable(path[home.start :])}) and in them ({_names(home.filled)})"
+                    )
+
+    def said_otherwise(self, kind, parts):
+        """Return a note if a CSV file and class folders, of which one is used, disagree."""
+        other = None
+        with contextlib.suppress(UserError):
+            if kind == "folders":
+                other = self.by_csv(self.passed)
+            elif kind == "csv":
+                other = self.by_folder(self.passed[-1])
+        theirs = {path: class_name(member) for path, member, _ in other.rows} if other else {}
+        rows = [(path, class_name(m)) for part in parts.values() for path, m, _ in part.rows]
+        differ = [path for path, member in rows if theirs.get(path, member) != member]
+        if not differ or {member for _, member in rows}.isdisjoint(theirs.values()):
+            return []
+        example = printable(differ[0])
+        return [f"not used: {other.how}; it disagrees on {len(differ):,} photos, such as {example}"]
 
     def left_out(self, home, taken):
         """Return a note on what in a folder is left out, beside the folders that are taken."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import codecs
 import collections
 import csv
-import dataclasses
 import functools
 import io
+import itertools
 import logging
 import os
+import posixpath
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from catdog.errors import UserError
 from catdog.files import nfc, printable, some_names
@@ -92,11 +95,10 @@ def _cells(path):
         raise UserError(f"{printable(path)}, line {reader.line_num}: {error}") from None
 
 
-def apply_relabels(found: Found, data_dir: str | os.PathLike, relabels: dict[str, str]) -> Found:
-    """Return the photos found in `data_dir` with new labels; warn of names that match none.
+def relabelled(found: Found, data_dir: str | os.PathLike, relabels: dict[str, str]) -> np.ndarray:
+    """Return the labels of the photos found in `data_dir`, some of them new: int (n,).
 
-    Names and paths stay the same, so that every photo keeps its split. The classes stay the same,
-    too: a new label must be one of them.
+    A new label must be one of the classes. Warns of names that match no photo.
     """
     classes = {nfc(printable(name)): i for i, name in enumerate(found.classes)}
     for name, label in relabels.items():
@@ -112,7 +114,7 @@ def apply_relabels(found: Found, data_dir: str | os.PathLike, relabels: dict[str
             both = " and ".join(sorted(new))
             raise UserError(f"expected one class for {printable(found.paths[i])}, got {both}")
         labels[i] = classes[new.pop()]
-    return dataclasses.replace(found, labels=labels)
+    return labels
 
 
 def matching(
@@ -124,16 +126,12 @@ def matching(
     classes (`Cat/4085.jpg`, as in predictions.csv), by its path below `data_dir`, and by these as
     `printable` shows them: a file of one name per line cannot hold a line feed in a name.
     """
-    if not wanted:
-        return
     wanted, known = set(map(nfc, wanted)), set()
     below = found.root.relative_to(data_dir).as_posix()
     for number, (name, path) in enumerate(zip(found.names, found.paths, strict=True)):
         names = {name, path, f"{below}/{path}"}
-        if not path.isascii():
-            names |= {nfc(each) for each in names} | {nfc(printable(each)) for each in names}
-        elif not path.isprintable():
-            names |= set(map(printable, names))
+        if not (path.isascii() and path.isprintable()):
+            names |= {nfc(form(each)) for each in names for form in (str, printable)}
         if names := names & wanted:
             known |= names
             yield number, names
@@ -163,11 +161,10 @@ def read_csv(
 ) -> tuple[dict[str, str], str, list[str]]:
     """Read the labels of photos in a CSV file, as spreadsheet programs and competitions write it.
 
-    The column that names most photos holds the photos. The label's is one of `LABEL_COLUMNS`, or
-    the only other one, or the only other one whose words repeat; or there is one column of 0 and 1
-    for each class. The first line is a header unless it names a photo. `_Photos.find` says how a
-    photo may be named. Photos that the file does not name are left out, and so are names that match
-    no photo.
+    The column that names most photos holds the photos, see `_Photos`. The label's is one of
+    `LABEL_COLUMNS`, or the only other one, or the only other one whose words repeat; or there is
+    one column of 0 and 1 for each class. The first line is a header unless it names a photo. Rows
+    that do not name one photo and a label are left out, and so are photos that no row names.
 
     Args:
         path: of the file.
@@ -177,60 +174,46 @@ def read_csv(
         is left out.
     Raises:
         NotAList: too few of the rows name a photo, or no column holds labels.
-        UserError: a row without a label, or whose photo or label is not clear.
+        UserError: a photo has two labels.
     """
-    place = printable(path)
-    rows, index = _rows(path), _Photos(path, photos)
-    column, header, rows = _photo_column(rows, index, place)
-    label_of_row, words = _label_column(header, rows, column, place)
-    missing, label_of, spelling, clear, problem = [], {}, {}, 0, None
-    clean = functools.cache(lambda label: nfc(printable(label)))
+    place, index = printable(path), _Photos(path, photos)
+    column, header, rows = _photo_column(_rows(path), index, place)
+    label_in, words = _label_column(header, rows, column, place)
+    label_of, left_out, unclear = {}, [], None
     for line, row in rows:
-        name, label = _cell(row, column), clean(label_of_row(row))
-        matches = index.find(name)
-        clear += len(matches) == 1
-        if ".." in name and ".." in re.split(r"[\\/]", name):
-            folder = printable(Path(path).absolute().parent.name)
-            wanted, got = f"a photo in {folder}", f"{printable(name)}, which leads out of it"
-        elif name and not matches:
-            missing.append(name)
-            continue
-        elif not name or not label:
-            wanted, got = "a photo and a label", repr(",".join(row))
-        elif len(matches) > 1:
-            wanted = "the name of one photo"
-            got = f"{printable(name)}, which may be {' or '.join(map(printable, matches[:2]))}"
-        elif label_of.setdefault(matches[0], label) != label:
-            wanted = f"one label for {printable(name)}"
-            got = f"both {label_of[matches[0]]} and {label}"
-        elif spelling.setdefault(label.casefold(), label) != label:
-            wanted = "one spelling of a label"
-            got = f"both {spelling[label.casefold()]} and {label}"
-        else:
-            continue
-        problem = problem or f"{place}, line {line}: expected {wanted}, got {got}"
-    if 2 * clear < len(rows):
+        found, label = index.find(row[column]), nfc(printable(label_in(row)))
+        if len(found) != 1 or not label:
+            left_out.append(row[column] or ",".join(row))
+        elif (other := label_of.setdefault(found[0], label)) != label:
+            got = f"one label for {printable(found[0])}, got both {other} and {label}"
+            unclear = unclear or f"{place}, line {line}: expected {got}"
+    labels = set(label_of.values())
+    spelled = {label.casefold(): label for label in sorted(labels)}
+    for label in sorted(labels - set(spelled.values())):
+        both = f"{label} and {spelled[label.casefold()]}"
+        unclear = unclear or f"{place}: expected one spelling of a label, got both {both}"
+    if 2 * len(left_out) > len(rows):
         raise NotAList(f"{place}: expected names of photos, got {_example(rows, column)}")
-    if problem:
-        raise UserError(problem)
-    if len(spelling) == len(label_of) < len(photos) / 10:
+    if unclear:
+        raise UserError(unclear)
+    if len(labels) == len(label_of) < len(photos) / 10:
         raise NotAList(f"{place}: expected several photos with the same label, got one of each")
     folders = set(map(os.path.dirname, label_of))
     beside = [p for p in photos if p not in label_of and os.path.dirname(p) in folders]
     notes = [
-        f"{len(names):,} {what}: {some_names(names, 3)}"
+        f"{len(names):,} {what} {place} and are left out: {some_names(names, 3)}"
         for names, what in (
-            (missing, f"names in {place} match no photo and are left out"),
-            (beside, f"photos have no label in {place} and are left out"),
+            (left_out, "rows do not name one photo and a label in"),
+            (beside, "photos have no label in"),
         )
         if names
     ]
-    words = f"labels from {place} ({_named(header, column)} names the photo, {words})"
-    return label_of, words, notes
+    how = f"labels from {place} ({_named(header, column)} names the photo, {words})"
+    return label_of, how, notes
 
 
 def _rows(path):
-    """Return the number of the line and the cells of each row that is not empty."""
+    """Return the line and the cells of each row that is not empty, all of the same length."""
     try:
         text = _text(read_bytes(path))
     except PhotoError as error:
@@ -243,34 +226,35 @@ def _rows(path):
         delimiter, text = first.strip()[4:5] or ",", "\n" + rest
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (csv.Error, TypeError) as error:
+        rows = [(reader.line_num, [*map(str.strip, row)]) for row in reader]
+    except csv.Error as error:
         raise NotAList(f"{printable(path)}, line {reader.line_num}: {error}") from None
+    width = max((len(row) for _, row in rows), default=0)
+    return [(line, row + [""] * (width - len(row))) for line, row in rows if any(row)]
 
 
 def _photo_column(rows, index, place):
-    """Return which column names the photos, the header or None, and the rows without it."""
-    named = [set() for _ in range(max((len(row) for _, row in rows), default=0))]
-    for _, row in rows[:SAMPLE]:
-        for column, cell in enumerate(row):
-            named[column].update(index.find(cell.strip()))
-    column = max(range(len(named)), key=lambda each: len(named[each]), default=0)
-    if len(named) < 2 or not named[column]:
+    """Return which column names the photos, the header, and the rows without it."""
+    columns = list(zip(*(row for _, row in rows[:SAMPLE]), strict=True))
+    named = [len({photo for cell in cells for photo in index.find(cell)}) for cells in columns]
+    if len(named) < 2 or not max(named):
         raise NotAList(f"{place}: expected names of photos and labels, got {_example(rows, 0)}")
-    has_header = not index.find(_cell(rows[0][1], column))
-    return column, rows[0][1] if has_header else None, rows[has_header:]
+    column = named.index(max(named))
+    if index.find(rows[0][1][column]):
+        return column, [""] * len(named), rows
+    return column, rows[0][1], rows[1:]
 
 
 def _label_column(header, rows, column, place):
     """Return a function of a row that returns its label, and words that name the column."""
-    columns = [each for each in range(max(len(row) for _, row in rows)) if each != column]
-    words = {each: {_cell(row, each) for _, row in rows} for each in columns}
-    ones = [each for each in columns if header and words[each] <= {"0", "1", "0.0", "1.0"}]
-    known = [each for each in columns if _cell(header or (), each).lower() in LABEL_COLUMNS]
-    is_one_hot = not known and len(ones) > 1 and len(header) > max(ones)
-    if is_one_hot and all(sum(float(row[each]) for each in ones) == 1 for _, row in rows):
+    columns = [each for each in range(len(header)) if each != column]
+    words = {each: {row[each] for _, row in rows} for each in columns}
+    known = [each for each in columns if header[each].lower() in LABEL_COLUMNS]
+    ones = [each for each in columns if header[each] and words[each] <= {"0", "1", "0.0", "1.0"}]
+    is_one_hot = all(sum(float(row[each]) for each in ones) == 1 for _, row in rows)
+    if not known and len(ones) > 1 and is_one_hot:
         said = f"{len(ones)} columns of 0 and 1 the label"
-        return lambda row: header[next(each for each in ones if float(row[each]))].strip(), said
+        return lambda row: header[next(each for each in ones if float(row[each]))], said
     possible = known[:1] or columns
     for is_label in (
         lambda words: 1 < len(words) < len(rows),
@@ -282,67 +266,53 @@ def _label_column(header, rows, column, place):
     if len(possible) != 1:
         names = some_names([_named(header, each) for each in columns])
         raise NotAList(f"{place}: expected a column named label, got {names}")
-    return lambda row: _cell(row, possible[0]), f"{_named(header, possible[0])} the label"
-
-
-def _cell(row, column):
-    return row[column].strip() if column < len(row) else ""
+    return lambda row: row[possible[0]], f"{_named(header, possible[0])} the label"
 
 
 def _named(header, column):
-    return f"column {printable(_cell(header or (), column)) or column + 1}"
+    return f"column {printable(header[column]) or column + 1}"
 
 
 def _example(rows, column):
-    return some_names([_cell(row, column) for _, row in rows[:3]]) or "nothing"
+    return some_names([row[column] for _, row in rows[:3]]) or "nothing"
 
 
 class _Photos:
-    """The photos below the folder of a CSV file, found by the names that the file gives them."""
+    """The photos below the folder of a CSV file, found by the names that the file gives them.
+
+    From its end on, a name agrees with the path of the photo: whole, or up to names of folders
+    above the file, or, if it is absolute, up to any folder: the file may come from another machine.
+    The ending may be missing, and capitals do not matter.
+    """
 
     def __init__(self, path, photos):
-        self.parents = [*map(nfc, Path(path).absolute().parent.parts)]
-        self.paths, self.exact = photos, set(photos)
+        self.above = nfc(str(Path(path).absolute().parent)).casefold().split(os.sep)
+        self.photos, self.exact = photos, set(photos)
 
     @functools.cached_property
-    def loose(self):
-        """The paths that a name in small letters may mean."""
-        loose = collections.defaultdict(list)
-        for path in self.paths:
-            folded = nfc(path).casefold()
-            for key in {folded, folded.removeprefix("train/"), folded.rpartition("/")[2]}:
-                loose[key].append(path)
-                loose[os.path.splitext(key)[0]].append(path)
-        return loose
+    def called(self):
+        """The photos by their mere names in small letters, with and without ending."""
+        called = collections.defaultdict(list)
+        for photo in self.photos:
+            name = nfc(photo).casefold().rpartition("/")[2]
+            for key in {name, os.path.splitext(name)[0]}:
+                called[key].append(photo)
+        return called
 
     def find(self, name):
-        """Return the paths of the photos that a name may mean.
-
-        It is a path below the folder or below train/ in it, or the mere name of a photo in any
-        folder; the ending may be missing, or be in capitals. In front may be names of the folders
-        above, or, of an absolute path, any folders: the file may come from another machine.
-        """
+        """Return the photos that a name may mean: those that it agrees with most."""
         if name in self.exact:
             return [name]
-        name = nfc(name.replace("\\", "/"))
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        is_absolute = name[:1] == "/" or name[1:3] == ":/"
-        for start in range(len(parts)):
-            if start and not is_absolute and parts[:start] != self.parents[-start:]:
-                continue
-            path = "/".join(parts[start:])
-            if found := self.loose.get(path.casefold()):
-                return self.best(sorted({*found}), path)
-        return []
-
-    def best(self, found, path):
-        """Return those that are named most exactly so."""
-        for is_better in (
-            lambda each: each == path,
-            lambda each: each == f"train/{path}",
-            lambda each: os.path.splitext(each.removeprefix("train/"))[0] == path,
-            lambda each: nfc(each).endswith(path),
-            lambda each: os.path.dirname(each) in ("", "train"),
-        ):
-            found = [each for each in found if is_better(each)] or found
-        return found
+        spelled = posixpath.normpath(nfc(name.replace("\\", "/")))
+        *folders, last = spelled.casefold().split("/")
+        scores = {}
+        for photo in self.called.get(last, ()):
+            own = nfc(photo).casefold().split("/")[:-1]
+            pairs = zip(reversed(own), reversed(folders), strict=False)
+            same = len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
+            rest = folders[: len(folders) - same]
+            if not rest or rest[0] == "" or rest[0][1:] == ":" or rest == self.above[-len(rest) :]:
+                is_spelled_so = "/".join(spelled.split("/")[-same - 1 :]) in nfc(photo)
+                scores[photo] = same, is_spelled_so, os.path.dirname(photo) in ("", "train")
+        best = max(scores.values(), default=None)
+        return [photo for photo, score in scores.items() if score == best]

@@ -85,30 +85,28 @@ _OPENERS: dict[str, tuple[bytes, Callable]] = {
     "AVIF": (rb"....ftyp(avi[fs]|m[is]f1....(....){0,12}avif)", AvifImagePlugin.AvifImageFile),
 }
 _HEIC = rb"....ftyp(hei[cmsx]|hev[cmsx]|m[is]f1)"
-_RAW = "a raw photo of a camera", "export it as JPEG or TIFF"
-# How other files begin, what they are, and what helps.
-_OTHER_IMAGES = {
-    _HEIC: ("HEIC", 'to read such photos, run pip install "pillow-heif>=1.7.0"'),
-    _OPENERS["AVIF"][0]: ("AVIF", 'to read such photos, run pip install --upgrade "pillow>=13.0"'),
+_RAW = "a raw photo of a camera"
+# How other files begin, what they are, and what helps: where nothing is said, to convert them.
+_OTHERS = {
+    _HEIC: 'HEIC; to read such photos, run pip install "pillow-heif>=1.7.0"',
+    _OPENERS["AVIF"][0]: 'AVIF; to read such photos, run pip install --upgrade "pillow>=13.0"',
     rb"II\*\0....CR|....ftypcrx |FUJIFILM|IIR[OS]|IIU\0": _RAW,
-    rb"II\+\0|MM\0\+": ("BigTIFF", "convert it to JPEG, PNG or TIFF"),
-    rb"P[1-37FfG][\s#]": ("PPM as text or of floats", "save it as binary PPM"),
-    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": ("JPEG 2000", "convert it to JPEG or PNG"),
-    rb"\0\0\0\x0cJXL |\xff\x0a": ("JPEG XL", "convert it to JPEG or PNG"),
-    rb".{128}DICM": ("DICOM", "export it as PNG"),
-    rb"\0\0\x01\0": ("an icon", "save it as PNG"),
-    rb"%!PS|\xc5\xd0\xd3\xc6": ("PostScript", "export it as PNG"),
-    rb"8BPS": ("Photoshop", "export it as JPEG or PNG"),
-    rb"gimp xcf": ("GIMP", "export it as JPEG or PNG"),
-    rb"(\xef\xbb\xbf)?\s*<(svg|\?xml.*<svg|!--.*<svg|!DOCTYPE svg)": ("SVG", "export it as PNG"),
-}
-_WEB_PAGE = rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script))"
-_VIDEO = rb"....(ftyp|moov|mdat|wide)|\x1aE\xdf\xa3|RIFF....AVI "
-_OTHER_FILES = {
-    rb"%PDF-": ("a PDF document", "export its pages as JPEG or PNG"),
-    _WEB_PAGE: ("a web page", "download the photo itself"),
-    _VIDEO: ("a video", "save a frame of it as JPEG"),
-}
+    rb"II\+\0|MM\0\+": "BigTIFF",
+    rb"P[1-37FfG][\s#]": "PPM as text or of floats",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "JPEG 2000",
+    rb"\0\0\0\x0cJXL |\xff\x0a": "JPEG XL",
+    rb".{128}DICM": "DICOM",
+    rb"\0\0\x01\0": "an icon",
+    rb"%!PS|\xc5\xd0\xd3\xc6": "PostScript",
+    rb"8BPS": "Photoshop",
+    rb"gimp xcf": "GIMP",
+    rb"(\xef\xbb\xbf)?\s*<(svg|\?xml.*<svg|!--.*<svg|!DOCTYPE svg)": "SVG",
+    rb"%PDF-": "a PDF document",
+    rb"(?i:(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body|script))":
+        "a web page; download the photo itself",
+    rb"....(ftyp|moov|mdat|wide)|\x1aE\xdf\xa3|RIFF....AVI ":
+        "a video; save a frame of it as JPEG",
+}  # fmt: skip
 
 _ORIENTATION = 0x0112  # a tag of EXIF
 _TURNS = {
@@ -263,7 +261,7 @@ def _is_image(parent: str, name: str) -> bool:
             start = os.read(file, 64)
         finally:
             os.close(file)
-        return any(re.match(each, start, re.DOTALL) for each in [*patterns, *_OTHER_IMAGES])
+        return any(re.match(each, start, re.DOTALL) for each in [*patterns, _HEIC])
     return False
 
 
@@ -436,12 +434,16 @@ def _opener(data: bytes) -> tuple[str, Callable]:
             return kind, opener
     if re.match(_HEIC, start, re.DOTALL) and (opener := _heif_opener()):
         return "HEIC", opener
+    for pattern, what in _OTHERS.items():
+        if re.match(pattern, start, re.DOTALL):
+            raise _unread(what)
     expected = ", ".join(FORMATS)
-    for table, prefix in ((_OTHER_IMAGES, ""), (_OTHER_FILES, "not an image: ")):
-        for pattern, (name, help) in table.items():
-            if re.match(pattern, start, re.DOTALL):
-                raise PhotoError(f"{prefix}expected {expected}, got {name}; {help}")
     raise PhotoError(f"not an image: expected {expected}, but it begins with {data[:16]!r}")
+
+
+def _unread(what: str) -> PhotoError:
+    help = "" if ";" in what else "; convert it to JPEG or PNG"
+    return PhotoError(f"expected {', '.join(FORMATS)}, got {what}{help}")
 
 
 def _heif_opener() -> Callable | None:
@@ -478,7 +480,7 @@ def _check_tags(data: bytes) -> None:
             raise PhotoError(f"damaged: a tag of {count:,} numbers")
         # A smaller picture comes first, or the version of DNG is given.
         if (tag == 254 and b"\1" in value) or tag == 50706:
-            raise PhotoError(f"expected {', '.join(FORMATS)}, got {_RAW[0]}; {_RAW[1]}")
+            raise _unread(_RAW)
 
 
 def _check_items(data: bytes) -> None:

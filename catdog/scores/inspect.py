@@ -1,4 +1,4 @@
-"""What is among the photos: counts, sizes, formats and copies.
+"""What is among the photos: whether they are enough, counts, sizes, formats and copies.
 
 Nothing here changes or deletes a photo. A dataset is a `data.Dataset`; groups are arrays of indices
 of its photos.
@@ -10,16 +10,68 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from catdog import files
-from catdog.files import printable
+from catdog.errors import UserError
+from catdog.files import printable, quoted
 from catdog.photos import alike, labels, photo
 from catdog.photos.found import SPLITS
+from catdog.runs import lines
 from catdog.scores import tables
 
 LINES = 12  # of a list that is shown; the CSV file has all
 CHANGES = ("scaled or compressed anew", "brighter or darker", "mirrored")
 LEFT_OUT = "left out"  # stands for the split of an excluded photo
+FEW, FEW_OF_CLASS = 50, 10  # test photos, below which a score says little
+
+
+# --- Whether they are enough ----------------------------------------------------------------------
+
+
+def check(dataset) -> None:
+    """Raise UserError unless a network can be trained: photos of all classes in all splits."""
+    for name in dataset.classes:
+        if name.casefold() in lines.RESERVED:
+            raise UserError(
+                f"expected another name of the class {name}, which predict.py says of photos that "
+                f"show none of the classes; rename its folder, for example to no_{name}"
+            )
+    sizes, in_train = dataset.split_sizes(), dataset.class_counts("train")
+    if 0 in sizes.values() or 0 in in_train:
+        label = in_train.argmin()
+        skipped = [dataset.skipped[i] for i in np.flatnonzero(dataset.skipped_labels == label)]
+        first = f", and skipped {printable(skipped[0][0])}: {skipped[0][1]}" if skipped else ""
+        raise UserError(
+            "expected enough photos of every class for training, validation and test, got "
+            f"{len(dataset.names)} photos in {printable(dataset.root)} ("
+            + ", ".join(f"{name} {count}" for name, count in sizes.items())
+            + f"), of which {(dataset.labels == label).sum()} of "
+            + printable(dataset.classes[label])
+            + first
+        )
+
+
+def warnings(dataset) -> list[str]:
+    """Return what makes the score on the test split say little, and what helps."""
+    told, test, counts = [], dataset.splits["test"], dataset.class_counts("test")
+    here = f"--data-dir {quoted(dataset.root)}"
+    if len(test) < FEW or counts.min() < FEW_OF_CLASS:
+        fewest = f"{printable(dataset.classes[counts.argmin()])} ({counts.min()})"
+        told.append(
+            f"Warning: only {len(test):,} test photos, the fewest of {fewest}: the score will say "
+            "little."
+        )
+        if not dataset.given:
+            told.append(f"To score all:  python train.py {here} --folds 5")
+    copies = alike.have_copies(dataset.images, test, dataset.splits["train"]).sum()
+    if copies >= max(1, 0.01 * len(test)):
+        told.append(
+            f"Warning: {copies:,} of {len(test):,} test photos have a copy in training, as it is, "
+            "mirrored or brighter: their score will be too good.\n         For a list: "
+            f"python data.py {here} --output copies; then --exclude copies/copies.txt"
+        )
+    return told
 
 
 # --- Copies ---------------------------------------------------------------------------------------
@@ -124,7 +176,7 @@ def overview(dataset) -> tuple[str, list[list]]:
     areas = sorted((width * height, f"{width}x{height}") for _, width, height in found)
     smallest, median, largest = (areas[i][1] for i in (0, len(areas) // 2, -1))
     formats = collections.Counter(header[0] for header in found).most_common()
-    lines = [
+    text = [
         f"{len(splits):,} photos in {printable(dataset.root)}",
         dataset.summary,
         "",
@@ -136,22 +188,22 @@ def overview(dataset) -> tuple[str, list[list]]:
         *_some(f"  {printable(path)}: {reason}" for path, reason in dataset.skipped),
     ]
     if others := [f"{end or 'no ending'} {n:,}" for end, n in dataset.others.items()]:
-        lines.append(f"others    {', '.join(map(printable, others[:LINES]))}; no photos")
+        text.append(f"others    {', '.join(map(printable, others[:LINES]))}; no photos")
     for title, groups in (("identical", identical), ("near-identical", near)):
         # First those that matter most: of several splits or labels.
         kinds = [len(set(splits[group])) + len(set(dataset.labels[group])) for group in groups]
         order = np.argsort(kinds, kind="stable")[::-1]
-        lines += ["", summary(title, groups, dataset, splits)]
-        lines += _some(describe(groups[i], dataset, splits) for i in order)
+        text += ["", summary(title, groups, dataset, splits)]
+        text += _some(describe(groups[i], dataset, splits) for i in order)
     if len(changes):
         counts = zip(CHANGES, np.bincount(changes, minlength=len(CHANGES)), strict=True)
-        lines += ["", "pairs: " + ", ".join(f"{count:,} {change}" for change, count in counts)]
+        text += ["", "pairs: " + ", ".join(f"{count:,} {change}" for change, count in counts)]
 
     numbers = {i: number for number, group in enumerate([*identical, *near], 1) for i in group}
     rows = [["path", "class", "split", "format", "width", "height", "group"]]
     for i, (path, label) in enumerate(zip(dataset.paths, dataset.labels, strict=True)):
         rows.append([path, dataset.classes[label], splits[i], *found[i], numbers.get(i, "")])
-    return "\n".join(lines), rows
+    return "\n".join(text), rows
 
 
 def count_table(dataset, splits: np.ndarray) -> list[str]:
@@ -188,10 +240,10 @@ def describe(group: np.ndarray, dataset, splits: np.ndarray) -> str:
     return "  " + ", ".join(shown + more)
 
 
-def _some(lines: Iterable[str]) -> list[str]:
-    lines = list(lines)
-    more = [f"  and {len(lines) - LINES:,} more"] if len(lines) > LINES else []
-    return lines[:LINES] + more
+def _some(items: Iterable[str]) -> list[str]:
+    items = list(items)
+    more = [f"  and {len(items) - LINES:,} more"] if len(items) > LINES else []
+    return items[:LINES] + more
 
 
 def write(folder: Path, rows: Sequence[Sequence]) -> None:
@@ -209,3 +261,13 @@ def write(folder: Path, rows: Sequence[Sequence]) -> None:
         tables.write_csv(temporary / "photos.csv", rows)
         content = "".join(copies).encode("utf-8", "surrogateescape")
         (temporary / "copies.txt").write_bytes(content)
+
+
+def draw(images: np.ndarray, path: Path) -> None:
+    """Draw images, (n, size, size, 3) in 0-255, into a PNG file, six side by side."""
+    images = images.round().astype(np.uint8)
+    columns = min(6, len(images))
+    rows = len(images) // columns
+    sheet = np.concatenate([np.hstack(row) for row in np.split(images[: rows * columns], rows)])
+    with files.atomic_file(path) as temporary:
+        Image.fromarray(sheet).save(temporary, "PNG")

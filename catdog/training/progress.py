@@ -15,7 +15,7 @@ from catdog.backend import keras
 from catdog.cli import say
 from catdog.files import counted, printable, quoted, some_names
 from catdog.runs import novelty, run
-from catdog.scores import plots, tables
+from catdog.scores import inspect, plots, tables
 from catdog.training import devices
 from catdog.training.settings import Settings
 
@@ -70,7 +70,7 @@ def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None
         f"Recipe   {settings.recipe}, {counted(settings.epochs, 'epoch')} at {sizes} px, "
         f"scored at {settings.score_size} px",
         f"Run      {printable(folder)}",
-        *dataset.warnings(),
+        *inspect.warnings(dataset),
     ]
     say("\n".join(lines))
     if settings.init:

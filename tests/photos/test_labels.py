@@ -108,25 +108,24 @@ def found(tmp_path):
 )
 def test_new_label_goes_to_the_photo_that_is_named(found, tmp_path, name, place, caplog):
     before = found.labels.copy()
-    new = labels.apply_relabels(found, tmp_path, {name: "cat" if place > 1 else "dog"})
-    assert np.flatnonzero(new.labels != before).tolist() == [place]
-    assert new.labels.dtype == np.int32 and (found.labels == before).all()
-    assert new.names is found.names and new.paths is found.paths
+    new = labels.relabelled(found, tmp_path, {name: "cat" if place > 1 else "dog"})
+    assert np.flatnonzero(new != before).tolist() == [place]
+    assert new.dtype == np.int32 and (found.labels == before).all()
     assert not caplog.text
 
 
 def test_new_label_that_matches_no_photo_is_told(found, tmp_path, caplog):
-    new = labels.apply_relabels(found, tmp_path, {"cat.2": "dog", "cat.3": "dog"})
-    assert new.labels.tolist() == [0, 1, 1, 1]
+    new = labels.relabelled(found, tmp_path, {"cat.2": "dog", "cat.3": "dog"})
+    assert new.tolist() == [0, 1, 1, 1]
     assert "1 of 2 names match no photo: cat.3" in caplog.text
 
 
 def test_unknown_and_contrary_new_classes_are_refused(found, tmp_path):
     words = "expected one of the classes cat, dog for cat.1, got fox"
-    refused(lambda: labels.apply_relabels(found, tmp_path, {"cat.1": "fox"}), words)
+    refused(lambda: labels.relabelled(found, tmp_path, {"cat.1": "fox"}), words)
     both = {"cat.1": "dog", "Cat/1.jpg": "cat"}
     words = "expected one class for Cat/1.jpg, got cat and dog"
-    refused(lambda: labels.apply_relabels(found, tmp_path, both), words)
+    refused(lambda: labels.relabelled(found, tmp_path, both), words)
 
 
 # --- labels.csv -----------------------------------------------------------------------------------
@@ -187,32 +186,32 @@ def test_photos_may_lie_beside_the_csv_file(tmp_path, caplog):
     assert "1 photos have no label" in caplog.text and "c.jpg" in caplog.text
 
 
+@pytest.mark.parametrize("row", ["../0a,bee", "twin,bee", "0b,", "0b", ",bee", "test/../../0b,bee"])
+def test_rows_that_do_not_name_one_photo_and_a_label_are_left_out(breeds, row, caplog):
+    save(breeds / "train" / "twin.jpg")
+    save(breeds / "train" / "twin.png")
+    found = layout(breeds, f"id,breed\n0a,ant\n{row}\nsub/0c,bee\n")
+    assert labels_of(found) == {"train/0a.jpg": "ant", "train/sub/0c.png": "bee"}
+    told = f"1 rows do not name one photo and a label in {breeds}/labels.csv and are left out"
+    assert f"{told}: {row.split(',')[0] or row}" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("../0a,ant", "../0a, which leads out of it"),
-        ("train/../../0a,ant", "which leads out of it"),
-        ("twin,ant", "which may be train/twin.jpg or train/twin.png"),
-        ("0a,bee", "expected one label for 0a, got both ant and bee"),
-        ("train/0a.jpg,bee", "expected one label for train/0a.jpg, got both ant and bee"),
-        ("0b,Ant", "expected one spelling of a label, got both ant and Ant"),
-        ("0b,", "expected a photo and a label, got '0b,'"),
-        ("0b", "expected a photo and a label, got '0b'"),
-        (",ant", "expected a photo and a label"),
+        ("0a,bee", "line 3: expected one label for train/0a.jpg, got both ant and bee"),
+        ("train/0a.jpg,bee", "line 3: expected one label for train/0a.jpg, got both ant and bee"),
+        ("0b,Ant", "expected one spelling of a label, got both Ant and ant"),
     ],
 )
-def test_rows_that_are_not_clear_are_refused_with_their_line(breeds, row, words):
-    save(breeds / "train" / "twin.jpg")
-    save(breeds / "train" / "twin.png")
-    with pytest.raises(UserError, match=re.escape(words)) as caught:
-        layout(breeds, f"id,breed\n0a,ant\n{row}\n")
-    assert "labels.csv, line 3: " in str(caught.value) and "\n" not in str(caught.value)
+def test_contrary_labels_are_refused(breeds, row, words):
+    refused(lambda: layout(breeds, f"id,breed\n0a,ant\n{row}\n"), words)
 
 
 def test_a_photo_that_is_missing_is_named_and_left_out(breeds, caplog):
     found = layout(breeds, "id,breed\n0a,ant\n0b,bee\nother/0a,bee\n/etc/passwd,bee\n")
     assert labels_of(found) == {"train/0a.jpg": "ant", "train/0b.jpg": "bee"}
-    assert "2 names" in caplog.text and "other/0a, /etc/passwd" in caplog.text
+    assert "2 rows" in caplog.text and "other/0a, /etc/passwd" in caplog.text
     refused(lambda: layout(breeds, "id,breed\n0a,ant\n8,bee\n9,bee\n"), "names of photos, got 0a")
 
 
@@ -250,6 +249,25 @@ def test_csv_files_of_other_names_label_photos_that_folders_do_not(breeds):
     found = index.find(breeds)
     assert labels_of(found) == BREEDS and "train.csv" in found.summary
     assert "column kind the label" in found.summary
+
+
+def test_a_csv_file_and_class_folders_that_disagree_are_told(tmp_path, caplog):
+    fill(tmp_path, "set/cats", "set/dogs", photos=2)
+    rows = "file,label\ncats/0.png,cats\nset/cats/1.png,dogs\ndogs/0.png,dogs\n"
+    (tmp_path / "train.csv").write_text(rows)
+    assert index.find(tmp_path).labels.tolist() == [0, 0, 1, 1]
+    (told,) = caplog.messages
+    assert told.startswith(f"not used: labels from {tmp_path}/train.csv (")
+    assert told.endswith("; it disagrees on 1 photos, such as set/cats/1.png")
+    caplog.clear()
+    found = layout(tmp_path, rows)
+    assert labels_of(found)["set/cats/1.png"] == "dogs"
+    assert "not used: one folder per class in" in caplog.text
+    caplog.clear()
+    (tmp_path / "labels.csv").unlink()
+    (tmp_path / "train.csv").write_text("file,kind\ncats/0.png,a\ncats/1.png,a\ndogs/0.png,b\n")
+    index.find(tmp_path)
+    assert not caplog.messages  # of something else
 
 
 def test_columns_that_do_not_say_which_is_the_label_are_named(breeds):

@@ -84,7 +84,7 @@ def test_the_overview_shows_what_is_there(folder, dataset):
     assert ["all", *map(str, sizes.values()), "63"] in table
     assert "sizes     48x48 to 70x70 pixels, median 48x48" in text
     assert "formats   PNG 62, JPEG 1" in text
-    assert "cat.999.jpg: not an image" in text
+    assert "cat.999.jpg: expected JPEG" in text
     copies = "identical: 2 groups of 4 photos, of which 0 straddle splits and 1 have several labels"
     assert copies in text
     assert "near-identical: 1 groups of 2 photos" in text
