@@ -212,18 +212,25 @@ def load(
     )
 
 
-def load_for(config: dict, args: argparse.Namespace) -> Dataset:
-    """Load photos for the network of a run: at its image size, in its split.
+def load_for(run, args: argparse.Namespace, **lists) -> Dataset:
+    """Load photos for the network of a `Run`: at its image size, in its split.
 
     Args:
-        config: of the run.
         args: with the arguments of `cli.data_arguments`.
+        lists: `exclude` and `relabel` where they are not among the arguments.
     Raises:
         UserError: they are not of its classes. Some of these may have no photos.
     """
-    fold, classes = Settings.from_dict(config["settings"]).fold, config["classes"]
-    places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir, **read_lists(args)}
-    return load(image_size=config["score_size"], fold=fold, classes=classes, **places)
+    fold, classes = run.settings.fold, run.config["classes"]
+    places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
+    given = {name: each for name, each in read_lists(args).items() if getattr(args, name)}
+    return load(
+        **places,
+        **{**lists, **given},
+        image_size=run.config["score_size"],
+        fold=fold,
+        classes=classes,
+    )
 
 
 # --- Stream: the host says which photos -----------------------------------------------------------

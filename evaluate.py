@@ -31,7 +31,7 @@ from catdog.errors import UserError
 from catdog.files import printable, to_json
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError
-from catdog.runs import calibration, novelty, run
+from catdog.runs import calibration, novelty
 from catdog.runs.classifier import Classifier
 from catdog.scores import metrics, tables
 
@@ -93,10 +93,8 @@ class Scored:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--model"):
-        folders = [Path(each) for each in args.model] if args.model else [run.chosen(None)]
-        classifiers = [Classifier(folder, model.load, args.runtime) for folder in folders]
-    place = classifiers[0].config.get("data_dir", "../tmp")
-    args.data_dir = args.data_dir or run.from_run(folders[0], place)
+        classifiers = [Classifier(each, model.load, args.runtime) for each in args.model or [None]]
+    args.data_dir = args.data_dir or classifiers[0].run.place("data_dir")
     args.cache_dir = args.cache_dir or "tmp/cache"
     cli.check_output(args.output, args.data_dir)
     cli.check_output(args.suspects, args.data_dir, "--suspects")
@@ -106,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         score_held_out(classifiers, args)
         return 0
     with cli.blame("--model"):
-        pairs = [(each, data.load_for(each.config, args)) for each in classifiers]
+        pairs = [(each, data.load_for(each.run, args)) for each in classifiers]
     if args.split is None:
         args.split = "all" if all(itertools.starmap(knows_none, pairs)) else "test"
     scored = [score(*pair, args) for pair in pairs]
@@ -130,7 +128,7 @@ def knows_none(classifier: Classifier, dataset: data.Dataset) -> bool:
     """Return whether a network was trained on none of the photos, as far as is known."""
     members = np.concatenate(list(dataset.splits.values()))  # one of the first is soon known
     parts = (members[start : start + 500] for start in range(0, len(members), 500))
-    seen = (run.trained_on(classifier.run, dataset.identities(part)) for part in parts)
+    seen = (classifier.run.trained_on(dataset.identities(part)) for part in parts)
     return all(each is not None and not each.any() for each in seen)
 
 
@@ -150,7 +148,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     probabilities, novelties = outputs["probabilities"], outputs.get("novelty")
     temperature = classifier.config.get("temperature", 1.0)
     uncalibrated = calibration.uncalibrated(probabilities, temperature)
-    trained_on = run.trained_on(classifier.run, dataset.identities(members))
+    trained_on = classifier.run.trained_on(dataset.identities(members))
     found = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": str(classifier.run),
@@ -239,9 +237,9 @@ def score_held_out(classifiers: list[Classifier], args: argparse.Namespace) -> N
     judges = []
     with cli.blame("--model"):
         for classifier in classifiers:
-            dataset = data.load_for(classifier.config, args)
+            dataset = data.load_for(classifier.run, args)
             held_out = dataset.identities(suspects.held_out(dataset))
-            seen = run.trained_on(classifier.run, held_out)
+            seen = classifier.run.trained_on(held_out)
             judges.append(suspects.Judge(classifier, dataset, seen))
         ranking = suspects.rank(judges, cli.progress("scoring", " photos"))
     say(

@@ -22,7 +22,7 @@ from catdog.backend import keras, layers
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos.found import MOST_CLASSES
-from catdog.runs import run
+from catdog.runs.run import Run
 from catdog.scores import tables
 from catdog.training.settings import Settings
 
@@ -170,11 +170,11 @@ def load(folder: Path | str) -> answer.Graph:
     """Load a run: the architecture from this file and answer.py, numbers from its `.keras` file."""
     from catdog.runs import answer  # which loads Keras
 
-    config = run.read_config(folder)
-    run.check_trained(folder)
-    arch = Settings.from_dict(config["settings"]).arch
-    size = fixed_size(arch, config["score_size"])
-    return answer.load(folder, functools.partial(build, arch, len(config["classes"])), size)
+    run = Run(folder)
+    arch, classes = run.settings.arch, len(run.config["classes"])
+    run.check_trained()
+    size = fixed_size(arch, run.config["score_size"])
+    return answer.load(run, functools.partial(build, arch, classes), size)
 
 
 # --- The script -----------------------------------------------------------------------------------
@@ -201,9 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         import data  # the photos of a run: the answer is fitted to them
 
         with cli.blame("--model"):
-            folder = run.chosen(args.model)
-            graph = load(folder)
-        formats.write(args, folder, graph, data.load_for)
+            run = Run(args.model)
+            graph = load(run.folder)
+        formats.write(args, run, graph, data.load_for)
         return 0
     for arch in [args.arch] if args.arch else ARCHITECTURES:
         size = args.image_size or (128 if arch in SMALLEST else FIXED_SIZE)

@@ -23,7 +23,7 @@ from catdog.errors import UserError
 from catdog.files import printable, some_names
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError
-from catdog.runs import lines, run
+from catdog.runs import lines
 from catdog.runs.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "probability of dog")
     # fmt: on
     if not (sys.argv[1:] if argv is None else argv):
-        say(USAGE)
+        say(*USAGE.splitlines())
         sys.exit(2)
     args = parser.parse_args(argv)
     check_arguments(parser, args)
@@ -138,14 +138,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load_classifier(args: argparse.Namespace) -> Classifier:
     """Load the network of --model; describe it on stderr."""
     with cli.blame("--model"):
-        classifier = Classifier(run.chosen(args.model), load_run)
+        classifier = Classifier(args.model, load_run)
     with cli.blame("--unknown-at"):
         classifier.call_unknown_at(args.unknown_at)
     say(
         f"model {printable(classifier.run)}: {some_names(classifier.classes)}; "
         f"{classifier.image_size} px; {classifier.runtime}"
     )
-    if classifier.config["settings"].get("recipe") == "demo":
+    if classifier.run.settings.recipe == "demo":
         say("Warning: this network was trained on drawings (--demo) and knows drawings only.")
     return classifier
 

@@ -15,20 +15,22 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import data
 import model
-from catdog import cli
+from catdog import cli, files
 from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import printable, quoted
+from catdog.files import quoted
 from catdog.photos import download
-from catdog.runs import export, run, safe_load
+from catdog.runs import export, safe_load
 from catdog.runs.classifier import Classifier
+from catdog.runs.run import TO_RESUME, Run
 from catdog.scores import inspect, metrics, plots
 from catdog.training import budget, devices, finite, progress, recipe
 from catdog.training.recipe import RECIPES
@@ -111,32 +113,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def open_run(args: argparse.Namespace, settings: Settings, started: float):
-    """Return a context manager of (run directory, settings, dataset), or None of a finished run.
-
-    No other process can train into the run directory meanwhile.
-    """
-    if args.resume:
-        return resumed_run(Path(args.resume), args)
-    return new_run(args, settings, started)
-
-
 @contextlib.contextmanager
-def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Iterator[tuple]:
-    """Make a run directory, but only after the photos have been loaded successfully."""
+def open_run(args: argparse.Namespace, settings: Settings, started: float) -> Iterator:
+    """Yield (run, settings, dataset), or None of a finished run, after saying what is next.
+
+    No other process can train into the run directory meanwhile. If the photos of a new run cannot
+    be loaded, none is left.
+
+    Args:
+        settings: of a new run; a resumed one has its own.
+        started: `time.perf_counter()` at the start of the program.
+    """
+    folder, to_copy = args.resume or args.output or dated_folder(), TO_RESUME if args.resume else ()
+    with devices.own_copy(Path(folder), to_copy) as copy, contextlib.ExitStack() as held:
+        run = Run(copy, name=folder)
+        if args.resume and run.is_finished():
+            run.clean()
+            progress.say_finished(run, args.epochs)
+            yield None
+            return
+        with cli.blame("--resume" if args.resume else "--output"):
+            if args.resume:
+                settings = Settings.to_resume(run.config)
+            else:
+                files.check_outside(folder, photo_folder(args))
+            held.enter_context(run.held(new=not args.resume))
+        if args.resume:
+            found = resumed_run(args, settings, run)
+        else:
+            found = new_run(args, settings, started)
+        with cli.blame("--data-dir"):
+            run.describe(*found)
+        yield run, *found[:2]
+
+
+def dated_folder() -> str:
+    """Return runs/<date-time>, with a suffix if there is such a folder."""
     dated = f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
-    folder = Path(args.output or run.free_folder(dated))
-    places = {"data_dir": photo_folder(args), "cache_dir": args.cache_dir or "tmp/cache"}
-    first = devices.index() == 0
-    # A run that stopped before its first checkpoint may be overwritten, unless it is running.
-    if first and run.is_unstarted(folder):
-        with cli.blame("--output"), run.claimed(folder):
-            pass
-    elif first:
-        cli.check_output(folder, places["data_dir"])
+    suffixes = ("", *(f"-{count}" for count in range(2, 100)))
+    return next(dated + suffix for suffix in suffixes if not os.path.lexists(dated + suffix))
+
+
+def new_run(args: argparse.Namespace, settings: Settings, started: float) -> tuple:
+    """Load the photos; fit the settings to them. Return what `Run.describe` takes."""
     if settings.init:
         with cli.blame("--init"):
-            run.read_config(settings.init)
+            Run(settings.init).check_trained()  # decoding the photos may take minutes
+    places = {"data_dir": photo_folder(args), "cache_dir": args.cache_dir or "tmp/cache"}
     lists = data.read_lists(args)
     download.ensure_photos(**places, demo=settings.recipe == "demo")
     load = functools.partial(data.load, **places, **lists, fold=settings.fold)
@@ -159,65 +182,38 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> Ite
             lambda sized: network.train_on_batch(*data.training_batches(dataset, sized, 0)[0]),
         )
         dataset = load(image_size=settings.score_size)  # which may have changed
-    if not first:
-        yield folder, settings, dataset
-        return
-    if not args.output:
-        folder = run.free_folder(dated)  # another run may have begun in the same second
-    config = run.new_config(folder, settings, dataset, places, **lists)
-    with contextlib.ExitStack() as claim:
-        with cli.blame("--output"):
-            claim.enter_context(run.claimed(folder, config))
-        yield folder, settings, dataset
+    return settings, dataset, places, lists
 
 
-@contextlib.contextmanager
-def resumed_run(folder: Path, args: argparse.Namespace) -> Iterator[tuple | None]:
-    """Open a run to continue from its checkpoint; of a finished one, say what is next.
-
-    The photos and the cache may be elsewhere by now: --data-dir and --cache-dir.
-    """
-    with contextlib.ExitStack() as claim, devices.own_copy(folder, run.TO_RESUME) as local_folder:
-        with cli.blame("--resume"):
-            config = run.read_config(local_folder)
-            if devices.index() == 0:
-                run.check_resumable(local_folder)
-            places = {
-                name: getattr(args, name) or run.from_run(folder, config.get(name, default))
-                for name, default in (("data_dir", "../tmp"), ("cache_dir", "../tmp/cache"))
-            }
-            if run.is_finished(local_folder):
-                run.clean(local_folder)
-                progress.say_finished(folder, places["data_dir"], args.epochs)
-                yield None
-                return
-            if args.epochs:
-                raise UserError("cannot be combined with --epochs before the run is finished")
-            settings = recipe.fit_to_machine(Settings.to_resume(config))
-            claim.enter_context(run.claimed(local_folder))
-        lists = {"exclude": config.get("exclude", []), "relabel": config.get("relabel", {})}
-        download.ensure_photos(**places, demo=settings.recipe == "demo")
-        dataset = data.load(**places, **lists, image_size=settings.score_size, fold=settings.fold)
-        with cli.blame("--resume"):
-            run.check_same(config, settings, dataset, places["data_dir"])
-        kept = {name: run.relative_to_run(folder, path) for name, path in places.items()}
-        if {**config, **kept} != config:
-            run.update_config(local_folder, **kept)
-        yield local_folder, settings, dataset
+def resumed_run(args: argparse.Namespace, settings: Settings, run: Run) -> tuple:
+    """Load the photos of a run, which may be elsewhere by now. Return what `Run.describe` takes."""
+    if args.epochs:
+        raise UserError("cannot be combined with --epochs before the run is finished", "--resume")
+    places = {name: getattr(args, name) or run.place(name) for name in ("data_dir", "cache_dir")}
+    download.ensure_photos(**places, demo=settings.recipe == "demo")
+    size, fold = settings.score_size, settings.fold
+    dataset = data.load(**places, **run.lists, image_size=size, fold=fold)
+    if dataset.digest() != run.config.get("digest"):
+        raise UserError(
+            f"the photos in {places['data_dir']} have changed since this run was started; restore "
+            "them or start a new run",
+            "--resume",
+        )
+    return recipe.fit_to_machine(settings), dataset, places, run.lists
 
 
-def train_and_finish(folder: Path, settings: Settings, dataset: data.Dataset) -> None:
+def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> None:
     """Train, then score the network and complete the run directory."""
     devices.check_run(settings, dataset)
     parameters = model.from_settings(settings, len(dataset.classes)).count_params()
-    progress.describe(folder, settings, dataset, parameters)
+    progress.describe(run, settings, dataset, parameters)
     try:
         with devices.explained(settings), devices.scope():
-            network, history = train(settings, dataset, folder)
-        if devices.index() == 0:
-            finish_run(folder, settings, dataset, network, history)
+            network, history = train(run, settings, dataset)
+        if run.writes:
+            finish_run(run, settings, dataset, network, history)
     except KeyboardInterrupt:
-        progress.say_stopped(folder)
+        progress.say_stopped(run)
         raise
 
 
@@ -225,17 +221,17 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
     output = Path(args.output or "runs/folds")
     step = 10 // args.folds  # tenths of the photos
-    folders = {step * number: output / f"fold-{number}" for number in range(args.folds)}
-    begun = [each for each in folders.values() if run.is_finished(each) or run.has_checkpoint(each)]
+    runs = {step * number: Run(output / f"fold-{number}") for number in range(args.folds)}
+    begun = [run for run in runs.values() if run.is_finished() or run.has_checkpoint()]
     with cli.blame("--folds"):
-        for folder in begun:
-            run.check_recipe(folder, settings)
-    for number, (fold, folder) in enumerate(folders.items(), 1):
-        say(f"\nFold {number} of {args.folds}: {printable(folder)}")
-        if run.is_finished(folder):
+        for run in begun:
+            recipe.check_same(run, settings)
+    for number, (fold, run) in enumerate(runs.items(), 1):
+        say("", f"Fold {number} of {args.folds}: {run}")
+        if run.is_finished():
             say("is finished")
             continue
-        which = {"resume": folder} if folder in begun else {"output": folder}
+        which = {"resume": run.folder} if run in begun else {"output": run.folder}
         of_fold = argparse.Namespace(**{**vars(args), "epochs": None, **which})
         try:
             fold_settings = dataclasses.replace(settings, fold=fold)
@@ -244,10 +240,11 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
         except KeyboardInterrupt:
             say("To continue with all folds, run the same command again.")
             raise
-    runs = " ".join(quoted(path) for path in sorted(output.glob("fold-*")))
+    models, photos = " ".join(map(quoted, runs.values())), quoted(photo_folder(args))
     say(
-        "\nAll photos, each scored by a network that did not see it:\n"
-        f"       python evaluate.py --data-dir {quoted(photo_folder(args))} --pool --model {runs}"
+        "",
+        "All photos, each scored by a network that did not see it:",
+        f"       python evaluate.py --data-dir {photos} --pool --model {models}",
     )
 
 
@@ -255,16 +252,16 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def train(
-    settings: Settings, dataset: data.Dataset, folder: Path, callbacks: Sequence = ()
+    run: Run, settings: Settings, dataset: data.Dataset, callbacks: Sequence = ()
 ) -> tuple[keras.Model, list[dict]]:
-    """Train a network, or continue from the checkpoint in `folder`.
+    """Train a network, or continue from the checkpoint of the run.
 
     Each epoch trains on augmented photos, validates the averaged weights and writes a checkpoint.
 
     Args:
+        run: receives `checkpoint.npz` and `history.csv`.
         settings: fitted to the photos and the devices.
         dataset: photos decoded at `settings.score_size`.
-        folder: the run directory, which receives `checkpoint.npz` and `history.csv`.
         callbacks: further Keras callbacks.
     Returns:
         The network with the averaged weights, in float32, and the rows of `history.csv`.
@@ -273,9 +270,9 @@ def train(
     """
     keras.utils.set_random_seed(settings.seed)
     steps = len(dataset.splits["train"]) // settings.batch_size  # per epoch
-    network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint(folder))
+    network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint())
     with cli.blame("--resume"):
-        history = run.restore_training(folder, network)
+        history = run.restore(network.set_state)
     if history:
         say(progress.resuming(len(history), settings))
     callbacks = [progress.bar(steps, settings, len(history)), *callbacks]
@@ -299,12 +296,11 @@ def train(
         )
         scores = network.evaluate(validation, verbose=0, return_dict=True)
         history.append(progress.history_row(epoch, logs, scores, network, settings, started))
-        arrays = run.training_arrays(network)
-        finite.check(history[-1]["loss"], arrays, len(history), settings)
-        run.write_checkpoint(folder, history, arrays)
+        state = network.get_state()
+        finite.check(history[-1]["loss"], state, len(history), settings)
+        run.save(history, state)
         progress.report_epoch(history[-1], scores, settings, one_label)
-        if devices.index() == 0:
-            progress.draw_curves(folder, history)
+        progress.draw_curves(run, history)
     # Of standard float32 layers, which training may not have used.
     averaged = model.from_settings(settings, len(dataset.classes))
     averaged.set_weights(network.averaged_weights())
@@ -324,7 +320,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
         if settings.init and fresh:
             with cli.blame("--init"):
                 donor = model.load(settings.init).network
-                same_classes = run.read_config(settings.init)["classes"] == classes
+                same_classes = Run(settings.init).config["classes"] == classes
                 safe_load.copy_weights(donor, network, same_classes)
         network = normalization.fuse(network)
     finally:
@@ -345,27 +341,27 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
 
 
 def finish_run(
-    folder: Path, settings: Settings, dataset: data.Dataset, network: keras.Model, history: list
+    run: Run, settings: Settings, dataset: data.Dataset, network: keras.Model, history: list
 ) -> None:
     """Save, export, calibrate and score the trained network; print its scores."""
-    run.save_network(folder, network)
-    run.write_trained_on(folder, dataset.identities(dataset.splits["train"]), settings.init)
-    export.export(folder, network, dataset, cli.progress("fitting", " photos"))
-    plots.plot_history(history, folder / "curves.png")
+    run.save_network(network)
+    run.write_trained_on(dataset.identities(dataset.splits["train"]), settings.init)
+    export.export(run, network, dataset, cli.progress("fitting", " photos"))
+    plots.plot_history(history, run.folder / "curves.png")
     seconds = round(sum(row["seconds"] for row in history), 1)
     about = {"training_seconds": seconds, "device": devices.devices()[0]}
-    scores = about | score_held_out(folder, dataset)
-    run.finish(folder, scores)
-    progress.say_scores(folder, settings, scores)
+    scores = about | score_held_out(run, dataset)
+    run.finish(scores)
+    progress.say_scores(run, settings, scores)
 
 
-def score_held_out(folder: Path, dataset: data.Dataset) -> dict:
+def score_held_out(run: Run, dataset: data.Dataset) -> dict:
     """Score the network of a run on validation and test.
 
     Returns:
         `validation` and `test`, as `metrics.score` returns them, and `runtime`, which ran it.
     """
-    classifier = Classifier(folder, model.load)
+    classifier = Classifier(run.folder, model.load)
     show, scores = cli.progress("scoring", " photos"), {"runtime": classifier.runtime}
     for split in ("validation", "test"):
         members = dataset.splits[split]

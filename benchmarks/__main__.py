@@ -11,7 +11,7 @@ import time
 from benchmarks import measuring
 from catdog import cli
 from catdog.errors import UserError
-from catdog.runs import run
+from catdog.runs.run import WEIGHTS
 
 NAMES = ("accuracy", "step", "pipeline", "growth", "predict")
 SECONDS = 400  # of all; loading Keras again and again may take as long on a slow machine
@@ -27,7 +27,7 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     data_dir, *_ = measuring.find_photos(args.data_dir)
-    names = [name for name in NAMES if name != "predict" or run.WEIGHTS.is_dir()]
+    names = [name for name in NAMES if name != "predict" or WEIGHTS.is_dir()]
     end = time.perf_counter() + SECONDS
     for number, name in enumerate(names):
         seconds = int(max(1, end - time.perf_counter()) / (len(names) - number)) or 1

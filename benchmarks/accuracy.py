@@ -21,7 +21,7 @@ import data
 from benchmarks import measuring
 from catdog import cli
 from catdog.errors import UserError
-from catdog.runs import run
+from catdog.runs.run import Run
 from catdog.training.recipe import RECIPES
 
 GOAL = 0.94
@@ -51,7 +51,7 @@ def run_fast(data_dir: Path, folder: Path, more: list[str]) -> dict:
     )
     points = []
     while process.poll() is None:
-        rows = run.read_history(output)  # train.py writes it anew after each epoch
+        rows = Run(output).history()  # train.py writes it anew after each epoch
         now = time.perf_counter() - started
         points += [[now, float(row["val_accuracy"])] for row in rows[len(points) :]]
         time.sleep(0.05)

@@ -26,7 +26,7 @@ from benchmarks import measuring
 from catdog import cli
 from catdog.errors import UserError
 from catdog.photos import drawings, labels, photo
-from catdog.runs import run
+from catdog.runs.run import WEIGHTS
 
 VALIDATION, TEST = 50, 500  # photos per class, at most of the latter
 
@@ -109,7 +109,7 @@ def main(argv=None):
         parents=[cli.data_arguments()],
     )
     add = parser.add_argument
-    add("--init", default=str(run.WEIGHTS), metavar="RUN", help="default: weights")
+    add("--init", default=str(WEIGHTS), metavar="RUN", help="default: weights")
     add(
         "--photos",
         type=cli.whole_number(10),
@@ -137,7 +137,7 @@ def main(argv=None):
                 accuracy = f"{test['accuracy']:.1%} ({interval}, {test['images']:,} photos)"
                 loss, minutes = f"{test['log_loss']:.3f}", metrics["training_seconds"] / 60
                 rows.append([task, start, accuracy, loss, f"{minutes:.1f}"])
-                cli.say(*rows[-1])
+                cli.say(" ".join(rows[-1]))
     head = ["task", "start", "test accuracy (95% interval)", "log loss", "minutes of training"]
     print(measuring.table(head, rows))
     return 0

@@ -28,8 +28,8 @@ from catdog.errors import UserError
 from catdog.files import printable
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError
-from catdog.runs import run
 from catdog.runs.classifier import Classifier
+from catdog.runs.run import Run
 
 SCORED_BATCH = 64  # photos; that of evaluate.py
 KEPT = 256  # photos that are decoded for measuring the network alone
@@ -179,7 +179,7 @@ def bulk(folder: Path, paths: list[str], budget: measuring.Budget) -> tuple[int,
 def measure(folder: Path, paths: list[str], args) -> tuple[list[str], dict, dict[str, float]]:
     """Measure programs and runtimes; return Markdown, figures, and photos/s by name."""
     budget = measuring.Budget(args)
-    size = run.read_config(folder)["score_size"]
+    size = Run(folder).config["score_size"]
     start = cold_start(folder, size, paths[0], budget.seconds / 4, args.pairs or budget.turns)
     photos, many = bulk(folder, paths, budget)
     rates = {name: row["photos_per_second"] for name, row in many.items()}
@@ -256,8 +256,8 @@ def main(argv=None):
     add("--limit", type=cli.whole_number(1), metavar="N", help="photos, at most (default: all)")
     args = parser.parse_args(argv)
     with cli.blame("--model"):
-        folder = run.chosen(args.model)
-        size = run.read_config(folder)["score_size"]
+        folder = Run(args.model).folder
+        size = Run(folder).config["score_size"]
     _, found, words = measuring.find_photos(args.data_dir)
     numbers = measuring.take(found, args.limit or (300 if args.quick else len(found.paths)))
     paths = [str((found.root / found.paths[number]).resolve()) for number in numbers]

@@ -18,8 +18,8 @@ import model
 from benchmarks import measuring
 from catdog import cli
 from catdog.photos import drawings
-from catdog.runs import run
 from catdog.runs.classifier import Classifier
+from catdog.runs.run import Run
 
 BLUR = 3  # pixels, of the standard deviation, at 200 px
 NOISE = 25  # of 255, of the standard deviation
@@ -102,7 +102,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     folder, _, words = measuring.find_photos(args.data_dir)
     result = {}
-    for name in args.model or [str(run.chosen(None))]:
+    for name in args.model or [str(Run())]:
         with cli.blame("--model"):
             classifier = Classifier(name, model.load)
         dataset = data.load(str(folder), classifier.image_size, args.cache_dir)

@@ -116,12 +116,11 @@ def main(argv: list[str] | None = None) -> int:
     # Imported here: they load TensorFlow.
     import data
     import model
-    from catdog.runs import run
     from catdog.runs.classifier import Classifier
 
     with cli.blame("--model"):
-        classifier = Classifier(run.chosen(args.model), model.load)
-        if not classifier.highest_novelty:
+        classifier = Classifier(args.model, model.load)
+        if not classifier.run.scores:
             raise UserError(f"expected a run with novelty, got {classifier.run}")
     dataset = data.load(args.data_dir, classifier.image_size, args.cache_dir, [])
     members = dataset.members_of("test")[: 200 if args.quick else None]

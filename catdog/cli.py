@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from catdog import files
-from catdog.errors import UserError
+from catdog.errors import UserError, printable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on sizes
 
@@ -29,18 +29,22 @@ def silence() -> None:
     silent = True
 
 
-def say(*words: object) -> None:
-    """Print to stderr: stdout is for results. If nobody reads stderr, the work goes on."""
+def say(*lines: object) -> None:
+    """Print lines to stderr: stdout is for results. If nobody reads stderr, the work goes on.
+
+    Args:
+        lines: may hold names and other text from anywhere: they become `printable`.
+    """
     if not silent:
-        _print(*words)
+        _print(*(printable(str(line)) for line in lines))
 
 
-def _print(*words):
+def _print(*lines):
     try:
         if "tqdm" in sys.modules:  # a line between the progress bars, not within one
-            sys.modules["tqdm"].tqdm.write(" ".join(map(str, words)), file=sys.stderr)
+            sys.modules["tqdm"].tqdm.write("\n".join(lines), file=sys.stderr)
         else:
-            print(*words, file=sys.stderr, flush=True)
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
     except OSError:  # its reader left, or its disk is full
         _discard(sys.stderr)
 

@@ -1,18 +1,42 @@
-"""The one error that a user can do something about."""
+"""The one error that a user can do something about, and names as text that can be printed."""
+
+import os
+import unicodedata
 
 
 class UserError(Exception):
-    """A mistake in the command or its input. Scripts print it as one line and exit with 2.
+    r"""A mistake in the command or its input. Scripts print it as one line and exit with 2.
 
-    Attributes:
+    Args:
+        message: may hold names and other text from anywhere: it becomes `printable`.
         argument: the command-line argument to blame, such as `--data-dir`, or None. Scripts set it
             (see `cli.blame`); the modules below them say only what is wrong.
+        advice: further lines of help.
     """
 
-    def __init__(self, message: str, argument: str | None = None):
-        super().__init__(message)
-        self.argument = argument
+    def __init__(self, message: str, argument: str | None = None, advice: str = ""):
+        super().__init__(printable(message))
+        self.argument, self.advice = argument, advice
 
     def __str__(self) -> str:
         message = super().__str__()
-        return f"argument {self.argument}: {message}" if self.argument else message
+        blamed = f"argument {self.argument}: {message}" if self.argument else message
+        return f"{blamed}\n{self.advice}" if self.advice else blamed
+
+
+def printable(path: str | bytes | os.PathLike) -> str:
+    r"""Return a path as text for one output line that any UTF-8 terminal can show.
+
+    Control characters (`\n`, `\t`, `\x1b`), invisible ones (`\u202e`) and bytes that are no text
+    (`\xff`) are escaped; all other characters stay, spaces and backslashes among them.
+    """
+    text = os.fsdecode(path)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

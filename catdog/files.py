@@ -23,8 +23,9 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-from catdog.errors import UserError
+from catdog.errors import UserError, printable
 
+MOST_BYTES = 2**32  # of a file that is read; a run of ours has 4 MB
 LEFTOVER_AGE = 24 * 3600  # seconds after which a temporary file is taken for left behind
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ def atomic_file(path: Path, make_folder: bool = False) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror or error}") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -64,7 +65,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.rename(path)
     except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from error
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -137,7 +138,7 @@ def lock(path: Path) -> Iterator[None]:
     try:
         file = _locked(path, plain)
     except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
     try:
         yield
     finally:
@@ -157,14 +158,13 @@ def _locked(path, plain):
                 raise OSError
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{printable(path.parent)} is in use by {_holder(path)}") from None
+            raise UserError(f"{path.parent} is in use by {_holder(path)}") from None
         except OSError:
             try:
                 plain.open("x").close()
             except FileExistsError:
                 raise UserError(
-                    f"{printable(path.parent)} is in use by {_holder(path)}; if that has ended, "
-                    f"remove {printable(plain)}"
+                    f"{path.parent} is in use by {_holder(path)}; if that has ended, remove {plain}"
                 ) from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
@@ -177,7 +177,7 @@ def _locked(path, plain):
 
 def _holder(path):
     with open(path, encoding="utf-8", errors="replace") as file:
-        return printable(file.read(200)) or "another process"
+        return file.read(200) or "another process"
 
 
 def write_json(path: Path, content: object) -> None:
@@ -212,16 +212,32 @@ def _plain(obj):
 # --- Checking -------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a file in this block into a UserError that names the file.
+
+    Changed bytes make parsers raise errors of all kinds.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"cannot read {path}: {' '.join(reason.split())[:300]}") from None
+
+
 def sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_regular(path: Path) -> None:
-    """Raise OSError unless `path` is a file: a pipe or a device would be waited for."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(None, "not a regular file")
+def check_readable(path: Path, most: int = MOST_BYTES) -> None:
+    """Raise an error unless `path` is a file of at most `most` bytes: a pipe has no end."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a regular file")
+    if found.st_size > most:
+        raise ValueError(f"{found.st_size:,} bytes, more than {most:,}")
 
 
 def check_space(folder: Path, needed: int) -> None:
@@ -229,27 +245,24 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"expected {amount(needed)} of free disk space in {printable(folder)}, "
-            f"got {amount(free)}"
+            f"expected {amount(needed)} of free disk space in {folder}, got {amount(free)}"
         )
 
 
 def check_outside(path: Path, data_dir: Path) -> None:
     """Raise UserError if `path` is among the photos: its pictures would be taken for photos."""
     if Path(path).resolve().is_relative_to(Path(data_dir).resolve()):
-        raise UserError(
-            f"expected a folder outside the photos in {printable(data_dir)}, got {printable(path)}"
-        )
+        raise UserError(f"expected a folder outside the photos in {data_dir}, got {path}")
 
 
 def check_new(path: Path, kind: str = "folder") -> None:
     """Raise UserError if the folder or file `path` exists or cannot be made."""
     if os.path.lexists(path):
-        raise UserError(f"expected a new {kind}, got {printable(path)}, which exists")
+        raise UserError(f"expected a new {kind}, got {path}, which exists")
     parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(
-            f"expected a folder that can be written to, got {printable(path)}, which cannot be made"
+            f"expected a folder that can be written to, got {path}, which cannot be made"
         )
 
 
@@ -261,33 +274,15 @@ def make_folder(folder: str, inputs: Iterable[str]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise UserError(f"expected a new or empty folder, got {printable(folder)}")
+            raise UserError(f"expected a new or empty folder, got {folder}")
     except OSError as error:
-        raise UserError(f"cannot make {printable(folder)}: {error.strerror}") from None
+        raise UserError(f"cannot make {folder}: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"expected a folder that can be written to, got {printable(folder)}")
+        raise UserError(f"expected a folder that can be written to, got {folder}")
     return folder
 
 
 # --- Printing -------------------------------------------------------------------------------------
-
-
-def printable(path: str | bytes | os.PathLike) -> str:
-    r"""Return a path as text for one output line that any UTF-8 terminal can show.
-
-    Control characters (`\n`, `\t`, `\x1b`), invisible ones (`\u202e`) and bytes that are no text
-    (`\xff`) are escaped; all other characters stay, spaces and backslashes among them.
-    """
-    text = os.fsdecode(path)
-    return text if text.isprintable() else "".join(map(_escaped, text))
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":
-        return character
-    if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def nfc(text: str) -> str:
@@ -307,7 +302,7 @@ def counted(number: int, noun: str) -> str:
 
 def quoted(path: str | os.PathLike) -> str:
     """Return a path as it is typed at a shell."""
-    return shlex.quote(printable(path))
+    return shlex.quote(str(path))
 
 
 def some_names(names: Sequence[str], most: int = 10) -> str:

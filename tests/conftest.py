@@ -24,7 +24,8 @@ import model  # noqa: E402  found through a line above
 from catdog import cli  # noqa: E402
 from catdog.errors import UserError  # noqa: E402
 from catdog.photos import drawings  # noqa: E402
-from catdog.runs import export, run  # noqa: E402
+from catdog.runs import export  # noqa: E402
+from catdog.runs.run import Run  # noqa: E402
 
 
 def draw_photos(folder, per_class, size=48, seed=0):
@@ -138,23 +139,35 @@ def small_plain():
         yield
 
 
+def make_run(folder, config):
+    """Make a run directory with its `config.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Run(folder).write_config(config)
+    return Run(folder)
+
+
+def change_config(folder, **changes):
+    run = Run(folder)
+    run.write_config({**run.config, **changes})
+
+
 def network_file(folder, suffix=".keras"):
     """The file of a run that holds its network."""
-    return run.network_file(folder, run.read_config(folder), suffix)[0]
+    return Run(folder).network(suffix)
 
 
 def write_answer(folder, network, constants=None, photos=0, scores=0):
     """Write an untrained network into a run, with an answer, as both files; return the graph."""
     from catdog.runs import answer
 
-    config = run.read_config(folder)
+    config = Run(folder).config
     graph = answer.Graph(network, config["score_size"], photos=photos, scores=scores)
     graph.answer.set(temperature=[config.get("temperature", 1.0)], **(constants or {}))
     new = [folder / "new.keras", folder / "new.tflite"]
     graph.answering.save(new[0])
     # In this process: that of `export.Converter` has to load TensorFlow first.
     graph.answering.export(new[1], format="litert", verbose=False)
-    run.switch(folder, new, {"answer": {"photos": photos, "scores": scores}})
+    Run(folder).switch(new, answer={"photos": photos, "scores": scores})
     return graph
 
 

@@ -12,7 +12,7 @@ from benchmarks import accuracy, gpu, measuring, predict, step
 from catdog import backend
 from catdog.errors import UserError
 from catdog.photos import drawings, index
-from catdog.runs import run
+from catdog.runs.run import WEIGHTS
 from conftest import draw_photos
 
 
@@ -130,7 +130,7 @@ def test_a_network_file_compared_with_itself_changes_no_label(tmp_path):
     folder = draw_photos(tmp_path, 2)
     args = measuring.parser("", "predict", seconds=60).parse_args([])
     paths = sorted(map(str, folder.iterdir()))
-    text, result, _ = predict.compare(run.WEIGHTS, run.WEIGHTS, paths, args)
+    text, result, _ = predict.compare(WEIGHTS, WEIGHTS, paths, args)
     assert (result["photos"], result["largest_difference"], result["labels_changed"]) == (4, 0, 0)
     assert len(text) == 2
 

@@ -116,7 +116,7 @@ def test_few_test_photos_and_copies_among_them_are_told(tmp_path):
     with Image.open(train / dataset.paths[dataset.splits["test"][0]]) as photo:
         mirror_image = photo.convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     mirror_image.save(train / dataset.paths[dataset.splits["train"][0]])
-    *_, copies = inspect.warnings(data.load(tmp_path, 48, tmp_path / "cache"))
+    *_, copies, _ = inspect.warnings(data.load(tmp_path, 48, tmp_path / "cache"))
     assert "1 of 6 test photos have a copy in training" in copies
 
 

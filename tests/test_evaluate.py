@@ -14,9 +14,9 @@ import evaluate
 import model
 from catdog import files
 from catdog.errors import UserError
-from catdog.runs import run as runs
+from catdog.runs.run import Run
 from catdog.scores import plots, tables
-from conftest import draw_photos, run_script
+from conftest import change_config, draw_photos, make_run, run_script
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def folder(tmp_path_factory):
             "temperature": 0.5,
             "exclude": [],
         }
-        runs.create(folder / name, config)
-        runs.save_network(folder / name, model.build(arch, 2, size))
-        runs.write_trained_on(folder / name, dataset.identities(dataset.splits["train"]))
+        make_run(folder / name, config)
+        Run(folder / name).save_network(model.build(arch, 2, size))
+        Run(folder / name).write_trained_on(dataset.identities(dataset.splits["train"]))
     return folder
 
 
@@ -144,7 +144,7 @@ def test_one_known_photo_makes_the_held_out_split_the_default(folder, tmp_path, 
 
 def test_without_data_dir_the_photos_of_the_run_are_scored(folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(folder / "plain", tmp_path / "run")
-    runs.update_config(tmp_path / "run", data_dir=str(folder / "photos"))
+    change_config(tmp_path / "run", data_dir=str(folder / "photos"))
     monkeypatch.chdir(tmp_path)
     cache = ["--cache-dir", str(folder / "cache")]
     assert evaluate.main(["--model", "run", *cache, "--json"]) == 0
@@ -256,20 +256,20 @@ def test_what_a_killed_process_left_is_removed_when_the_report_is_made_again(
 
 def test_an_unfinished_run_is_named_with_how_to_go_on(folder, tmp_path):
     config = {"settings": {"arch": "plain"}, "classes": ["cat", "dog"], "score_size": 40}
-    runs.create(tmp_path / "run", config)
-    runs.write_checkpoint(tmp_path / "run", [{"epoch": 1}], [])
+    make_run(tmp_path / "run", config)
+    Run(tmp_path / "run").save([{"epoch": 1}], [])
     for script in ("evaluate.py", "predict.py"):
         process = run_script(script, "--model", tmp_path / "run", *["x"][: script[0] == "p"])
         assert process.returncode == 2 and len(process.stderr.splitlines()) == 1
         assert "--model: expected a finished run" in process.stderr
-        assert "which is unfinished: train.py can resume it" in process.stderr
+        assert f"to continue it:  python train.py --resume {tmp_path}/run" in process.stderr
 
 
 @pytest.fixture
 def of_fold_three(folder, tmp_path):
-    config = runs.read_config(folder / "classic")
-    runs.create(tmp_path / "run", {**config, "settings": {"arch": "classic", "fold": 3}})
-    runs.save_network(tmp_path / "run", model.build("classic", 2, 32))
+    config = Run(folder / "classic").config
+    make_run(tmp_path / "run", {**config, "settings": {"arch": "classic", "fold": 3}})
+    Run(tmp_path / "run").save_network(model.build("classic", 2, 32))
     return tmp_path / "run"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from catdog import files
+from catdog import cli, files
 from catdog.errors import UserError
 from conftest import ROOT, disk_full_at
 
@@ -170,3 +170,16 @@ def test_lock_is_a_plain_file_where_the_file_system_has_none(tmp_path, monkeypat
     with files.lock(path), pytest.raises(UserError, match=r"has ended, remove .*lock\.held"):
         files.lock(path).__enter__()
     assert not any(tmp_path.iterdir())
+
+
+# --- Messages -------------------------------------------------------------------------------------
+
+
+def test_an_error_is_one_line_whatever_its_names_are(tmp_path, capsys):
+    path = tmp_path / os.fsdecode(b"a\n\xff\x1b[31m\xe2\x80\xaeb")
+    error = UserError(f"expected a folder, got {path}", "--output", "Try this,\nor that.")
+    shown = f"argument --output: expected a folder, got {tmp_path}/a\\n\\xff\\x1b[31m\\u202eb"
+    assert str(error).splitlines() == [shown, "Try this,", "or that."]
+    cli.say(path, "", error.args[0])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [str(path.parent / r"a\n\xff\x1b[31m\u202eb"), "", shown[19:]]

@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw
 import data
 import model
 import train
-from catdog.runs import run
 from catdog.runs.classifier import Classifier
+from catdog.runs.run import Run
 from catdog.scores import suspects
 
 PHOTOS, WRONG, FOUND, FIRST, SIZE = 1000, 40, 36, 60, 32
@@ -58,7 +58,7 @@ def test_planted_wrong_labels_are_ranked_first(tmp_path, no_export):
         dataset = data.load(
             tmp_path / "photos", classifier.image_size, tmp_path / "cache", fold=fold
         )
-        seen = run.trained_on(folder, dataset.identities(suspects.held_out(dataset)))
+        seen = Run(folder).trained_on(dataset.identities(suspects.held_out(dataset)))
         runs.append(suspects.Judge(classifier, dataset, seen))
     assert len(runs) == 5
     ranking = suspects.rank(runs)

@@ -22,8 +22,9 @@ import predict
 from catdog import files
 from catdog.errors import UserError
 from catdog.runs import lines
-from catdog.runs import run as runs
+from catdog.runs import run as run_module
 from catdog.runs.classifier import Prediction
+from catdog.runs.run import Run
 from catdog.scores import explain
 from conftest import (
     ROOT,
@@ -120,7 +121,7 @@ def test_a_file_that_cannot_be_loaded_is_refused_in_one_line(trained, tmp_path):
     (tmp_path / network_file(trained[0], ".tflite").name).write_text("no model")
     process = run_script("predict.py", "--model", tmp_path, "photo.jpg")
     assert process.returncode == 2
-    assert "--model: cannot load" in process.stderr and len(process.stderr.splitlines()) == 1
+    assert "--model: cannot read" in process.stderr and len(process.stderr.splitlines()) == 1
 
 
 # --- Inputs ---------------------------------------------------------------------------------------
@@ -388,7 +389,7 @@ def test_explain_refuses_a_network_whose_regions_are_mixed(textbook, tmp_path, d
 def test_layers_refuses_a_network_without_convolutions(answers, drawn, tmp_path):
     config = {"settings": {"arch": "dnn"}, "classes": ["ant", "bee"], "score_size": 32}
     files.write_json(tmp_path / "config.json", config)
-    runs.save_network(tmp_path, model.build("dnn", 2, 32))
+    Run(tmp_path).save_network(model.build("dnn", 2, 32))
     with pytest.raises(UserError, match="--layers: expected a network with convolutions"):
         answers("--layers", tmp_path / "layers", paths(drawn)[0], model=tmp_path)
     assert not (tmp_path / "layers").exists()
@@ -511,9 +512,9 @@ def test_sort_on_a_full_disk_ends_in_one_line_and_leaves_no_torn_copy(answers, d
 
 def test_a_network_of_the_demo_says_that_it_knows_drawings_only(answers, trained, drawn, tmp_path):
     run = shutil.copytree(trained[0], tmp_path / "run")
-    settings = runs.read_config(run)["settings"]
+    settings = Run(run).config["settings"]
     assert not any("drawings" in line for line in answers(paths(drawn)[0])[2])
-    config = {**runs.read_config(run), "settings": {**settings, "recipe": "demo"}}
+    config = {**Run(run).config, "settings": {**settings, "recipe": "demo"}}
     files.write_json(run / "config.json", config)
     assert any("knows drawings only" in line for line in answers(paths(drawn)[0], model=run)[2])
 
@@ -558,8 +559,8 @@ def test_without_arguments_the_script_explains_itself(tmp_path):
 
 
 def test_without_a_model_and_without_the_projects_own_one_is_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "WEIGHTS", tmp_path / "weights")
-    with pytest.raises(UserError, match="--model: expected the run directory"):
+    monkeypatch.setattr(run_module, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(UserError, match="--model: expected a run directory"):
         predict.main(["photo.jpg"])
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from catdog import Classifier
 from catdog.photos.photo import PhotoError
-from catdog.runs import run
+from catdog.runs.run import WEIGHTS
 from conftest import ROOT, draw_photos, run_script
 
 PROGRAMS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
@@ -88,7 +88,7 @@ def test_a_picture_of_neither_is_unknown_unless_switched_off(ours):
 
 def test_the_command_prints_what_predict_py_prints(folder):
     arguments = [folder / "photos", folder / "gone.jpg"]
-    script = run_script("predict.py", "--model", run.WEIGHTS, *arguments)
+    script = run_script("predict.py", "--model", WEIGHTS, *arguments)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "catdog", *map(str, arguments)]
     got = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -16,11 +16,12 @@ import data
 import model
 import train
 from catdog.errors import UserError
-from catdog.runs import run
+from catdog.runs.run import Run
 from catdog.scores.metrics import wilson
 from catdog.training import optimizer, progress
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
+from conftest import change_config, make_run
 
 SETTINGS = Settings(epochs=3, batch_size=16, image_size=32, precision="float32")
 pytestmark = pytest.mark.usefixtures("small_plain")
@@ -47,7 +48,8 @@ def without_time(rows):
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory):
     """(network, history) of a run that was never stopped."""
-    return train.train(SETTINGS, dataset, new_run(tmp_path_factory.mktemp("runs") / "whole"))
+    folder = new_run(tmp_path_factory.mktemp("runs") / "whole")
+    return train.train(Run(folder), SETTINGS, dataset)
 
 
 def test_a_resumed_run_ends_with_the_weights_and_history_of_one_never_stopped(
@@ -65,9 +67,9 @@ def test_a_resumed_run_ends_with_the_weights_and_history_of_one_never_stopped(
         patch.setattr(
             progress, "say", stop_after_two
         )  # once epoch 2 is printed, it must not be lost
-        train.train(SETTINGS, dataset, folder)
+        train.train(Run(folder), SETTINGS, dataset)
     capsys.readouterr()
-    network, rows = train.train(SETTINGS, dataset, folder)
+    network, rows = train.train(Run(folder), SETTINGS, dataset)
     assert "Resuming at epoch 3 of 3" in capsys.readouterr().err
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -79,7 +81,7 @@ def test_a_resumed_run_ends_with_the_weights_and_history_of_one_never_stopped(
 
 
 def test_the_same_seed_gives_the_same_weights_and_history_to_the_bit(dataset, whole, tmp_path):
-    network, rows = train.train(SETTINGS, dataset, new_run(tmp_path / "again"))
+    network, rows = train.train(Run(new_run(tmp_path / "again")), SETTINGS, dataset)
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_time(rows) == without_time(whole[1])
@@ -133,20 +135,33 @@ def test_a_resumed_run_takes_the_precision_of_this_machine(begun, monkeypatch):
         assert seen[-1][1].precision == precision
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"classes": ["dog", "cat"]}, "expected classes to be"),
-        ({"score_size": 77}, "expected score_size to be 40"),
-        ({"digest": "0" * 16}, "the photos in .* have changed"),
-    ],
-)
-def test_a_config_changed_by_hand_is_not_resumed(begun, change, words):
+def test_photos_that_have_changed_are_not_trained_on(begun):
     folder, _, seen = begun
-    run.update_config(folder, **change)
-    with pytest.raises(UserError, match=f"--resume: .*{words}"):
+    change_config(folder, digest="0" * 16)
+    with pytest.raises(UserError, match=r"--resume: the photos in .* have changed"):
         train.main(["--resume", str(folder)])
     assert len(seen) == 1
+
+
+def test_a_config_changed_by_hand_is_put_right(begun):
+    folder, *_ = begun
+    before = Run(folder).config
+    change_config(folder, classes=["dog", "cat"], score_size=77)
+    assert train.main(["--resume", str(folder)]) == 0
+    assert Run(folder).config == before
+
+
+def test_no_run_is_left_where_photos_cannot_be_loaded(tmp_path):
+    with pytest.raises(UserError, match="--data-dir: "):
+        train.main(["--data-dir", str(tmp_path / "photos"), "--output", str(tmp_path / "new")])
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_that_lost_its_checkpoint_is_not_trained_anew(begun):
+    folder, *_ = begun
+    (folder / "model.keras").touch()
+    with pytest.raises(UserError, match=r"--resume: expected a run with a checkpoint\.npz or"):
+        train.main(["--resume", str(folder)])
 
 
 def test_epochs_of_a_finished_run_are_added_by_a_new_one(trained, capsys):
@@ -155,8 +170,8 @@ def test_epochs_of_a_finished_run_are_added_by_a_new_one(trained, capsys):
 
 
 def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, monkeypatch):
-    def begin(folder, *_):
-        run.write_checkpoint(folder, [], [])
+    def begin(run, *_):
+        run.save([{"epoch": 1}], [])
 
     monkeypatch.setattr(train, "train_and_finish", begin)
     command = ["--data-dir", str(photos_dir), "--cache-dir", str(tmp_path / "cache"), "--folds",
@@ -203,7 +218,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_s
     steps = len(dataset.splits["train"]) // SETTINGS.batch_size
     folder = new_run(tmp_path / "run")
     with pytest.raises(UserError) as caught:
-        train.train(SETTINGS, dataset, folder, [Poison(np.inf, 2, 3)])
+        train.train(Run(folder), SETTINGS, dataset, [Poison(np.inf, 2, 3)])
     assert "expected a finite loss and finite weights, got nan or inf in epoch 2" in str(
         caught.value
     )
@@ -211,9 +226,9 @@ def test_numbers_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_s
     good = (folder / "checkpoint.npz").read_bytes()
     # After the last step no loss tells of it, but the weights do.
     with pytest.raises(UserError, match="finite weights, got nan or inf in epoch 2"):
-        train.train(SETTINGS, dataset, folder, [Poison(np.nan, 2, steps)])
+        train.train(Run(folder), SETTINGS, dataset, [Poison(np.nan, 2, steps)])
     assert (folder / "checkpoint.npz").read_bytes() == good
-    network, rows = train.train(SETTINGS, dataset, folder)
+    network, rows = train.train(Run(folder), SETTINGS, dataset)
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     assert without_time(rows) == without_time(whole[1])
@@ -223,7 +238,7 @@ def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
     dataset, tmp_path, capsys
 ):
     settings = dataclasses.replace(SETTINGS, lr=1e-9, weight_decay=0.0)
-    train.train(settings, dataset, new_run(tmp_path / "run"), [Poison(1e3, 1, 1)])
+    train.train(Run(new_run(tmp_path / "run")), settings, dataset, [Poison(1e3, 1, 1)])
     lines = [
         line
         for line in capsys.readouterr().err.splitlines()
@@ -248,10 +263,10 @@ def test_curves_are_drawn_at_most_once_a_minute(tmp_path, monkeypatch):
     monkeypatch.setattr(
         progress.plots, "plot_history", lambda rows, path: drawn.append(len(rows)) or path.touch()
     )
-    progress.draw_curves(tmp_path, [{}])
-    progress.draw_curves(tmp_path, [{}, {}])
+    progress.draw_curves(Run(tmp_path), [{}])
+    progress.draw_curves(Run(tmp_path), [{}, {}])
     os.utime(path, (0, 0))
-    progress.draw_curves(tmp_path, [{}, {}, {}])
+    progress.draw_curves(Run(tmp_path), [{}, {}, {}])
     assert drawn == [1, 3]
 
 
@@ -275,7 +290,7 @@ def test_memory_stays_flat_over_fifty_epochs(dataset, tmp_path, monkeypatch):
 
     settings = dataclasses.replace(SETTINGS, epochs=50)
     monkeypatch.setattr(progress, "say", measure)
-    train.train(settings, dataset, new_run(tmp_path / "run"))
+    train.train(Run(new_run(tmp_path / "run")), settings, dataset)
     rest = np.array(megabytes[10:])
     slope = np.polyfit(np.arange(len(rest)), rest, 1)[0]
     print(f"{rest[0]:.0f} to {rest[-1]:.0f} MB, {slope:.3f} MB per epoch")
@@ -302,9 +317,9 @@ def donor(whole, dataset, tmp_path_factory):
         "classes": dataset.classes,
         "score_size": SETTINGS.score_size,
     }
-    run.create(folder, config)
-    run.save_network(folder, whole[0])
-    run.write_trained_on(folder, identities(dataset, "train"))
+    make_run(folder, config)
+    Run(folder).save_network(whole[0])
+    Run(folder).write_trained_on(identities(dataset, "train"))
     return folder
 
 
@@ -329,11 +344,11 @@ def test_a_run_from_another_starts_where_that_ended_and_keeps_both_ones_photos(
     whole, donor, dataset, tmp_path
 ):
     settings = dataclasses.replace(SETTINGS, init=str(donor), lr=1e-6, epochs=1)
-    _, rows = train.train(settings, dataset, new_run(tmp_path / "run"))
+    _, rows = train.train(Run(new_run(tmp_path / "run")), settings, dataset)
     assert rows[0]["val_loss"] == pytest.approx(whole[1][-1]["val_loss"], rel=0.02)
-    run.write_trained_on(tmp_path / "run", identities(dataset, "test"), settings.init)
+    Run(tmp_path / "run").write_trained_on(identities(dataset, "test"), settings.init)
     for split, seen in (("train", True), ("test", True), ("validation", False)):
-        known = run.trained_on(tmp_path / "run", identities(dataset, split))
+        known = Run(tmp_path / "run").trained_on(identities(dataset, split))
         assert (known == seen).all()
 
 
@@ -405,7 +420,7 @@ def test_training_counts_each_photo_by_the_weight_of_its_class(
         SETTINGS, arch="dnn", score_scale=1.0, epochs=1, batch_size=len(members),
         label_smoothing=0.0, class_weight="balanced",
     )  # fmt: skip
-    _, rows = train.train(settings, uneven, new_run(tmp_path / "run"))
+    _, rows = train.train(Run(new_run(tmp_path / "run")), settings, uneven)
     mean_weight = np.array([1.0, 3.0, 7.0])[labels[members]].mean()
     assert rows[0]["loss"] == pytest.approx(mean_weight * np.log(classes), rel=1e-4)
 
@@ -421,7 +436,7 @@ def test_three_classes_train(tmp_path):
             Image.fromarray(noise).save(tmp_path / c / f"{n}.png")
     three = data.load(tmp_path, SETTINGS.score_size, tmp_path / "cache")
     settings = dataclasses.replace(SETTINGS, arch="classic", score_scale=1.0, epochs=1)
-    network, rows = train.train(settings, three, new_run(tmp_path / "run"))
+    network, rows = train.train(Run(new_run(tmp_path / "run")), settings, three)
     assert network.output_shape == (None, 3)
     assert np.isfinite(rows[-1]["val_loss"])
 

@@ -8,9 +8,10 @@ import pytest
 
 import model
 from catdog.photos import drawings
-from catdog.runs import answer, run
+from catdog.runs import answer, novelty
 from catdog.runs.classifier import Classifier
-from conftest import run_here
+from catdog.runs.run import Run
+from conftest import make_run, run_here
 
 ALMOST_ALL = ("--unknown-at", 0.0001)  # call nearly every photo unknown
 
@@ -23,7 +24,7 @@ def images_of(count, size, seed=9):
 @pytest.fixture(scope="module")
 def with_reference(trained):
     """The trained run: with its 20 validation photos a novelty reaches 0.86."""
-    assert Classifier(trained[0]).highest_novelty > 0.8
+    assert novelty.highest(Classifier(trained[0]).run.scores) > 0.8
     return trained[0]
 
 
@@ -88,8 +89,8 @@ def earlier(tmp_path_factory):
     """A run as the release before wrote it: logits, and no constants for an answer."""
     folder = tmp_path_factory.mktemp("earlier") / "run"
     network = model.build("plain", 2, None)
-    run.create(folder, {"settings": {}, "classes": ["cat", "dog"], "score_size": 32})
-    run.save_network(folder, network)
+    make_run(folder, {"settings": {}, "classes": ["cat", "dog"], "score_size": 32})
+    Run(folder).save_network(network)
     answer.Graph(network, 32, mirror=False).features.export(
         folder / "model.tflite", format="litert", verbose=False
     )

@@ -67,7 +67,7 @@ def ensure_photos(data_dir: str, cache_dir: str, demo: bool = False) -> None:
         try:
             download_photos(data_dir, progress=cli.progress("downloading", "B"))
         except UserError as error:
-            raise UserError(f"cannot download the photos: {error}\n{OTHER_WAYS}") from None
+            raise UserError(f"cannot download the photos: {error}", advice=OTHER_WAYS) from None
 
 
 def download_photos(

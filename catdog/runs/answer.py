@@ -10,13 +10,13 @@ Importing this module loads Keras.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from catdog import files
 from catdog.backend import keras, layers
-from catdog.runs import novelty, run, safe_load
+from catdog.runs import novelty, safe_load
+from catdog.runs.run import Run
 
 ops = keras.ops
 
@@ -122,24 +122,19 @@ class Graph:
         self.answering = keras.Model(inputs, {**self.answer(*given), **evidence})
 
 
-def load(
-    folder: Path | str, network_of: Callable[[int | None], keras.Model], size: int | None
-) -> Graph:
+def load(run: Run, network_of: Callable[[int | None], keras.Model], size: int | None) -> Graph:
     """Load the graph of a run, its numbers from the `.keras` file.
 
     Args:
-        folder: the run directory.
         network_of: builds its network for an image size; for any size if that is None.
         size: the one image size that the network takes, or None.
     """
-    config = run.read_config(folder)
-    path, digest = run.network_file(folder, config, ".keras")
-    with safe_load.refusing(path):
-        files.check_regular(path)
+    config, path = run.config, run.network(".keras")
+    with files.reading(path):
+        files.check_readable(path)
         if size:
             safe_load.check_large_enough(path, network_of, size)
-        run.check_sum(path, digest)
-    given = network_of(size), config["score_size"], run.has_mirror(config)
+    given = network_of(size), config["score_size"], run.settings.mirror
     graph = Graph(*given, **config.get("answer", {}))
     if "answer" in config:
         safe_load.load_weights(graph.answering, path)

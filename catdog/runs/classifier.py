@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
+from catdog import files
 from catdog.backend import keras, quiet
 from catdog.errors import UserError
-from catdog.files import printable, quoted
 from catdog.photos import decode, photo
 from catdog.photos.photo import PhotoError
-from catdog.runs import calibration, novelty, run, safe_load
+from catdog.runs import calibration, novelty, safe_load
+from catdog.runs.run import Run
 
 if TYPE_CHECKING:
     from catdog.runs import answer
@@ -95,7 +96,6 @@ class Classifier:
         image_size: height and width in pixels of the photos that it takes.
         runtime: "LiteRT" or "Keras".
         config: the content of `config.json`.
-        highest_novelty: the highest that a photo can have, 0 for a run without novelty.
     Raises:
         UserError: no run directory, or one that is unfinished or damaged.
     """
@@ -107,30 +107,28 @@ class Classifier:
         runtime: str = "litert",
         unknown_at: float | None = None,
     ):
-        self.run = run.chosen(folder)
-        self.config = run.read_config(self.run)
+        self.run = Run(folder)
+        self.config = self.run.config
         self.classes: list[str] = self.config["classes"]
         self.image_size: int = self.config["score_size"]
-        self.highest_novelty = novelty.highest(self.config.get("answer", {}).get("scores", 0))
         self.call_unknown_at(unknown_at)
-        self._made_of = (self.run.absolute(), load, runtime)
-        run.check_trained(self.run)
+        self._made_of = (self.run.folder.absolute(), load, runtime)
+        self.run.check_trained()
         self.runtime, self._compute = "LiteRT", None
         if runtime == "litert":
-            path, digest = run.network_file(self.run, self.config, ".tflite")
             try:
-                self._compute = LiteRT(path, self.config, digest)
+                self._compute = LiteRT(self.run.network(".tflite"), self.config)
             except (FileNotFoundError, ImportError) as error:
                 if load is None:
-                    raise UserError(f"cannot load {printable(self.run)}: {error}") from None
+                    raise UserError(f"cannot load {self.run}: {error}") from None
                 logger.warning(f"{error}: using Keras, which takes seconds to start")
         if "answer" not in self.config:
             logger.warning(
-                f"{printable(self.run)} is of an earlier release: no photo is called unknown. To "
-                f"bring it up to date:  python model.py --export litert --model {quoted(self.run)}"
+                f"{self.run} has no novelty yet: no photo is called unknown. To bring it up to "
+                f"date:  {self.run.completed_by()}"
             )
             if self._compute:
-                self._compute = _with_answer(self._compute, self.config)
+                self._compute = _with_answer(self._compute, self.run)
         if self._compute is None:
             if load is None:
                 raise ValueError("expected load, with which Keras loads the run, got None")
@@ -141,7 +139,7 @@ class Classifier:
 
     def call_unknown_at(self, limit: float | None) -> None:
         """Set the novelty from which on a photo is unknown; see `unknown_at`."""
-        novelty.check_limit(limit, self.config)
+        novelty.check_limit(limit, self.run.scores)
         self._limit = limit
         self.unknown_at = novelty.DEFAULT_LIMIT if limit is None else limit
 
@@ -163,8 +161,7 @@ class Classifier:
         outputs = self._compute(images)
         if not np.isfinite(outputs["probabilities"]).all():
             raise UserError(
-                f"expected finite probabilities, got nan: the weights in {printable(self.run)} are "
-                "damaged"
+                f"expected finite probabilities, got nan: the weights in {self.run} are damaged"
             )
         return outputs
 
@@ -252,8 +249,6 @@ def _is_one(photos) -> bool:
 
 def read(source: Photo, size: int) -> np.ndarray:
     """Return a photo as the network takes it, uint8 `(size, size, 3)`, or raise PhotoError."""
-    if isinstance(source, PhotoError):  # of whoever found it
-        raise source
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         raise PhotoError("addresses are not read: download the photo")
     if isinstance(source, np.ndarray):
@@ -305,17 +300,17 @@ def with_keras(network: keras.Model) -> Callable[[np.ndarray], Outputs]:
     return compute
 
 
-def _with_answer(compute, config):
+def _with_answer(compute, run):
     """Return a function that answers with a network of an earlier release, of logits only."""
 
     def answering(photos):
         outputs = {name: value for name, value in compute(photos).items() if name != "features"}
-        if run.has_mirror(config):
+        if run.settings.mirror:
             mirrored = compute(photos[:, :, ::-1])
             if "evidence" in mirrored:
                 mirrored["evidence"] = mirrored["evidence"][:, :, ::-1]
             outputs = {name: (value + mirrored[name]) / 2 for name, value in outputs.items()}
-        temperature, logits = config.get("temperature", 1.0), outputs.pop("logits")
+        temperature, logits = run.config.get("temperature", 1.0), outputs.pop("logits")
         outputs["probabilities"] = calibration.probabilities_from_logits(logits, temperature)
         return outputs
 
@@ -331,40 +326,37 @@ class LiteRT:
 
     Args:
         config: of the run.
-        sha256: of the file, or None if it is not known.
     Raises:
         FileNotFoundError: no such file.
         ImportError: the package ai-edge-litert is missing.
         UserError: not a file that goes with `config`.
     """
 
-    def __init__(self, path: Path, config: dict, sha256: str | None = None):
-        self._arguments = path, config, sha256
-        self._opened = {os.getpid(): (threading.Lock(), [_signature_runner(*self._arguments)])}
+    def __init__(self, path: Path, config: dict):
+        self.path, self.config = path, config
+        self._opened = {os.getpid(): (threading.Lock(), [_signature_runner(path, config)])}
 
     def __call__(self, photos: np.ndarray) -> Outputs:
-        path, *_ = self._arguments
         # `setdefault` is atomic. Of the parent process not even the lock is of use.
         lock, runners = self._opened.setdefault(os.getpid(), (threading.Lock(), []))
         parts = []
         for start in range(0, max(len(photos), 1), LITERT_BATCH):
-            with lock, safe_load.refusing(path):
+            with lock, files.reading(self.path):
                 if not runners:
-                    runners.append(_signature_runner(*self._arguments))
+                    runners.append(_signature_runner(self.path, self.config))
                 batch = np.asarray(photos[start : start + LITERT_BATCH], np.float32)
                 parts.append(runners[0](photos=batch))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _signature_runner(path, config, sha256):
+def _signature_runner(path, config):
     if not os.path.lexists(path):
-        raise FileNotFoundError(f"{printable(path)} is not there")
+        raise FileNotFoundError(f"{path} is not there")
     with quiet():  # it prints a line for every delegate that it makes
         from ai_edge_litert.interpreter import Interpreter
 
-        with safe_load.refusing(path):
-            safe_load.check_litert_file(path)
-            run.check_sum(path, sha256)
+        with files.reading(path):
+            files.check_readable(path)
             interpreter = Interpreter(os.fspath(path), num_threads=os.cpu_count())
             safe_load.check_litert_network(
                 interpreter, path.stat().st_size, config["score_size"], len(config["classes"])

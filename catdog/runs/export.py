@@ -22,9 +22,9 @@ import numpy as np
 from catdog import files
 from catdog.backend import keras
 from catdog.errors import UserError
-from catdog.files import printable
-from catdog.runs import calibration, novelty, run
+from catdog.runs import calibration, novelty
 from catdog.runs.classifier import LiteRT, over, with_keras
+from catdog.runs.run import Run
 
 logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[2]
@@ -103,14 +103,14 @@ class Converter:
         if not self._child.stdout.read(4) or not target.exists():
             self._errors.seek(0)
             errors = self._errors.read().decode(errors="replace")
-            reason = printable(errors.strip().rpartition("\n")[2][:300])
+            reason = errors.strip().rpartition("\n")[2][:300]
             raise UserError(
                 f"cannot convert the network for LiteRT (exit code {self._child.wait()}): {reason}"
             )
 
 
 def export(
-    folder: Path | str,
+    run: Run,
     network: keras.Model,
     dataset,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -120,21 +120,18 @@ def export(
     Both files get names of their own, and `config.json` is switched to them in one step.
 
     Args:
-        folder: the run directory.
         network: the trained network.
-        dataset: a `data.Dataset`, whose training photos the network was trained on.
+        dataset: a `data.Dataset` with validation photos, on whose training photos the network was
+            trained.
     Returns:
         The weights of `model.tflite`, "eight-bit" or "float32"; None if there is no such file: the
         reason is logged.
     """
-    folder = Path(folder)
-    config, validation = run.read_config(folder), dataset.splits["validation"]
-    if not len(validation):
-        raise UserError("expected validation photos to fit the answer to, got none", "--data-dir")
-    files.remove_leftovers(folder)
-    graph = _with_photos(network, config, dataset, on_progress)
+    config, validation = run.config, dataset.splits["validation"]
+    files.remove_leftovers(run.folder)
+    graph = _with_photos(network, run, dataset, on_progress)
     labels = dataset.labels[validation]
-    work = files.temporary_path(folder / "export")
+    work = files.temporary_path(run.folder / "export")
     try:
         work.mkdir()
         with Converter() as convert:
@@ -145,22 +142,22 @@ def export(
                 convert(work / "model.keras", work / "model.tflite", weights)
                 compute = LiteRT(work / "model.tflite", config)
                 _check_answers(compute, found["logits"], changes["temperature"], dataset)
-        run.switch(folder, sorted(work.glob("model.*")), {**changes, "litert_weights": weights})
+        run.switch(sorted(work.glob("model.*")), **changes, litert_weights=weights)
     except OSError as error:
-        raise UserError(f"cannot write {printable(folder)}: {error.strerror or error}") from None
+        raise UserError(f"cannot write {run}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return weights
 
 
-def _with_photos(network, config, dataset, on_progress):
+def _with_photos(network, run, dataset, on_progress):
     """Return the graph of a network, with the training photos that others are compared with."""
     from catdog.runs import answer  # which loads Keras
 
-    given = network, config["score_size"], run.has_mirror(config)
+    given = network, run.config["score_size"], run.settings.mirror
     graph, count = answer.Graph(*given), len(dataset.splits["validation"])
     members = dataset.splits["train"]
-    members = members[novelty.choose(dataset.labels[members], len(config["classes"]))]
+    members = members[novelty.choose(dataset.labels[members], len(run.config["classes"]))]
     has_features = "features" in graph.features.output
     if not has_features or count < novelty.MIN_VALIDATION or not len(members):
         return graph

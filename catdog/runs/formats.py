@@ -15,8 +15,8 @@ import numpy as np
 from catdog import cli
 from catdog.backend import keras, quiet, tf
 from catdog.errors import UserError
-from catdog.files import check_new, printable
-from catdog.runs import run
+from catdog.files import check_new
+from catdog.runs.run import Run
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "coreml": ".mlpackage"}
 PACKAGES = {"onnx": ("onnx", "tf2onnx"), "openvino": ("openvino",), "coreml": ("coremltools",)}
@@ -49,39 +49,39 @@ def are_asked_for(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     return bool(args.export or args.page)
 
 
-def write(args: argparse.Namespace, folder: Path, graph, load_photos: Callable) -> None:
+def write(args: argparse.Namespace, run: Run, graph, load_photos: Callable) -> None:
     """Write what the arguments of `flags` ask for.
 
     Args:
-        folder: the run directory.
         graph: its `answer.Graph`.
         load_photos: `data.load_for`. To export to LiteRT, the answer is fitted to them.
     """
     from catdog.runs import export, page
 
-    config = run.read_config(folder)
     if args.export == "litert":
-        args.data_dir = args.data_dir or run.from_run(folder, config.get("data_dir", "../tmp"))
+        args.data_dir = args.data_dir or run.place("data_dir")
         args.cache_dir = args.cache_dir or "tmp/cache"
-        dataset = load_photos(config, args)
+        dataset = load_photos(run, args, **run.lists)
+        if not len(dataset.splits["validation"]):
+            raise UserError("expected validation photos, got none", "--data-dir")
         with cli.blame("--export"):
             progress = cli.progress("fitting", " photos")
-            weights = export.export(folder, graph.network, dataset, progress)
+            weights = export.export(run, graph.network, dataset, progress)
             if weights is None:
                 raise UserError("expected a network that LiteRT can run")
-        path, _ = run.network_file(folder, run.read_config(folder), ".tflite")
-        cli.say(f"wrote {printable(path)}: {weights} weights, {path.stat().st_size:,} bytes")
+        path = run.network(".tflite")
+        cli.say(f"wrote {path}: {weights} weights, {path.stat().st_size:,} bytes")
     elif args.export:
         with cli.blame("--output"):
             difference = export_as(
-                graph.answering, Path(args.output), args.export, config["classes"]
+                graph.answering, Path(args.output), args.export, run.config["classes"]
             )
         checked = "not compared" if difference is None else f"differs by at most {difference:.1g}"
-        cli.say(f"wrote {printable(args.output)}; with Keras: {checked}")
+        cli.say(f"wrote {args.output}; with Keras: {checked}")
     if args.page:
         with cli.blame("--page"):
-            page.write_page(folder, graph.answering, Path(args.page))
-        cli.say(f"wrote {printable(args.page)}: open it in a browser")
+            page.write_page(run, graph.answering, Path(args.page))
+        cli.say(f"wrote {args.page}: open it in a browser")
 
 
 def export_as(network, path: Path, format: str, classes: list[str]) -> float | None:
@@ -102,7 +102,7 @@ def export_as(network, path: Path, format: str, classes: list[str]) -> float | N
             be converted, or the file answers differently.
     """
     if path.suffix != SUFFIXES[format]:
-        raise UserError(f"expected a name that ends in {SUFFIXES[format]}, got {printable(path)}")
+        raise UserError(f"expected a name that ends in {SUFFIXES[format]}, got {path}")
     check_new(path, "file")
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = [name for name in PACKAGES[format] if not importlib.util.find_spec(name)]
@@ -125,8 +125,8 @@ def export_as(network, path: Path, format: str, classes: list[str]) -> float | N
         except UserError:
             raise
         except Exception as error:  # of many kinds, for a network that cannot be converted
-            reason = printable(" ".join(str(error).split()) or type(error).__name__)[:300]
-            raise UserError(f"cannot export {printable(path)}: {reason}") from error
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:300]
+            raise UserError(f"cannot export {path}: {reason}") from error
         difference = None
         if got is not None:
             largest = max(np.abs(values).max() for values in expected.values())

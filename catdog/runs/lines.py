@@ -28,7 +28,7 @@ def answered(batches: Iterable[list[Prediction]]) -> Iterator[Prediction]:
     for batch in batches:
         for prediction in batch:
             if prediction.error:
-                cli.say(f"{printable(prediction.path)}: {prediction.error}")
+                cli.say(f"{prediction.path}: {prediction.error}")
             yield prediction
         sys.stdout.flush()
 
@@ -50,7 +50,12 @@ def listed(prediction: Prediction, threshold: float | None, top: int | None) -> 
     order = sorted(prediction, key=prediction.get, reverse=True)
     if threshold is not None:
         order = [name for name in order if prediction[name] >= threshold]
-    return order[: top or (1 if threshold is None else None)]
+    return order[: _most(prediction, threshold, top)]
+
+
+def _most(prediction, threshold, top) -> int:
+    """Return how many classes a line has room for."""
+    return min(len(prediction), top or (1 if threshold is None else len(prediction)))
 
 
 def text(
@@ -71,8 +76,7 @@ def text(
         mark = ""
     if not cells:
         cells = [styled("unknown" if prediction.unknown else "unsure", "2"), ""]
-    pairs = min(len(classes), top or (1 if threshold is None else len(classes)))
-    cells += [""] * (2 * pairs - len(cells))
+    cells += [""] * (2 * _most(prediction, threshold, top) - len(cells))
     novelty = "" if prediction.novelty is None else f"{prediction.novelty:.4f}"
     return "\t".join([printable(prediction.path), *cells, novelty])
 
@@ -112,7 +116,7 @@ class Copies:
         """Copy a photo, under another name if there is a file of its name."""
         path = prediction.path
         if Path(path).resolve().is_relative_to(self.folder.resolve()):
-            raise UserError(f"expected a folder outside the photos, got {printable(self.folder)}")
+            raise UserError(f"expected a folder outside the photos, got {self.folder}")
         labels = listed(prediction, self.threshold, 1)
         label = "unknown" if prediction.unknown else labels[0] if labels else "unsure"
         if labels and label.casefold() in RESERVED:

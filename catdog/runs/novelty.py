@@ -70,8 +70,9 @@ def fit(parts: np.ndarray, scores: int) -> dict[str, np.ndarray]:
         scores: how many of their scores to keep, at most n.
     Returns:
         `mean` and `deviation` (2,) of the parts; `reached` (scores,), scores in descending order;
-        `highest`, the novelty of a photo below none of them; `steps` (scores,), what each that is
-        at least as high adds to it.
+        `highest` (1,), the novelty of a photo with a higher score than all of these; `steps`
+        (scores,), of which one is added for each that is not below the photo's score: they are
+        negative.
     """
     mean, deviation = parts.mean(axis=0), np.maximum(parts.std(axis=0), TINY)
     found = np.sort(((parts - mean) / deviation).clip(MOST_FAMILIAR).sum(axis=1))[::-1]
@@ -105,9 +106,8 @@ def usable_limit(photos: int) -> float:
     return math.floor(100 * highest(photos)) / 100
 
 
-def advice(config: dict) -> list[str]:
+def advice(photos: int) -> list[str]:
     """Return what to use if no photo can be unknown at the default limit; a line or none."""
-    photos = config.get("answer", {}).get("scores", 0)
     if not 0 < highest(photos) < DEFAULT_LIMIT:
         return []
     return [
@@ -116,13 +116,8 @@ def advice(config: dict) -> list[str]:
     ]
 
 
-def check_limit(limit: float | None, config: dict) -> None:
-    """Raise UserError if a limit was given that no photo can reach; 1 switches off.
-
-    Args:
-        config: of the run.
-    """
-    photos = config.get("answer", {}).get("scores", 0)
+def check_limit(limit: float | None, photos: int) -> None:
+    """Raise UserError if a limit was given that no photo can reach; 1 switches off."""
     if limit is None or limit == 1 or limit <= highest(photos):
         return
     if not photos:

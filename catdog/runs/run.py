@@ -18,10 +18,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
-import itertools
 import json
 import logging
+import math
 import os
 import re
 import zipfile
@@ -33,11 +34,10 @@ import numpy as np
 from catdog import backend, files
 from catdog.backend import keras
 from catdog.errors import UserError
-from catdog.files import printable
 from catdog.photos import alike
 from catdog.photos.found import MOST_CLASSES
 from catdog.runs import novelty
-from catdog.training import recipe
+from catdog.training.settings import Settings
 
 logger = logging.getLogger(__name__)
 # The run that comes with the project: in the clone, or in the package that pip installed.
@@ -45,513 +45,396 @@ WEIGHTS = next(
     (path for up in (2, 1) if (path := Path(__file__).parents[up] / "weights").is_dir()),
     Path(__file__).parents[2] / "weights",
 )
-TO_RESUME = ("config.json", "checkpoint.npz", "model.keras", "metrics.json")
+TO_RESUME = ("config.json", "checkpoint.npz", "metrics.json")  # what all processes read
 NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the files of a network
+PLACES = {"data_dir": "../tmp", "cache_dir": "../tmp/cache"}  # where a run does not say it
 
-DECIDED_BY_PHOTOS = ("fold", "batch_size", "precision", *recipe.MILD)
 MAX_SCORE_SIZE = 1280  # px: --image-size 1024 and a quarter
-MAX_ARRAYS = 2**32  # bytes of checkpoint.npz or trained_on.npy
 MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos fit in
 
 
-def chosen(model: str | None) -> Path:
-    """Return the run directory `model`, or by default the one that comes with the project."""
-    if model is not None:
-        return Path(model)
-    if not WEIGHTS.is_dir():
-        raise UserError(
-            "expected the run directory of a trained network, which train.py writes: this copy of "
-            "the project has none in weights/"
-        )
-    return WEIGHTS.relative_to(Path.cwd()) if WEIGHTS.is_relative_to(Path.cwd()) else WEIGHTS
-
-
-# --- Paths in config.json -------------------------------------------------------------------------
-
-
-def relative_to_run(run: Path, path: str) -> str:
-    """Return a path that was typed in the current folder as `config.json` keeps it.
-
-    A relative path becomes relative to the run directory: a resumed run finds it from any folder.
-    """
-    return _relative(Path.cwd() / path, Path(run).resolve(), path)
-
-
-def from_run(run: Path, path: str) -> str:
-    """Return a path of `config.json` as it is typed in the current folder."""
-    return _relative(Path(run).resolve() / path, Path.cwd(), path)
-
-
-def _relative(path, folder, typed):
-    if os.path.isabs(typed):
-        return str(typed)
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive, on Windows
-        return str(path)
-
-
-# --- State of a run -------------------------------------------------------------------------------
-
-
-def is_unstarted(run: Path) -> bool:
-    """Return whether a run ended before its first checkpoint, so that it may begin again."""
-    try:
-        names = {path.name for path in Path(run).iterdir() if path.name[0] != "."}
-        read_config(run)
-    except (OSError, UserError):
-        return False
-    return names == {"config.json"}
-
-
-def has_checkpoint(run: Path) -> bool:
-    return os.path.lexists(Path(run) / "checkpoint.npz")
-
-
-def is_finished(run: Path) -> bool:
-    return (Path(run) / "metrics.json").exists()
-
-
-def check_resumable(run: Path) -> None:
-    """Raise UserError if a run has lost files, so that resuming would train it once more."""
-    model = any(path.suffix == ".keras" for path in network_files(run))
-    if is_finished(run) and not model:
-        raise UserError(
-            f"expected model.keras in {printable(run)}, whose metrics.json says that it is "
-            "finished: start a new run"
-        )
-    if model and not is_finished(run) and not has_checkpoint(run):
-        raise UserError(
-            f"expected checkpoint.npz or metrics.json beside the model.keras in {printable(run)}, "
-            "got neither: evaluate.py scores that network, and a new run trains another"
-        )
-
-
-def check_trained(run: Path) -> None:
-    """Raise UserError if a run has no trained network yet."""
-    if network_files(run):
-        return
-    if has_checkpoint(run):
-        raise UserError(
-            f"expected a finished run, got {printable(run)}, which is unfinished: train.py can "
-            "resume it"
-        )
-    raise UserError(f"expected a finished run, got {printable(run)} without a model.keras")
-
-
-def clean(run: Path) -> None:
-    """Remove from a finished run the checkpoint, and what a killed process left."""
-    (Path(run) / "checkpoint.npz").unlink(missing_ok=True)
-    files.remove_leftovers(run)
-
-
-def finish(run: Path, metrics: dict) -> None:
-    """Mark a run as finished and remove its checkpoint."""
-    files.write_json(Path(run) / "metrics.json", metrics)
-    clean(run)
-
-
-# --- config.json ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def claimed(run: Path, config: dict | None = None) -> Iterator[None]:
-    """Hold a run directory in this block, so that no other process trains into it.
+class Run:
+    """A run directory, into which the first of several processes writes, and no other.
 
     Args:
-        config: of a new run, whose directory is made; one that `is_unstarted` gets it, too.
+        folder: by default that of the run that comes with the project.
+        name: the folder as it was typed, if `folder` is a copy; for messages and relative paths.
+    Attributes:
+        writes: whether this process writes.
     """
-    run = Path(run)
-    if config is not None:
-        check_config(config, run / "config.json")  # or nobody could read it after training
-    if config is not None and not is_unstarted(run):
-        with files.atomic_folder(run) as temporary:
-            files.write_json(temporary / "config.json", config)
-    with files.lock(run / ".lock"):
-        if config is not None:
-            if not is_unstarted(run):
-                files.check_new(run)  # another process made it and ended
-            files.write_json(run / "config.json", config)
-        yield
+
+    def __init__(self, folder: Path | str | None = None, name: Path | str | None = None):
+        if folder is None:
+            here = WEIGHTS.is_relative_to(Path.cwd())
+            folder = WEIGHTS.relative_to(Path.cwd()) if here else WEIGHTS
+        self.folder = Path(folder)
+        self.name = Path(name or folder)
+        self.writes = backend.index() == 0
+
+    def __fspath__(self) -> str:
+        return str(self.name)
+
+    __str__ = __fspath__
+
+    # --- config.json ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def config(self) -> dict:
+        """The content of `config.json`.
+
+        Raises:
+            UserError: prediction cannot use it.
+        """
+        path = self.folder / "config.json"
+        config = _read(path, lambda: _checked(json.loads(path.read_bytes())), MAX_TEXT)
+        if config is None:
+            raise UserError(f"expected a run directory with a config.json, got {self}")
+        return config
+
+    def write_config(self, config: dict) -> None:
+        """Replace `config.json`."""
+        self.config = _checked(config)
+        if self.writes:
+            files.write_json(self.folder / "config.json", config)
+
+    def describe(self, settings: Settings, dataset, places: dict, lists: dict) -> None:
+        """Write `config.json` of a run that begins or goes on.
+
+        Args:
+            dataset: the `data.Dataset` to train on.
+            places: `data_dir` and `cache_dir` as they were typed in the current folder.
+            lists: `exclude` and `relabel`, as for `data.load`.
+        """
+        config = {
+            "settings": dataclasses.asdict(settings),
+            **{name: _relative(path, Path.cwd(), self.name) for name, path in places.items()},
+            **lists,
+            "classes": dataset.classes,
+            "score_size": settings.score_size,
+            "splits": dataset.split_sizes(),
+            "digest": dataset.digest(),
+            "skipped": len(dataset.skipped),
+            "versions": backend.versions(),
+        }
+        self.write_config(config)
+
+    def place(self, name: str) -> str:
+        """Return `data_dir` or `cache_dir` of the run, as it is typed in the current folder."""
+        return _relative(str(self.config.get(name, PLACES[name])), self.name, Path.cwd())
+
+    @property
+    def lists(self) -> dict:
+        """`exclude` and `relabel`, as for `data.load`."""
+        return {name: self.config[name] for name in ("exclude", "relabel") if name in self.config}
+
+    @property
+    def settings(self) -> Settings:
+        """Those of `config.json` that this release has."""
+        return Settings.from_dict(self.config.get("settings", {}))
+
+    @property
+    def scores(self) -> int:
+        """The number of validation photos that its novelty rests on; 0 for a run without it."""
+        return self.config.get("answer", {}).get("scores", 0)
+
+    # --- State ------------------------------------------------------------------------------------
+
+    def has_checkpoint(self) -> bool:
+        return (self.folder / "checkpoint.npz").exists()
+
+    def is_finished(self) -> bool:
+        return (self.folder / "metrics.json").exists()
+
+    def networks(self) -> list[Path]:
+        """Return the files that hold a network."""
+        return [path for path in self.folder.glob("model*") if NETWORK.fullmatch(path.name)]
+
+    def check_trained(self) -> None:
+        """Raise UserError if there is no trained network yet."""
+        if not self.networks():
+            advice = f"; to continue it:  {self.completed_by()}" if self.has_checkpoint() else ""
+            raise UserError(f"expected a finished run, got {self} without a model.keras{advice}")
+
+    def completed_by(self) -> str:
+        """Return the command that makes a network answer as those of this release do."""
+        if self.has_checkpoint():
+            return f"python train.py --resume {files.quoted(self)}"
+        return f"python model.py --export litert --model {files.quoted(self)}"
+
+    @contextlib.contextmanager
+    def held(self, new: bool = False) -> Iterator[None]:
+        """Hold the run in this block, so that no other process trains into it.
+
+        Args:
+            new: make the folder. If nothing is written into it, it is removed.
+        Raises:
+            UserError: another process holds it, or the run neither has a checkpoint nor may begin
+                here, as other files would be lost.
+        """
+        if not self.writes:
+            yield
+            return
+        if new or not self.has_checkpoint():
+            names = {path.name for path in self.folder.glob("[!.]*")}
+            # A run that ended before its first checkpoint begins again. `config` raises UserError.
+            if names and (names != {"config.json"} or not self.config):
+                wanted = "a new folder" if new else "a run with a checkpoint.npz or metrics.json"
+                raise UserError(f"expected {wanted}, got {self}, which has other files")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {self}: {error.strerror}") from None
+        try:
+            with files.lock(self.folder / ".lock"):
+                yield
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty
+                self.folder.rmdir()
+
+    def finish(self, metrics: dict) -> None:
+        """Mark the run as finished and remove its checkpoint."""
+        files.write_json(self.folder / "metrics.json", metrics)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove from a finished run the checkpoint, and what a killed process left."""
+        (self.folder / "checkpoint.npz").unlink(missing_ok=True)
+        files.remove_leftovers(self.folder)
+
+    # --- History and checkpoint -------------------------------------------------------------------
+
+    def history(self) -> list[dict[str, str]]:
+        """Return the rows of `history.csv`, values as text; none if there is no such file."""
+        path = self.folder / "history.csv"
+
+        def parse():
+            return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+
+        return _read_if_whole(path, parse, MAX_TEXT) or []
+
+    def save(self, history: Sequence[dict], arrays: Sequence[np.ndarray]) -> None:
+        """Write a checkpoint, and the history as `history.csv`.
+
+        Args:
+            history: a row of numbers per epoch, with the same keys.
+            arrays: of the network and its optimizer, as for `restore`.
+        """
+        if not self.writes:
+            return
+        named = {f"array{i}": array for i, array in enumerate(arrays)}
+        with files.atomic_file(self.folder / "checkpoint.npz") as temporary:
+            np.savez(temporary, history=np.array(json.dumps(history)), **named)
+        with (
+            files.atomic_file(self.folder / "history.csv") as temporary,
+            open(temporary, "w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, history[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+
+    def restore(self, restore_arrays: Callable[[list[np.ndarray]], None]) -> list[dict]:
+        """Return the history of the checkpoint, if there is one, and hand over its arrays.
+
+        Raises:
+            UserError: it is damaged, or its arrays are not accepted.
+        """
+        path = self.folder / "checkpoint.npz"
+
+        def parse():
+            with zipfile.ZipFile(path) as archive:
+                if any(entry.compress_size != entry.file_size for entry in archive.infolist()):
+                    raise ValueError("compressed")  # it may unpack to far more than its size
+            with np.load(path, allow_pickle=False) as file:
+                history = json.loads(str(file["history"]))
+                arrays = [file[f"array{i}"] for i in range(len(file.files) - 1)]
+            if not _is_history(history):
+                raise ValueError("expected rows of numbers")
+            restore_arrays(arrays)
+            return history
+
+        try:
+            return _read(path, parse) or []
+        except UserError as error:
+            raise UserError(f"{error}; without that file training begins anew") from None
+
+    # --- The trained network ----------------------------------------------------------------------
+
+    def save_network(self, network: keras.Model) -> None:
+        """Write `model.keras`, to which the answer is fitted next: see `switch`."""
+        with files.atomic_file(self.folder / "model.keras") as temporary:
+            network.save(temporary)
+
+    def network(self, suffix: str) -> Path:
+        """Return the file of the network that ends in `suffix`, ".keras" or ".tflite".
+
+        Raises:
+            UserError: its sha256 is not the one in `config.json`.
+        """
+        named = self.config.get("files", {})
+        name = next((each for each in named if each.endswith(suffix)), f"model{suffix}")
+        old = self.config.get("litert_sha256") if suffix == ".tflite" else None
+        digest, path = named.get(name, old), self.folder / name
+        if digest and path.exists():
+            with files.reading(path):
+                files.check_readable(path)
+                if files.sha256(path) != digest:
+                    raise ValueError("its sha256 is not that of config.json; model.py exports anew")
+        return path
+
+    def switch(self, new: Sequence[Path], **changes: object) -> None:
+        """Replace the network: a reader, or a kill at any time, finds the old or the new one.
+
+        Args:
+            new: the files, on the same disk as the run; they are moved there.
+            changes: of `config.json`.
+        """
+        named = {}
+        for path in new:
+            digest = files.sha256(path)
+            name = f"model-{digest[:8]}{path.suffix}"
+            with files.atomic_file(self.folder / name) as temporary:
+                path.rename(temporary)
+            named[name] = digest
+        config = {**self.config, **changes, "files": named}
+        config.pop("litert_sha256", None)  # of an earlier release
+        self.write_config(config)
+        for path in [*self.networks(), self.folder / "novelty.npz"]:
+            if path.name not in named:
+                path.unlink(missing_ok=True)
+
+    def write_trained_on(self, identities: np.ndarray, init: str | None = None) -> None:
+        """Write which photos the network was trained on, and those that `init` was trained on.
+
+        Args:
+            identities: (n, 2) uint64, hashes of the names and of the looks of the photos.
+        """
+        before = None if init is None else Run(init)._known()
+        known = identities if before is None else np.concatenate([identities, before])
+        with files.atomic_file(self.folder / "trained_on.npy") as temporary:
+            np.save(temporary, np.unique(known, axis=0))
+
+    def trained_on(self, identities: np.ndarray) -> np.ndarray | None:
+        """Return (n,) bool, whether the network was trained on each photo; None if not known.
+
+        It was if it knows a photo of the same name that looks the same: other photos may have the
+        same names, such as cat.0, and the same photo may be encoded again.
+        """
+        known = self._known()
+        if known is None:
+            return None
+        names, looks = identities.T
+        first = np.searchsorted(known[:, 0], names, "left")
+        count = np.searchsorted(known[:, 0], names, "right") - first
+        found = np.zeros(len(names), bool)
+        for place in range(count.max(initial=0)):
+            rows = known[np.minimum(first + place, len(known) - 1)]
+            found |= (place < count) & alike.are_near(rows[:, 1], looks)
+        return found
+
+    def _known(self):
+        path = self.folder / "trained_on.npy"
+
+        def parse():
+            hashes = np.load(path, allow_pickle=False)
+            if hashes.dtype != np.uint64 or hashes.shape[1:] != (2,):
+                raise ValueError("expected pairs of hashes")
+            return hashes
+
+        return _read_if_whole(path, parse)
 
 
-def create(run: Path, config: dict) -> None:
-    """Make a run directory with its `config.json`; see `claimed`."""
-    with claimed(run, config):
-        pass
+# --- Reading --------------------------------------------------------------------------------------
 
 
-def free_folder(name: str) -> Path:
-    """Return the path `name`, with a suffix if there is such a folder."""
-    numbered = (name if count == 1 else f"{name}-{count}" for count in itertools.count(1))
-    return Path(next(each for each in numbered if not os.path.lexists(each)))
-
-
-def new_config(
-    run: Path, settings, dataset, places: dict[str, str], exclude: list[str], relabel: dict
-) -> dict:
-    """Return the `config.json` of a new run.
-
-    Args:
-        settings: `training.settings.Settings`.
-        dataset: the `data.Dataset` to train on.
-        places: `data_dir` and `cache_dir` as they were typed in the current folder.
-        exclude, relabel: as for `data.load`.
-    """
-    return {
-        "settings": dataclasses.asdict(settings),
-        **{name: relative_to_run(run, path) for name, path in places.items()},
-        "exclude": exclude,
-        "relabel": relabel,
-        "classes": dataset.classes,
-        "score_size": settings.score_size,
-        "splits": dataset.split_sizes(),
-        "digest": dataset.digest(),
-        "skipped": len(dataset.skipped),
-        "versions": backend.versions(),
-    }
-
-
-def check_same(config: dict, settings, dataset, data_dir: str) -> None:
-    """Raise UserError unless a run goes on with the photos and the sizes that it began with."""
-    if dataset.digest() != config.get("digest"):
-        raise UserError(
-            f"the photos in {printable(data_dir)} have changed since this run was started; "
-            "restore them or start a new run"
-        )
-    for name, value in (("classes", dataset.classes), ("score_size", settings.score_size)):
-        if config[name] != value:
-            raise UserError(f"config.json was changed: expected {name} to be {value}")
-
-
-def check_recipe(run: Path, settings) -> None:
-    """Raise UserError if a run was begun with other settings, apart from what photos decide."""
-    begun = read_config(run)["settings"]
-    for name, value in json.loads(files.to_json(dataclasses.asdict(settings))).items():
-        if name not in DECIDED_BY_PHOTOS and begun.get(name) != value:
-            raise UserError(
-                f"expected {name} {printable(str(begun.get(name)))}, with which "
-                f"{printable(run)} was begun, got {value}; use another --output"
-            )
-
-
-def update_config(run: Path, **changes: object) -> None:
-    """Replace or add entries of `config.json`."""
-    files.write_json(Path(run) / "config.json", {**read_config(run), **changes})
-
-
-def has_mirror(config: dict) -> bool:
-    """Return whether a network answers for the mean of a photo and its mirror image."""
-    settings = config.get("settings", {})
-    return not isinstance(settings, dict) or settings.get("mirror") is not False
-
-
-def network_files(run: Path) -> list[Path]:
-    """Return the files of a run that hold a network."""
-    return [path for path in Path(run).glob("model*") if NETWORK.fullmatch(path.name)]
-
-
-def network_file(run: Path, config: dict, suffix: str) -> tuple[Path, str | None]:
-    """Return the file of a network and its sha256, if `config.json` says it.
-
-    Args:
-        suffix: ".keras" or ".tflite".
-    """
-    for name, digest in config.get("files", {}).items():
-        if name.endswith(suffix):
-            return Path(run) / name, digest
-    old = config.get("litert_sha256") if suffix == ".tflite" else None
-    return Path(run) / f"model{suffix}", old
-
-
-def check_sum(path: Path, digest: str | None) -> None:
-    """Raise ValueError unless a file has this sha256."""
-    if digest and files.sha256(path) != digest:
-        raise ValueError("its sha256 is not the one in config.json; model.py exports anew")
-
-
-def switch(run: Path, new: Sequence[Path], changes: dict) -> None:
-    """Replace the network of a run: a reader, or a kill at any time, finds the old or the new one.
-
-    Args:
-        new: the files, on the same disk as the run; they are moved there.
-        changes: of `config.json`.
-    """
-    named = {}
-    for path in new:
-        digest = files.sha256(path)
-        name = f"model-{digest[:8]}{path.suffix}"
-        with files.atomic_file(Path(run) / name) as temporary:
-            path.rename(temporary)
-        named[name] = digest
-    config = {**read_config(run), **changes, "files": named}
-    config.pop("litert_sha256", None)  # of an earlier release
-    files.write_json(Path(run) / "config.json", config)
-    for path in [*network_files(run), Path(run) / "novelty.npz"]:
-        if path.name not in named:
-            path.unlink(missing_ok=True)
-
-
-def read_config(run: Path | str) -> dict:
-    """Return the content of `config.json`; raise UserError if prediction cannot use it."""
-    path = Path(run) / "config.json"
-    found = _read(path, lambda: [json.loads(path.read_bytes())])
-    if found is None:
-        raise UserError(f"expected a run directory with a config.json, got {printable(run)}")
-    (config,) = found
-    if not isinstance(config, dict):
-        raise UserError(f"{printable(path)} is not what train.py writes: expected an object")
-    check_config(config, path)
-    return config
-
-
-def check_config(config: dict, path: Path) -> None:
-    """Raise UserError unless prediction can use the content of the `config.json` at `path`."""
-    for key, (expected, default, good) in CHECKS.items():
-        value = config.get(key, default)
-        if not good(value):
-            got = printable(json.dumps(value))[:80]
-            raise UserError(
-                f"{printable(path)} is not what train.py writes: expected {key} to be {expected}, "
-                f"got {got}"
-            )
-
-
-def _read(path: Path, parse: Callable[[], object]) -> object:
-    """Return what `parse` makes of a file of a run, or None if there is no such file.
-
-    Raises:
-        UserError: the file cannot be read. Changed bytes make parsers raise errors of all kinds.
-    """
-    try:
-        files.check_regular(path)
-        most = MAX_TEXT if path.suffix in (".json", ".csv") else MAX_ARRAYS
-        if (size := path.stat().st_size) > most:
-            raise ValueError(f"{size:,} bytes, more than {most:,}")
-        return parse()
-    except (FileNotFoundError, NotADirectoryError):
+def _read(path: Path, parse: Callable[[], object], most: int = files.MOST_BYTES) -> object:
+    """Return what `parse` makes of a file of a run, or None if there is no such file."""
+    if not os.path.lexists(path):
         return None
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror or error}") from None
-    except Exception as error:
-        reason = printable(" ".join(str(error).split())[:200]) or type(error).__name__
-        raise UserError(f"{printable(path)} is not what train.py writes: {reason}") from None
+    with files.reading(path):
+        files.check_readable(path, most)
+        return parse()
 
 
-def _read_if_whole(path: Path, parse: Callable[[], object]) -> object:
+def _read_if_whole(path: Path, parse: Callable[[], object], most: int = files.MOST_BYTES) -> object:
     """Do what `_read` does for a file that is not needed: damage costs a warning, and is None."""
     try:
-        return _read(path, parse)
+        return _read(path, parse, most)
     except UserError as error:
         logger.warning(str(error))
         return None
 
 
+def _relative(path: str, start: Path, to: Path) -> str:
+    """Return a path that begins in one folder as it is from another; absolute ones stay.
+
+    The paths in `config.json` are relative to the run: it is resumed from any folder.
+    """
+    if os.path.isabs(path):
+        return str(path)
+    try:
+        return Path(os.path.relpath(start.resolve() / path, to.resolve())).as_posix()
+    except ValueError:  # another drive, on Windows
+        return str(start.resolve() / path)
+
+
+def _checked(config: object) -> dict:
+    """Return the content of a `config.json`; raise UserError if prediction cannot use it."""
+    for name, (expected, default, is_good) in CHECKS.items():
+        value = config.get(name, default)
+        if not is_good(value):
+            raise UserError(f"expected {name} to be {expected}, got {json.dumps(value)[:80]}")
+    return config
+
+
 def _are_classes(names) -> bool:
+    """Return whether these are classes, and may have folders of their names, as --sort makes."""
     return (
         isinstance(names, list)
-        and 2 <= len(names) <= MOST_CLASSES
-        and all(isinstance(name, str) and _is_file_name(name) for name in names)
-        and len(set(names)) == len(names)
-    )
-
-
-def _is_file_name(name: str) -> bool:
-    """Return whether a class may have a folder of that name, as predict.py makes them."""
-    return name not in ("", ".", "..") and not set(name) & {"/", "\0"}
-
-
-def _are_files(named) -> bool:
-    """Return whether every name is one of `switch`, with the sha256 that it comes from."""
-    return isinstance(named, dict) and all(
-        isinstance(digest, str)
-        and re.fullmatch("[0-9a-f]{64}", digest)
-        and re.fullmatch(rf"model-{digest[:8]}\.(keras|tflite)", name)
-        for name, digest in named.items()
+        and all(isinstance(name, str) and name not in ("", ".", "..") for name in names)
+        and not set("".join(names)) & {"/", "\0"}
+        and 2 <= len(set(names)) == len(names) <= MOST_CLASSES
     )
 
 
 def _is_answer(sizes) -> bool:
-    return isinstance(sizes, dict) and all(
-        type(sizes.get(name)) is int and 0 <= sizes[name] <= most
-        for name, most in (("photos", novelty.MAX_PHOTOS), ("scores", novelty.MAX_SCORES))
+    most = {"photos": novelty.MAX_PHOTOS, "scores": novelty.MAX_SCORES}
+    return (
+        isinstance(sizes, dict)
+        and sizes.keys() == most.keys()
+        and all(_is_number(sizes[name], 0, most[name], int) for name in most)
     )
 
 
-def _is_number(value, least, most) -> bool:
-    return type(value) in (int, float) and least <= value <= most  # not so for NaN
+def _is_number(value, least, most, *kinds) -> bool:
+    return type(value) in (kinds or (int, float)) and least <= value <= most  # not so for NaN
+
+
+def _is_object(value) -> bool:
+    return isinstance(value, dict)
 
 
 # What prediction needs: what is expected, the default, the check.
 CHECKS = {
-    "classes": (f"2 to {MOST_CLASSES} distinct names", None, _are_classes),
+    "classes": (f"2 to {MOST_CLASSES} distinct names of folders", None, _are_classes),
     "score_size": (
         f"a whole number from 1 to {MAX_SCORE_SIZE}",
         None,
-        lambda value: type(value) is int and 0 < value <= MAX_SCORE_SIZE,
+        lambda value: _is_number(value, 1, MAX_SCORE_SIZE, int),
     ),
     "temperature": ("from 0.001 to 1000", 1.0, lambda value: _is_number(value, 1e-3, 1e3)),
     "clip": ("from 0 to 0.5", 0.0, lambda value: _is_number(value, 0, 0.5)),
-    "data_dir": ("text", "", lambda value: isinstance(value, str)),
-    "cache_dir": ("text", "", lambda value: isinstance(value, str)),
-    "settings": ("an object", {}, lambda value: isinstance(value, dict)),
-    "versions": ("an object", {}, lambda value: isinstance(value, dict)),
-    "files": ("the names that the export gave them, with sha256", {}, _are_files),
     "answer": ("numbers of photos and scores", {"photos": 0, "scores": 0}, _is_answer),
-    "litert_sha256": ("text", None, lambda value: isinstance(value, str | None)),
+    "settings": ("an object", {}, _is_object),
+    "versions": ("an object", {}, _is_object),
+    "files": ("an object", {}, _is_object),
 }
 
 
-# --- History and checkpoint -----------------------------------------------------------------------
-
-
-def read_history(run: Path) -> list[dict[str, str]]:
-    """Return the rows of `history.csv`, values as text; none if there is no such file."""
-    path = Path(run) / "history.csv"
-
-    def parse():
-        return list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
-
-    return _read_if_whole(path, parse) or []
-
-
-def write_history(run: Path, rows: Sequence[dict]) -> None:
-    """Write the rows, which have the same keys, as `history.csv`."""
-    path = Path(run) / "history.csv"
-    with files.atomic_file(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def write_checkpoint(run: Path, history: list[dict], arrays: Sequence[np.ndarray]) -> None:
-    """Write a checkpoint: one row of `history` per epoch, and the arrays of `training_arrays`.
-
-    And `history.csv`. Of several processes, only the first writes.
-    """
-    if backend.index() > 0:
-        return
-    named = {f"array{i}": array for i, array in enumerate(arrays)}
-    with files.atomic_file(Path(run) / "checkpoint.npz") as temporary:
-        np.savez(temporary, history=np.array(json.dumps(history)), **named)
-    if history:
-        write_history(run, history)
-
-
-def read_checkpoint(run: Path) -> tuple[list[dict], list[np.ndarray]] | None:
-    """Return (history, arrays) as they were written, or None; raise UserError for damage."""
-    path = Path(run) / "checkpoint.npz"
-
-    def parse():
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_size != entry.file_size for entry in archive.infolist()):
-                raise ValueError("compressed")  # it may unpack to far more than its size
-        with np.load(path, allow_pickle=False) as file:
-            history = json.loads(str(file["history"]))
-            arrays = [file[f"array{i}"] for i in range(len(file.files) - 1)]
-        if not _is_history(history) or any(array.dtype.kind not in "biuf" for array in arrays):
-            raise ValueError("expected numbers")
-        return history, arrays
-
-    try:
-        return _read(path, parse)
-    except UserError as error:
-        raise UserError(f"{error}; without that file the run starts from its first epoch") from None
-
-
 def _is_history(rows) -> bool:
-    """Return whether these are rows of `history.csv`: rows of numbers with the same keys."""
-    return (
-        isinstance(rows, list)
-        and all(isinstance(row, dict) and row and row.keys() == rows[0].keys() for row in rows)
-        and all(type(value) in (int, float) for row in rows for value in row.values())
+    """Return whether these are rows of numbers with the same keys."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict)
+        and row.keys() == rows[0].keys()
+        and all(_is_number(value, -math.inf, math.inf) for value in row.values())
+        for row in rows
     )
-
-
-def check_arrays(arrays: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raise UserError unless the arrays of a checkpoint have these shapes and are finite."""
-    if [array.shape for array in arrays] != list(map(tuple, shapes)):
-        raise UserError(
-            "expected a checkpoint of the network that config.json names, got one of another"
-        )
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise UserError("expected finite numbers in checkpoint.npz, got nan or inf")
-
-
-def training_variables(network: keras.Model) -> list:
-    """Return all that training changes: of the network, its average and its optimizer."""
-    return [*network.variables, *network.optimizer.variables]
-
-
-def training_arrays(network: keras.Model) -> list[np.ndarray]:
-    """Return the arrays of a checkpoint of a compiled `training.average.AveragedNetwork`."""
-    return [np.asarray(keras.ops.convert_to_numpy(each)) for each in training_variables(network)]
-
-
-def restore_training(run: Path, network: keras.Model) -> list[dict]:
-    """Restore the checkpoint if there is one; raise UserError if it is of another network.
-
-    Returns:
-        The rows of its history, or an empty list.
-    """
-    checkpoint = read_checkpoint(run)
-    if checkpoint is None:
-        return []
-    history, arrays = checkpoint
-    variables = training_variables(network)
-    check_arrays(arrays, [tuple(each.shape) for each in variables])
-    for variable, array in zip(variables, arrays, strict=True):
-        variable.assign(array)
-    return history
-
-
-# --- The trained network --------------------------------------------------------------------------
-
-
-def save_network(run: Path, network: keras.Model) -> None:
-    """Write `model.keras`, to which the answer is fitted next: see `switch`."""
-    with files.atomic_file(Path(run) / "model.keras") as temporary:
-        network.save(temporary)
-
-
-def write_trained_on(run: Path, identities: np.ndarray, init: str | None = None) -> None:
-    """Write which photos the network was trained on, and those that `init` was trained on.
-
-    Args:
-        identities: (n, 2) uint64, hashes of the names and of the looks of the photos.
-    """
-    before = None if init is None else _read_trained_on(init)
-    known = identities if before is None else np.concatenate([identities, before])
-    with files.atomic_file(Path(run) / "trained_on.npy") as temporary:
-        np.save(temporary, np.unique(known, axis=0))
-
-
-def trained_on(run: Path | str, identities: np.ndarray) -> np.ndarray | None:
-    """Return (n,) bool, whether the network was trained on each photo; None if not known.
-
-    It was if it knows a photo of the same name that looks the same: other photos may have the same
-    names, such as cat.0, and the same photo may be encoded again.
-    """
-    known = _read_trained_on(run)
-    if known is None:
-        return None
-    names, looks = identities.T
-    first = np.searchsorted(known[:, 0], names, "left")
-    count = np.searchsorted(known[:, 0], names, "right") - first
-    found = np.zeros(len(names), bool)
-    for place in range(count.max(initial=0)):
-        rows = known[np.minimum(first + place, len(known) - 1)]
-        found |= (place < count) & alike.are_near(rows[:, 1], looks)
-    return found
-
-
-def _read_trained_on(run):
-    path = Path(run) / "trained_on.npy"
-
-    def parse():
-        hashes = np.load(path, allow_pickle=False)
-        if hashes.dtype != np.uint64 or hashes.shape[1:] != (2,):
-            raise ValueError("expected pairs of hashes")
-        return hashes
-
-    return _read_if_whole(path, parse)

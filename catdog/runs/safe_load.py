@@ -6,39 +6,23 @@ decides what code runs. The file is compared with that architecture before its n
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catdog import files
 from catdog.backend import keras
 from catdog.errors import UserError
-from catdog.files import printable
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]  # of a .keras file
 MAX_OVERHEAD = 2**20  # bytes of a weights file beside the weights; the largest of ours has 130,000
-MAX_LITERT = 2**31  # bytes; the format's own limit
 VALUES_PER_PIXEL = 128  # in the output of a layer, for every pixel of the photo; ours have 32
-
-
-@contextlib.contextmanager
-def refusing(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file in the block into a UserError that names the file."""
-    try:
-        yield
-    except zipfile.BadZipFile:
-        raise UserError(f"cannot load {printable(path)}: not a whole .keras file") from None
-    except Exception as error:  # Keras, HDF5 and LiteRT raise many kinds on a damaged file
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        reason = printable(" ".join(reason.split()))[:300]
-        raise UserError(f"cannot load {printable(path)}: {reason}") from None
 
 
 # --- model.keras ----------------------------------------------------------------------------------
@@ -46,14 +30,14 @@ def refusing(path: Path) -> Iterator[None]:
 
 def load_weights(network: keras.Model, path: Path) -> None:
     """Give a network the numbers in a `.keras` file, if it is what Keras writes for the network."""
-    with refusing(path):
-        files.check_regular(path)
+    with files.reading(path):
+        files.check_readable(path)
         shapes = [tuple(weight.shape) for weight in network.weights]
         most = 4 * sum(map(math.prod, shapes)) + MAX_OVERHEAD
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if sorted(entry.filename for entry in entries) != MEMBERS:
-                names = ", ".join(printable(entry.filename) for entry in entries[:4])
+                names = ", ".join(entry.filename for entry in entries[:4])
                 raise ValueError(f"expected {', '.join(MEMBERS)} in it, got {names}")
             for entry in entries:
                 if entry.compress_type != zipfile.ZIP_STORED:
@@ -109,36 +93,27 @@ def stored_shapes(file: io.BytesIO) -> list[tuple[int, ...]]:
         group = waiting.pop()
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise ValueError(f"weights with a link, {printable(name)}, to elsewhere")
+                raise ValueError(f"weights with a link, {name}, to elsewhere")
             item = group[name]
             place = h5py.h5o.get_info(item.id).addr
             if place in seen:
-                raise ValueError(f"weights with {printable(name)} under two names")
+                raise ValueError(f"weights with {name} under two names")
             seen.add(place)
             if isinstance(item, h5py.Group):
                 if name != "seed_generator":  # the random state of dropout
                     waiting.append(item)
             elif not isinstance(item, h5py.Dataset) or item.dtype != "float32":
-                raise ValueError(f"expected float32 numbers in {printable(item.name)}")
+                raise ValueError(f"expected float32 numbers in {item.name}")
             elif item.external or item.is_virtual or item.chunks:
-                raise ValueError(f"weights with {printable(item.name)} outside the file or packed")
+                raise ValueError(f"weights with {item.name} outside the file or packed")
             elif item.id.get_storage_size() != item.nbytes:
-                raise ValueError(f"weights without the values of {printable(item.name)}")
+                raise ValueError(f"weights without the values of {item.name}")
             else:
                 shapes.append(item.shape)
     return shapes
 
 
 # --- model.tflite ---------------------------------------------------------------------------------
-
-
-def check_litert_file(path: Path) -> None:
-    """Raise ValueError or OSError unless a file looks like a LiteRT network."""
-    files.check_regular(path)
-    with open(path, "rb") as file:
-        start = file.read(8)
-    if start[4:] != b"TFL3" or path.stat().st_size > MAX_LITERT:
-        raise ValueError("not a LiteRT file")
 
 
 def check_litert_network(

@@ -66,11 +66,12 @@ def warnings(dataset) -> list[str]:
             told.append(f"To score all:  python train.py {here} --folds 5")
     copies = alike.have_copies(dataset.images, test, dataset.splits["train"]).sum()
     if copies >= max(1, 0.01 * len(test)):
-        told.append(
+        told += [
             f"Warning: {copies:,} of {len(test):,} test photos have a copy in training, as it is, "
-            "mirrored or brighter: their score will be too good.\n         For a list: "
-            f"python data.py {here} --output copies; then --exclude copies/copies.txt"
-        )
+            "mirrored or brighter: their score will be too good.",
+            f"         For a list: python data.py {here} --output copies; then "
+            "--exclude copies/copies.txt",
+        ]
     return told
 
 

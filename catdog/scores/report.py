@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from catdog import files
-from catdog.runs import run
 from catdog.scores import metrics, pages, plots, tables
 
 CERTAIN_MISTAKES, LEAST_CERTAIN, RIGHT, DISPUTED = 12, 12, 8, 48  # photos shown
@@ -43,7 +42,7 @@ def write(scored: Sequence, result: dict, folder: Path) -> Path:
             tables.write_csv(temporary / "predictions.csv", predictions(only))
             drawn = plots.plot_evaluation(
                 only.labels, only.probabilities, only.uncalibrated, only.dataset.classes,
-                run.read_history(only.classifier.run), temporary, only.novelty, only.outsiders,
+                only.classifier.run.history(), temporary, only.novelty, only.outsiders,
             )  # fmt: skip
             thresholds = metrics.accuracy_by_threshold(only.labels, only.probabilities)
             config = {"runtime": only.classifier.runtime, **only.classifier.config}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from catdog.backend import keras
 
@@ -46,6 +48,18 @@ class AveragedNetwork(keras.Model):
         """Set the average to the weights of the network."""
         for average, weight in zip(self.average, self.network.weights, strict=True):
             average.assign(keras.ops.copy(weight))  # JAX gives both back to the device
+
+    def get_state(self) -> list[np.ndarray]:
+        """Return all that training changes: of the network, its average and its optimizer."""
+        return [np.asarray(keras.ops.convert_to_numpy(each)) for each in self._state()]
+
+    def set_state(self, arrays: Sequence[np.ndarray]) -> None:
+        """Go on from what `get_state` returned; raise ValueError if it was another network."""
+        for variable, array in zip(self._state(), arrays, strict=True):
+            variable.assign(array)
+
+    def _state(self):
+        return [*self.variables, *self.optimizer.variables]
 
     def averaged_weights(self) -> list:
         """Return the average, as `network.get_weights()` returns the weights."""

@@ -25,5 +25,6 @@ def check(loss: float, arrays: Sequence[np.ndarray], epochs: int, settings: Sett
     if not finite:
         advice = LIKELY_CAUSES.format(lr=settings.lr, batch_size=settings.batch_size)
         raise UserError(
-            f"expected a finite loss and finite weights, got nan or inf in epoch {epochs}\n{advice}"
+            f"expected a finite loss and finite weights, got nan or inf in epoch {epochs}",
+            advice=advice,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -13,8 +12,9 @@ from tqdm import tqdm
 from catdog import files
 from catdog.backend import keras
 from catdog.cli import say
-from catdog.files import counted, printable, quoted, some_names
-from catdog.runs import novelty, run
+from catdog.files import counted, quoted, some_names
+from catdog.runs import novelty
+from catdog.runs.run import Run
 from catdog.scores import inspect, plots, tables
 from catdog.training import devices
 from catdog.training.settings import Settings
@@ -33,17 +33,16 @@ REDRAW = 60  # seconds after which curves.png is drawn again
 UNEVEN = 2  # times as many photos of one class as of another
 
 
-def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None:
+def describe(run: Run, settings: Settings, dataset, parameters: int) -> None:
     """Print what is about to be trained, on what, on which devices, and where.
 
     Args:
-        folder: the run directory.
         dataset: the `data.Dataset` to train on.
         parameters: the number of parameters of the network.
     """
     device, *more = devices.devices()
     sizes = " > ".join(f"{size}" for size in dict.fromkeys(settings.image_sizes()))
-    start = f", starting from {printable(settings.init)}" if settings.init else ""
+    start = f", starting from {settings.init}" if settings.init else ""
     lines = [
         f"Device   {device}, {settings.precision}"
         + (f", and {len(more)} more of the same kind" if more else "")
@@ -55,7 +54,7 @@ def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None
         "Photos   " + ", ".join(f"{name} {n:,}" for name, n in dataset.split_sizes().items()),
         f"         skipped {len(dataset.skipped)}, left out {len(dataset.excluded)}; "
         f"{dataset.summary}",
-        *(f"skipped {printable(path)}: {reason}" for path, reason in dataset.skipped[:10]),
+        *(f"skipped {path}: {reason}" for path, reason in dataset.skipped[:10]),
         *([f"skipped {more} more"] if (more := len(dataset.skipped) - 10) > 0 else []),
     ]
     counts = dataset.class_counts("train")
@@ -69,10 +68,10 @@ def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None
         f"Network  {settings.arch}, {parameters:,} parameters{start}",
         f"Recipe   {settings.recipe}, {counted(settings.epochs, 'epoch')} at {sizes} px, "
         f"scored at {settings.score_size} px",
-        f"Run      {printable(folder)}",
+        f"Run      {run}",
         *inspect.warnings(dataset),
     ]
-    say("\n".join(lines))
+    say(*lines)
     if settings.init:
         say_if_seen(dataset, settings.init)
     if devices.processes() > 1:
@@ -85,10 +84,10 @@ def describe(folder: Path, settings: Settings, dataset, parameters: int) -> None
 def say_if_seen(dataset, init: str) -> None:
     """Warn if the run `init` was trained on some of the photos to be scored."""
     held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-    seen = run.trained_on(init, dataset.identities(held_out))
+    seen = Run(init).trained_on(dataset.identities(held_out))
     if seen is not None and seen.any():
         say(
-            f"Warning: {printable(init)} was trained on {seen.sum():,} of the validation and test "
+            f"Warning: {init} was trained on {seen.sum():,} of the validation and test "
             "photos: their scores will be too good."
         )
 
@@ -176,10 +175,10 @@ def epoch_line(row: dict, settings: Settings) -> str:
     )
 
 
-def draw_curves(folder: Path, history: list[dict]) -> None:
+def draw_curves(run: Run, history: list[dict]) -> None:
     """Draw `curves.png` of a run, but not before the last one is a minute old: it takes 0.5 s."""
-    path = Path(folder) / "curves.png"
-    if not path.exists() or files.age(path) > REDRAW:
+    path = run.folder / "curves.png"
+    if run.writes and (not path.exists() or files.age(path) > REDRAW):
         plots.plot_history(history, path)
 
 
@@ -197,7 +196,7 @@ def report_epoch(
     one_label.append(scores["largest_share"] == 1 and scores["accuracy"] < 1)
     say(epoch_line(row, settings))
     if one_label[-2:] == [True, True] and one_label[-3:-2] != [True]:
-        say(ONE_LABEL)
+        say(*ONE_LABEL.splitlines())
 
 
 def resuming(done: int, settings: Settings) -> str:
@@ -229,33 +228,35 @@ def clock(seconds: float) -> str:
 # --- What comes next ------------------------------------------------------------------------------
 
 
-def say_scores(folder: Path, settings: Settings, metrics: dict) -> None:
+def say_scores(run: Run, settings: Settings, metrics: dict) -> None:
     """Print the scores of a finished run, what is to be known about them, and what comes next.
 
     Args:
         metrics: as `metrics.json` keeps them.
     """
-    config = run.read_config(folder)
-    for line in novelty.advice(config):
-        say(line)
     say(
-        f"\nTrained for {clock(metrics['training_seconds'])}. "
-        "On the test split, which training never saw:\n"
+        *novelty.advice(run.scores),
+        "",
+        f"Trained for {clock(metrics['training_seconds'])}. On the test split, which training "
+        "never saw:",
+        "",
     )
     print(tables.format_score(metrics["test"]), flush=True)
     before = "calibration and mirror image" if settings.mirror else "calibration"
     of = metrics["validation"]
     say(
-        f"\nValidation: accuracy {tables.percent(of['accuracy'])}, log loss "
-        f"{tables.number(of['log_loss'])}. Each epoch was scored without {before}."
+        "",
+        f"Validation: accuracy {tables.percent(of['accuracy'])}, log loss "
+        f"{tables.number(of['log_loss'])}. Each epoch was scored without {before}.",
     )
     if is_at_chance(metrics["validation"]):
-        say(AT_CHANCE)
+        say(*AT_CHANCE.splitlines())
     if settings.recipe == "demo":
-        say(DRAWINGS)
+        say(*DRAWINGS.splitlines())
     say(
-        f"\nNext:  {evaluate_command(folder, run.from_run(folder, config['data_dir']))}\n"
-        f"       python predict.py --model {quoted(folder)} photo.jpg"
+        "",
+        f"Next:  {evaluate_command(run)}",
+        f"       python predict.py --model {quoted(run)} photo.jpg",
     )
 
 
@@ -265,23 +266,24 @@ def is_at_chance(score: dict) -> bool:
     return score["accuracy_low"] <= max(counts) / sum(counts)
 
 
-def say_finished(folder: Path, data_dir: str, epochs: int | None) -> None:
+def say_finished(run: Run, epochs: int | None) -> None:
     """Print of a run that is to be resumed, but is finished, what can be done with it."""
     say(
-        f"{printable(folder)} is finished. Next:  {evaluate_command(folder, data_dir)}\n"
-        f"To train it further, as a new run:  python train.py --init {quoted(folder)} "
-        f"--epochs {epochs or 20}"
+        f"{run} is finished. Next:  {evaluate_command(run)}",
+        f"To train it further, as a new run:  python train.py --init {quoted(run)} "
+        f"--epochs {epochs or 20}",
     )
 
 
-def say_stopped(folder: Path) -> None:
+def say_stopped(run: Run) -> None:
     """Print how an interrupted run is continued."""
-    if run.has_checkpoint(folder):
-        how = f"To continue:  python train.py --resume {quoted(folder)}"
+    if run.has_checkpoint():
+        how = f"To continue:  {run.completed_by()}"
     else:
         how = "No epoch was completed. Run the same command again to start over."
-    say(f"\nStopped. {how}")
+    say("", f"Stopped. {how}")
 
 
-def evaluate_command(folder: Path, data_dir: str) -> str:
-    return f"python evaluate.py --model {quoted(folder)} --data-dir {quoted(data_dir)}"
+def evaluate_command(run: Run) -> str:
+    place = quoted(run.place("data_dir"))
+    return f"python evaluate.py --model {quoted(run)} --data-dir {place}"

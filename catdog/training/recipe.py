@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from catdog.errors import UserError
 from catdog.training.settings import Settings, add_flags
 
 # Strong augmentation and dropout pay in long runs. Measured on 200 drawings per class, 12 epochs at
@@ -11,6 +12,8 @@ UNTURNED = {"rotation": 0.0, "corruption": 0.0, "mild_end": 0.0}
 MILD = {"crop_area": 0.35, "brightness": 0.2, "erase": 0.0, "dropout": 0.0, **UNTURNED}
 SHORT_RUN = 2500  # steps
 THREE_STAGES = (0.5, 0.75, 1.0)
+
+DECIDED_BY_PHOTOS = ("fold", "batch_size", "precision", *MILD)
 
 # Of each recipe its use, and the settings that differ from the defaults of `Settings`.
 TABLE = {
@@ -64,6 +67,17 @@ def of_epoch(settings: Settings, epoch: int) -> Settings:
         return settings
     some = {"rotation": settings.rotation / 4, "corruption": settings.corruption / 2}
     return dataclasses.replace(settings, **{**MILD, **some})
+
+
+def check_same(run, settings: Settings) -> None:
+    """Raise UserError if a `Run` was begun with other settings, apart from what photos decide."""
+    for field in dataclasses.fields(Settings):
+        begun, asked = (getattr(each, field.name) for each in (run.settings, settings))
+        if field.name not in DECIDED_BY_PHOTOS and begun != asked:
+            raise UserError(
+                f"expected {field.name} {begun}, with which {run} was begun, got {asked}; use "
+                "another --output"
+            )
 
 
 def fit_to_size(settings: Settings, photos: int, batch_size: int | None = None) -> Settings:

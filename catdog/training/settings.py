@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import catdog
 from catdog.errors import UserError
-from catdog.files import printable
 
 SMALLEST_START = 48  # px in the first epochs: smaller images show too little of an animal
 
@@ -88,7 +87,7 @@ class Settings:
     mild_end: float = setting(0.1, "share of the epochs, the last ones, with mild augmentation",
         0, 1)
     precision: str = setting("float32", "Keras's dtype policy in training; chosen by the device",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"))
+        choices=("float32", "mixed_bfloat16"))
     class_weight: str | None = setting(None, "give all classes the same weight in the loss, "
         "however many photos they have", choices=(None, "balanced"), flag="")
     init: str | None = setting(None, "start from the weights of this run directory (for example "
@@ -120,7 +119,7 @@ class Settings:
             release = config.get("versions", {}).get("catdog", "0.1.0")
             raise UserError(
                 f"expected a run of version {catdog.__version__} of this program, got one whose "
-                f"settings are of version {printable(str(release))}, which can resume it"
+                f"settings are of version {release}, which can resume it"
             )
         return cls.from_dict(settings)
 

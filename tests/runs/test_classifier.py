@@ -17,8 +17,9 @@ import model
 from catdog import Classifier
 from catdog.errors import UserError
 from catdog.photos import photo
-from catdog.runs import calibration, run
+from catdog.runs import calibration
 from catdog.runs.classifier import LITERT_BATCH
+from catdog.runs.run import WEIGHTS
 from conftest import ROOT, draw_photos
 
 
@@ -77,7 +78,7 @@ def test_without_the_litert_file_keras_is_used_or_it_is_an_error(trained, tmp_pa
 
 
 def test_the_projects_network_still_knows_its_photos(tmp_path):
-    classifier = Classifier(run.WEIGHTS)
+    classifier = Classifier(WEIGHTS)
     assert classifier.classes == ["cat", "dog"]
     Image.new("RGB", (300, 200), "grey").save(tmp_path / "grey.png")
     assert set(classifier.predict(tmp_path / "grey.png")) == {"cat", "dog"}
@@ -104,7 +105,7 @@ def test_importing_the_package_loads_nothing_slow():
 
 @pytest.fixture(scope="module")
 def ours():
-    return Classifier(run.WEIGHTS)
+    return Classifier(WEIGHTS)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_threads_that_share_one_get_their_own_answers(ours, batches):
 
 
 def test_threads_that_share_keras_get_their_own_answers(batches):
-    slow = Classifier(run.WEIGHTS, model.load, "keras")
+    slow = Classifier(WEIGHTS, model.load, "keras")
     expected = [asked(slow, images) for images, _ in batches[:2]]
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda k: asked(slow, batches[k % 2][0]), range(8)))

@@ -15,9 +15,10 @@ import model
 from catdog import files
 from catdog.backend import keras
 from catdog.errors import UserError
-from catdog.runs import answer, calibration, export, novelty, run
+from catdog.runs import answer, calibration, export, novelty
 from catdog.runs.classifier import Classifier
-from conftest import ROOT, network_file, users_environment
+from catdog.runs.run import Run
+from conftest import ROOT, make_run, network_file, users_environment
 
 SIZE = 32
 CONFIG = {"settings": {"arch": "plain"}, "classes": ["cat", "dog"], "score_size": SIZE}
@@ -53,8 +54,8 @@ def dataset(network):
 
 @pytest.fixture
 def folder(tmp_path, network):
-    run.create(tmp_path / "run", CONFIG)
-    run.save_network(tmp_path / "run", network)
+    make_run(tmp_path / "run", CONFIG)
+    Run(tmp_path / "run").save_network(network)
     return tmp_path / "run"
 
 
@@ -62,17 +63,17 @@ def folder(tmp_path, network):
 def exported(tmp_path_factory, network, dataset):
     """A run that was exported, and then once more."""
     folder = tmp_path_factory.mktemp("exported") / "run"
-    run.create(folder, CONFIG)
-    run.save_network(folder, network)
+    make_run(folder, CONFIG)
+    Run(folder).save_network(network)
     left = folder / f".0123abcd.{files._machine()}.999999999.export"
     left.mkdir()
     for _ in range(2):
-        assert export.export(folder, network, dataset) == "eight-bit"
+        assert export.export(Run(folder), network, dataset) == "eight-bit"
     return folder
 
 
 def test_both_files_have_names_of_their_own_and_sums(exported):
-    config = run.read_config(exported)
+    config = Run(exported).config
     assert config["litert_weights"] == "eight-bit"
     assert config["answer"] == {"photos": 60, "scores": 60}
     for name, digest in config["files"].items():
@@ -122,18 +123,18 @@ def test_an_export_that_is_killed_leaves_the_run_as_it_was(
     folder = shutil.copytree(exported, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run.files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        export.export(folder, network, dataset)
-    config = run.read_config(folder)
+        patch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        export.export(Run(folder), network, dataset)
+    config = Run(folder).config
     assert all((folder / name).read_bytes() == before[name] for name in config["files"])
     assert Classifier(folder).runtime == "LiteRT"
 
 
 def test_without_litert_the_run_answers_with_keras(folder, network, dataset, no_export, caplog):
-    assert export.export(folder, network, dataset) is None
+    assert export.export(Run(folder), network, dataset) is None
     assert "could not write model.tflite, so predict.py starts more slowly: not in" in caplog.text
     classifier = Classifier(folder, model.load)
-    assert classifier.runtime == "Keras" and classifier.highest_novelty > 0.9
+    assert classifier.runtime == "Keras" and classifier.run.scores == 60
     assert classifier.outputs(dataset.images[:2])["novelty"].shape == (2,)
 
 
@@ -141,8 +142,8 @@ def test_a_network_of_nan_is_refused_by_export_and_classifier(folder, dataset, n
     broken = model.build("plain", 2, None)
     broken.layers[-1].bias.assign([np.nan])
     with pytest.raises(UserError, match="numbers that are not finite"):
-        export.export(folder, broken, dataset)
-    run.save_network(folder, broken)
+        export.export(Run(folder), broken, dataset)
+    Run(folder).save_network(broken)
     with pytest.raises(UserError, match="expected finite probabilities, got nan"):
         Classifier(folder, model.load).outputs(dataset.images[:1])
 

@@ -9,7 +9,8 @@ import pytest
 
 import model
 from catdog.errors import UserError
-from catdog.runs import formats, novelty, run
+from catdog.runs import formats, novelty
+from catdog.runs.run import WEIGHTS
 
 CLASSES = ["cat", "dog"]
 OUTPUTS = {"probabilities": np.array([[0.2, 0.8]]), "evidence": np.full((1, 2, 2, 1), 2.0)}
@@ -81,7 +82,7 @@ def test_other_suffix_and_file_that_exists_are_refused(tmp_path):
 @pytest.mark.formats
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_other_runtimes_say_unknown_from_their_own_outputs(format, tmp_path):
-    graph = model.load(run.WEIGHTS)
+    graph = model.load(WEIGHTS)
     path = tmp_path / f"cats{formats.SUFFIXES[format]}"
     assert formats.export_as(graph.answering, path, format, CLASSES) < 1e-3
     photos = np.random.default_rng(0).integers(0, 256, (3, 200, 200, 3)).astype(np.float32)

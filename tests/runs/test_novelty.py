@@ -104,13 +104,12 @@ def test_0_99_takes_299_validation_photos():
 
 
 def test_a_limit_that_a_run_cannot_reach_is_refused_with_one_that_it_can():
-    few = {"answer": {"photos": 10, "scores": 100}}
     for good in (None, 0.97, 1, 0):
-        novelty.check_limit(good, few)
+        novelty.check_limit(good, 100)
     with pytest.raises(UserError, match=r"at most 0.97, or 1, as the run has 100 validation"):
-        novelty.check_limit(0.99, few)
+        novelty.check_limit(0.99, 100)
     with pytest.raises(UserError, match="expected a run with novelty"):
-        novelty.check_limit(0.5, {})
+        novelty.check_limit(0.5, 0)
 
 
 # --- Photos to compare with -----------------------------------------------------------------------

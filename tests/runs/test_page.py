@@ -23,6 +23,7 @@ from catdog.photos.photo import load_photo
 from catdog.runs import answer, novelty, page
 from catdog.runs.classifier import Classifier
 from catdog.runs.page import convert, vendor
+from catdog.runs.run import Run
 from conftest import ROOT, network_file
 
 HOSTILE = '</script><img src=x onerror="document.title=1">'
@@ -56,8 +57,7 @@ def stand_in(size=32):
 
 
 def filled(run, content=b"network"):
-    config = json.loads((run / "config.json").read_text())
-    return page.fill_page(run, config, stand_in(), content)
+    return page.fill_page(Run(run), stand_in(), content)
 
 
 def content_of(text, part):
@@ -139,7 +139,7 @@ def test_page_without_a_reference_calls_nothing_unknown(tmp_path):
 
 @pytest.mark.parametrize("metrics", ["", "[]", '{"test": {}}', '{"test": {"accuracy": "x"}}'])
 def test_unfinished_run_makes_a_page_without_accuracy(metrics, tmp_path):
-    run = make_run(tmp_path / "run", ["a", "b"], settings=7)
+    run = make_run(tmp_path / "run", ["a", "b"], settings={"epochs": 3})
     (run / "metrics.json").write_text(metrics)
     text = filled(run)
     assert "From the run run<" in text and "Accuracy" not in text and "Trained" not in text
@@ -162,7 +162,7 @@ def test_large_page_is_written_with_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(page, "small_network", lambda network, try_eight_bit: content)
     run = make_run(tmp_path / "run", ["a", "b"])
     with caplog.at_level(logging.WARNING):
-        page.write_page(run, stand_in(), tmp_path / "page.html")
+        page.write_page(Run(run), stand_in(), tmp_path / "page.html")
     assert re.search(r"page\.html has 8\.\d MB: the network has 1,234,567 weights", caplog.text)
     assert network_in(tmp_path / "page.html") == content
 
@@ -214,7 +214,7 @@ def test_float_weights_are_kept_where_eight_bits_change_answers(monkeypatch, cap
 def cats(tmp_path_factory):
     """The page of `weights`."""
     path = tmp_path_factory.mktemp("pages") / "cats.html"
-    page.write_page(ROOT / "weights", model.load(ROOT / "weights").answering, path)
+    page.write_page(Run(ROOT / "weights"), model.load(ROOT / "weights").answering, path)
     return path
 
 
@@ -223,7 +223,7 @@ def small(tmp_path_factory):
     """The page of a small untrained network."""
     folder = tmp_path_factory.mktemp("pages")
     run = make_run(folder / "run", ["cat", "dog"])
-    page.write_page(run, network_of("plain", 2, 32), folder / "small.html")
+    page.write_page(Run(run), network_of("plain", 2, 32), folder / "small.html")
     return folder / "small.html"
 
 
@@ -242,7 +242,7 @@ def three(tmp_path_factory):
     graph.answer.set(**novelty.fit(parts, 300))
     sizes = {"photos": 40, "scores": 300}
     run = make_run(folder / "run", ["cat", "dog", "unknown"], answer=sizes)
-    page.write_page(run, graph.answering, folder / "three.html")
+    page.write_page(Run(run), graph.answering, folder / "three.html")
     return folder / "three.html"
 
 
@@ -433,7 +433,7 @@ def test_files_that_are_no_photos_are_named_and_passed_over(small, browser, tmp_
 def test_thousand_classes_without_a_map(browser, tmp_path):
     classes = [HOSTILE.replace("/", ""), *(f"class {i}" for i in range(1, 1000))]
     run = make_run(tmp_path / "run", classes)
-    page.write_page(run, network_of("classic", 1000, 32), tmp_path / "page.html")
+    page.write_page(Run(run), network_of("classic", 1000, 32), tmp_path / "page.html")
     opened(browser, tmp_path / "page.html")
     (card,) = cards_of(browser, draw(tmp_path, 1))
     assert card["rows"] == 10 and not card["map"] and card["label"] in classes

@@ -20,10 +20,10 @@ from pathlib import Path
 from catdog import files
 from catdog.files import counted, printable
 from catdog.runs import novelty
-from catdog.runs import run as runs
 from catdog.runs.page.convert import small_network
 from catdog.runs.page.vendor import FOLDER as LITERT
 from catdog.runs.page.vendor import VERSION
+from catdog.runs.run import Run
 
 FOLDER = Path(__file__).parent
 MOST_BYTES = 8_000_000  # larger files are refused by some mail servers and messengers
@@ -31,53 +31,50 @@ MOST_BYTES = 8_000_000  # larger files are refused by some mail servers and mess
 logger = logging.getLogger(__name__)
 
 
-def write_page(run: Path, network, path: Path) -> None:
+def write_page(run: Run, network, path: Path) -> None:
     """Write a page that runs the network of a run in a browser; warn if it is over 8 MB.
 
     Args:
-        run: the run directory, for classes and where the network is from.
+        run: for classes and where the network is from.
         network: the `answering` graph of the run.
         path: the HTML file; one that exists is replaced.
     Raises:
         UserError: the run cannot be read, its network cannot be converted, or the file cannot be
             written.
     """
-    config = runs.read_config(run)
     # Where model.tflite has float32 weights, eight bits were measured to be worse.
-    content = small_network(network, try_eight_bit=config.get("litert_weights") != "float32")
-    text = fill_page(run, config, network, content).encode()
+    content = small_network(network, try_eight_bit=run.config.get("litert_weights") != "float32")
+    text = fill_page(run, network, content).encode()
     with files.atomic_file(Path(path)) as temporary:
         temporary.write_bytes(text)
     if len(text) > MOST_BYTES:
         logger.warning(
-            f"{printable(path)} has {len(text) / 1e6:.1f} MB: the network has "
+            f"{path} has {len(text) / 1e6:.1f} MB: the network has "
             f"{network.count_params():,} weights"
         )
 
 
-def fill_page(run: Path, config: dict, network, content: bytes) -> str:
+def fill_page(run: Run, network, content: bytes) -> str:
     """Return the HTML of a page.
 
     Args:
-        run: the run directory.
-        config: its config.json.
         network: its `answering` graph.
         content: the .tflite file of `network`, for one photo at a time.
     """
-    classes, size = [printable(name) for name in config["classes"]], network.input_shape[1]
-    known = config.get("answer", {}).get("scores", 0)
+    classes, size = [printable(name) for name in run.config["classes"]], network.input_shape[1]
+    known = run.scores
     about = {"classes": classes, "size": size, "limit": novelty.DEFAULT_LIMIT if known else None}
-    mirror = ", and the mirror image" if runs.has_mirror(config) else ""
+    mirror = ", and the mirror image" if run.settings.mirror else ""
     style, script = _read("page.css"), _read("page.js")
     litert = fill(_read("runtime.js"), loader=_read("litertjs/litert_wasm.js"), core=_core())
     said = {
-        "Run": printable(Path(run).resolve().name),
+        "Run": printable(run.folder.resolve().name),
         "Classes": ", ".join(classes[:10]) + (", ..." if classes[10:] else ""),
-        "Trained with": trained_with(config),
+        "Trained with": trained_with(run.config),
         "Accuracy": accuracy(run),
         "Input": f"{size} × {size} px{mirror}",
         "Weights": f"{network.count_params():,}",
-        "Unknown": _unknown_means(config),
+        "Unknown": _unknown_means(run.config),
         "SHA-256": hashlib.sha256(content).hexdigest(),
     }
     parts = {
@@ -162,10 +159,10 @@ def trained_with(config: dict) -> str:
         return ""
 
 
-def accuracy(run: Path) -> str:
+def accuracy(run: Run) -> str:
     """Return how many held-out photos a run has right, or nothing if it is not finished."""
     try:
-        metrics = json.loads((Path(run) / "metrics.json").read_text())
+        metrics = json.loads((run.folder / "metrics.json").read_text())
         split = "test" if "test" in metrics else "validation"
         score = metrics[split]
         return f"{score['accuracy']:.1%} of {score['images']:,} {split} photos correct"
