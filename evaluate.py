@@ -72,24 +72,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-@dataclasses.dataclass
-class Scored:
-    """A run, the photos that it was scored on, and its predictions."""
-
-    classifier: Classifier
-    dataset: data.Dataset
-    members: np.ndarray  # (m,) indices of the photos in `dataset`
-    probabilities: np.ndarray  # (m, n_classes)
-    uncalibrated: np.ndarray  # the same, before temperature scaling
-    metrics: dict  # what --json prints
-    novelty: np.ndarray | None = None  # (m,), or None for a run without novelty
-    outsiders: np.ndarray | None = None  # novelty of the pictures of --unknown
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.dataset.labels[self.members]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--model"):
@@ -100,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.check_output(args.suspects, args.data_dir, "--suspects")
     if args.output:
         files.remove_leftovers(args.output.parent, name=args.output.name)
-    if args.pool or args.suspects:
-        score_held_out(classifiers, args)
-        return 0
     with cli.blame("--model"):
         pairs = [(each, data.load_for(each.run, args)) for each in classifiers]
+    if args.pool or args.suspects:
+        score_held_out(pairs, args)
+        return 0
     if args.split is None:
         args.split = "all" if all(itertools.starmap(knows_none, pairs)) else "test"
     scored = [score(*pair, args) for pair in pairs]
@@ -130,6 +112,24 @@ def knows_none(classifier: Classifier, dataset: data.Dataset) -> bool:
     parts = (members[start : start + 500] for start in range(0, len(members), 500))
     seen = (classifier.run.trained_on(dataset.identities(part)) for part in parts)
     return all(each is not None and not each.any() for each in seen)
+
+
+@dataclasses.dataclass
+class Scored:
+    """A run, the photos that it was scored on, and its predictions."""
+
+    classifier: Classifier
+    dataset: data.Dataset
+    members: np.ndarray  # (m,) indices of the photos in `dataset`
+    probabilities: np.ndarray  # (m, n_classes)
+    uncalibrated: np.ndarray  # the same, before temperature scaling
+    metrics: dict  # what --json prints
+    novelty: np.ndarray | None = None  # (m,), or None for a run without novelty
+    outsiders: np.ndarray | None = None  # novelty of the pictures of --unknown
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.dataset.labels[self.members]
 
 
 def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespace) -> Scored:
@@ -227,28 +227,22 @@ def compare(scored: list[Scored]) -> dict:
     }
 
 
-def score_held_out(classifiers: list[Classifier], args: argparse.Namespace) -> None:
+def score_held_out(pairs: list[tuple], args: argparse.Namespace) -> None:
     """Score every photo that a run holds out by a run that did not see it, and rank them.
 
     Of --pool, print the score of all; of --suspects, the photos whose label is disputed most.
     """
     from catdog.scores import suspects
 
-    judges = []
     with cli.blame("--model"):
-        for classifier in classifiers:
-            dataset = data.load_for(classifier.run, args)
-            held_out = dataset.identities(suspects.held_out(dataset))
-            seen = classifier.run.trained_on(held_out)
-            judges.append(suspects.Judge(classifier, dataset, seen))
-        ranking = suspects.rank(judges, cli.progress("scoring", " photos"))
+        ranking = suspects.rank(pairs, cli.progress("scoring", " photos"))
     say(
         f"{printable(args.data_dir)}: {len(ranking.members):,} photos, each scored by a network "
         "that did not see it"
     )
     if args.pool:
         found = metrics.score(ranking.labels, ranking.probabilities, ranking.dataset.classes)
-        models = [str(classifier.run) for classifier in classifiers]
+        models = [str(classifier.run) for classifier, _ in pairs]
         found = {"models": models, "split": "held out", **found}
         print(to_json(found) if args.json else tables.format_score(found))
     if args.suspects:

@@ -29,28 +29,27 @@ PAGE_PHOTOS, PAGE_SIDE, PAGE_QUALITY = 500, 208, 65  # photos, px, of JPEG: belo
 
 
 @dataclasses.dataclass
-class Judge:
-    """A trained network and the photos in its split."""
-
-    classifier: object  # a `Classifier`
-    dataset: object  # a `data.Dataset`, with the split of its run
-    # bool `(k,)`, on which photos of `held_out(dataset)` it was trained all the same, if known.
-    trained_on: np.ndarray | None = None
-
-
-@dataclasses.dataclass
 class Ranking:
-    """Photos, the most disputed label first."""
+    """Photos, the most disputed label first.
 
-    judges: Sequence[Judge]  # that scored them
-    members: np.ndarray  # `(m,)` indices of photos in the dataset
-    judge_of: np.ndarray  # `(m,)` index into `judges` of the one that scored each photo
-    probabilities: np.ndarray  # `(m, n_classes)`
+    Attributes:
+        judges: a `Classifier` and a `data.Dataset` with the split of its run, for each run.
+        members: `(m,)` indices of photos in the dataset.
+        judge_of: `(m,)` index into `judges` of the one that scored each photo.
+        split_of: `(m,)` the split of that run in which the photo is.
+        probabilities: `(m, n_classes)`.
+    """
+
+    judges: Sequence[tuple]
+    members: np.ndarray
+    judge_of: np.ndarray
+    split_of: np.ndarray
+    probabilities: np.ndarray
 
     @property
     def dataset(self):
         """The dataset of the first judge; in those of the others, only the split differs."""
-        return self.judges[0].dataset
+        return self.judges[0][1]
 
     @property
     def labels(self) -> np.ndarray:
@@ -73,13 +72,8 @@ class Ranking:
 # --- Which labels ---------------------------------------------------------------------------------
 
 
-def held_out(dataset) -> np.ndarray:
-    """Return `(k,)` indices of the photos of the splits that training does not use."""
-    return np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-
-
 def rank(
-    judges: Sequence[Judge], on_progress: Callable[[int, int], None] = lambda done, total: None
+    judges: Sequence[tuple], on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Ranking:
     """Rank photos by how strongly a network that was not trained on them disputes their label.
 
@@ -87,42 +81,41 @@ def rank(
     its validation split.
 
     Args:
-        judges: the run of one fold, or those of several folds of the same photos.
+        judges: a `Classifier` and a `data.Dataset` with the split of its run, for each run: of one
+            fold, or of several folds of the same photos.
         on_progress: called with the number of photos that are done and of all.
     """
-    dataset = judges[0].dataset
-    for judge in judges:
-        if (judge.dataset.names, judge.dataset.classes) != (dataset.names, dataset.classes):
+    _, first = judges[0]
+    for _, dataset in judges:
+        if (dataset.names, dataset.classes) != (first.names, first.classes):
             raise UserError("expected runs of the same photos and classes, got different ones")
-    every_held_out = np.unique(np.concatenate([held_out(judge.dataset) for judge in judges]))
-    judge_of = np.full(len(dataset.labels), -1)
+    held_out = np.zeros(len(first.labels), bool)
+    judge_of, split_of = np.full(len(held_out), -1), np.full(len(held_out), "", object)
     for split in ("validation", "test"):
-        for number, judge in enumerate(judges):
-            members = judge.dataset.splits[split]
-            if judge.trained_on is not None:
-                members = np.setdiff1d(members, held_out(judge.dataset)[judge.trained_on])
-            judge_of[members] = number
-    if count := (judge_of[every_held_out] < 0).sum():
+        for number, (classifier, dataset) in enumerate(judges):
+            members = dataset.splits[split]
+            held_out[members] = True
+            seen = classifier.run.trained_on(dataset.identities(members))
+            members = members if seen is None else members[~seen]
+            judge_of[members], split_of[members] = number, split
+    if count := (held_out & (judge_of < 0)).sum():
         logger.warning(f"Left out {count:,} photos that the model was trained on.")
     members = np.flatnonzero(judge_of >= 0)
     if not len(members):
         raise UserError("expected photos that the model was not trained on, got none")
-    judge_of, probabilities = judge_of[members], np.zeros((len(members), len(dataset.classes)))
-    done = 0
-    for number, judge in enumerate(judges):
-        places = np.flatnonzero(judge_of == number)
-        if not len(places):
-            continue
+    probabilities, done = np.zeros((len(held_out), len(first.classes))), 0
+    for number in np.unique(judge_of[members]):
+        classifier, dataset = judges[number]
+        judged = np.flatnonzero(judge_of == number)
 
         def show(n, _, before=done):
             on_progress(before + n, len(members))
 
-        outputs = judge.classifier.outputs_of(judge.dataset, members[places], show)
-        probabilities[places] = outputs["probabilities"]
-        done += len(places)
-    of_label = probabilities[np.arange(len(members)), dataset.labels[members]]
-    order = np.argsort(of_label, kind="stable")
-    return Ranking(judges, members[order], judge_of[order], probabilities[order])
+        probabilities[judged] = classifier.outputs_of(dataset, judged, show)["probabilities"]
+        done += len(judged)
+    of_label = probabilities[members, first.labels[members]]
+    order = members[np.argsort(of_label, kind="stable")]
+    return Ranking(judges, order, judge_of[order], split_of[order], probabilities[order])
 
 
 # --- For the terminal and for other programs ------------------------------------------------------
@@ -132,12 +125,11 @@ def rows(ranking: Ranking) -> list[list]:
     """Return a row per photo for `suspects.csv`; its path is what a file of exclusions takes."""
     dataset = ranking.dataset
     found = [["rank", "path", "split", "label", "predicted", "probability_of_label"]]
-    in_test = [np.isin(ranking.members, judge.dataset.splits["test"]) for judge in ranking.judges]
-    for place, (i, row) in enumerate(zip(ranking.members, ranking.probabilities, strict=True)):
-        split = "test" if in_test[ranking.judge_of[place]][place] else "validation"
+    photos = zip(ranking.members, ranking.split_of, ranking.probabilities, strict=True)
+    for place, (i, split, row) in enumerate(photos, start=1):
         label, predicted = (dataset.classes[j] for j in (dataset.labels[i], row.argmax()))
         of_label = f"{row[dataset.labels[i]]:.6g}"
-        found.append([place + 1, dataset.paths[i], split, label, predicted, of_label])
+        found.append([place, dataset.paths[i], split, label, predicted, of_label])
     return found
 
 
@@ -208,8 +200,8 @@ def page(
 
 def _photo(ranking, place, proposed):
     dataset, i, row = ranking.dataset, ranking.members[place], ranking.probabilities[place]
-    judge, name = ranking.judges[ranking.judge_of[place]], dataset.names[i]
-    (evidence,) = judge.classifier.outputs(judge.dataset.images[i][None]).get("evidence", [None])
+    (classifier, judged), name = ranking.judges[ranking.judge_of[place]], dataset.names[i]
+    (evidence,) = classifier.outputs(judged.images[i][None]).get("evidence", [None])
     answers = [("proposed", proposed, row[proposed], evidence)]
     return {
         **pages.photo(dataset, i, answers, PAGE_SIDE, PAGE_QUALITY),
