@@ -350,13 +350,13 @@ def _calibration(axis, labels, probabilities, uncalibrated):
 def _novelty(axis, novelty, outsiders):
     groups = {"scored photos": novelty, "pictures of no class": outsiders}
     groups = {name: values for name, values in groups.items() if values is not None}
-    places = np.arange(len(EDGES) - 1)
+    places, width = np.arange(len(EDGES) - 1), 0.8 / len(groups)
     for number, (name, values) in enumerate(groups.items()):
         shares = np.histogram(values, EDGES)[0] / len(values)
-        axis.bar(places + 0.4 * number, shares, 0.4, align="edge", label=name)
+        axis.bar(places + width * number, shares, width, align="edge", label=name)
     shown = [f"{edge:.0%}" if edge in (0, 0.2, 0.4, 0.6, 0.8, 0.95) else "" for edge in EDGES]
     axis.set_xticks(np.arange(len(EDGES)), [*shown[:-1], "100%"])
-    axis.yaxis.set_major_formatter("{x:.0%}")
+    _show_percent(axis)
     return [f"{(values >= EDGES[-2]).mean():.1%} of {name}" for name, values in groups.items()]
 
 
