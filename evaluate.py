@@ -28,7 +28,7 @@ import model
 from catdog import cli, files
 from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import printable, to_json
+from catdog.files import to_json
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError
 from catdog.runs import calibration, novelty
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with cli.blame("--output"):
             page = report.write(scored, result, args.output)
-        say(f"Report:  {printable(page)}")
+        say(f"Report:  {page}")
     return 0
 
 
@@ -137,7 +137,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     members = dataset.members_of(args.split)
     if not len(members):
         raise UserError(
-            f"expected photos in the {args.split} split of {printable(dataset.root)}, got none of "
+            f"expected photos in the {args.split} split of {dataset.root}, got none of "
             f"{len(dataset.names):,}; --split all scores all of them",
             "--data-dir",
         )
@@ -171,7 +171,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
         found["outsiders"] = novelty.outsider_score(novelties, outsiders)
     part = "all photos" if args.split == "all" else f"the {args.split} split"
     say(
-        f"{printable(classifier.run)} on {part} of {printable(args.data_dir)}: "
+        f"{classifier.run} on {part} of {args.data_dir}: "
         f"{len(members):,} photos at {rate:.0f} per second with {classifier.runtime}, "
         f"{len(dataset.skipped)} skipped, {len(dataset.excluded)} left out"
     )
@@ -185,17 +185,17 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
 def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
     """Return the novelty of the pictures in the folder of --unknown and below it, (n,)."""
     if not classifier.highest_novelty:
-        raise UserError(f"expected a run with novelty, got {printable(classifier.run)}", "--model")
+        raise UserError(f"expected a run with novelty, got {classifier.run}", "--model")
     found = []
     for batch in decode.Stream(decode.find([folder]), classifier.image_size).batches():
         images = [image for _, image in batch if not isinstance(image, PhotoError)]
         for path, image in batch:
             if isinstance(image, PhotoError):
-                say(f"{printable(path)}: {image}")
+                say(f"{path}: {image}")
         if images:
             found.append(classifier.outputs(np.stack(images))["novelty"])
     if not found:
-        raise UserError(f"expected a folder with pictures, got {printable(folder)}", "--unknown")
+        raise UserError(f"expected a folder with pictures, got {folder}", "--unknown")
     return np.concatenate(found)
 
 
@@ -237,7 +237,7 @@ def score_held_out(pairs: list[tuple], args: argparse.Namespace) -> None:
     with cli.blame("--model"):
         ranking = suspects.rank(pairs, cli.progress("scoring", " photos"))
     say(
-        f"{printable(args.data_dir)}: {len(ranking.members):,} photos, each scored by a network "
+        f"{args.data_dir}: {len(ranking.members):,} photos, each scored by a network "
         "that did not see it"
     )
     if args.pool:
@@ -250,7 +250,7 @@ def score_held_out(pairs: list[tuple], args: argparse.Namespace) -> None:
             print(suspects.format_ranking(ranking))
         with cli.blame("--suspects"):
             suspects.write(args.suspects, ranking, cli.progress("drawing", " photos"))
-        say(f"All of them:  {printable(args.suspects / 'suspects.html')}")
+        say(f"All of them:  {args.suspects / 'suspects.html'}")
 
 
 if __name__ == "__main__":

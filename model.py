@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from catdog import cli
 from catdog.backend import keras, layers
 from catdog.errors import UserError
-from catdog.files import printable
 from catdog.photos.found import MOST_CLASSES
 from catdog.runs.run import Run
 from catdog.scores import tables
@@ -156,7 +155,7 @@ def fixed_size(arch: str, image_size: int) -> int | None:
     """
     if arch not in ARCHITECTURES:
         raise UserError(
-            f"expected one of the networks {', '.join(ARCHITECTURES)}, got {printable(arch)[:80]}"
+            f"expected one of the networks {', '.join(ARCHITECTURES)}, got {str(arch)[:80]}"
         )
     if arch in SMALLEST and image_size < SMALLEST[arch]:
         raise UserError(

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with cli.blame(flag):
                     output.write(prediction)
         except PhotoError as error:  # it was there a moment ago
-            say(f"{printable(prediction.path)}: {error}")
+            say(f"{prediction.path}: {error}")
             code = 1
     for output in outputs.values():
         say(output)
@@ -142,7 +142,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
     with cli.blame("--unknown-at"):
         classifier.call_unknown_at(args.unknown_at)
     say(
-        f"model {printable(classifier.run)}: {some_names(classifier.classes)}; "
+        f"model {classifier.run}: {some_names(classifier.classes)}; "
         f"{classifier.image_size} px; {classifier.runtime}"
     )
     if classifier.run.settings.recipe == "demo":
@@ -200,9 +200,7 @@ def submit(args: argparse.Namespace) -> int:
         found = kaggle.find(args.photos[0] if args.photos else "tmp")
     with cli.blame("--kaggle"):
         if not os.path.isdir(os.path.dirname(args.kaggle) or "."):
-            raise UserError(
-                f"expected a file in a folder that exists, got {printable(args.kaggle)}"
-            )
+            raise UserError(f"expected a file in a folder that exists, got {args.kaggle}")
         files.check_new(args.kaggle, "file")
         classifier = load_classifier(args)
         if "dog" not in classifier.classes or len(classifier.classes) != 2:
@@ -221,7 +219,7 @@ def submit(args: argparse.Namespace) -> int:
     unreadable = [identity for identity, value in dogs.items() if value is None]
     for identity in unreadable:
         say(f"id {identity} cannot be read and is submitted as {kaggle.UNREADABLE[metric]}")
-    say(f"wrote {printable(args.kaggle)}: {len(dogs):,} ids, for {metric}")
+    say(f"wrote {args.kaggle}: {len(dogs):,} ids, for {metric}")
     return 1 if unreadable else 0
 
 

@@ -37,7 +37,7 @@ class Folder:
         self.folder, self.drawer, self.used = folder, drawer, set()
 
     def __str__(self) -> str:
-        return f"pictures in {printable(self.folder)}: {len(self.used):,}"
+        return f"pictures in {self.folder}: {len(self.used):,}"
 
     def write(self, prediction) -> None:
         """Draw the photo of a `Prediction` and write its picture atomically."""
@@ -86,7 +86,7 @@ class Explanations:
         if "evidence" not in classifier.outputs(np.zeros((1, size, size, 3), np.uint8)):
             raise UserError(
                 "expected a network that ends in global average pooling and one fully connected "
-                f"layer, got {printable(classifier.run)}: its fully connected layers mix all "
+                f"layer, got {classifier.run}: its fully connected layers mix all "
                 "regions of the photo"
             )
 

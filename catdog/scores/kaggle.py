@@ -9,7 +9,6 @@ import numpy as np
 
 from catdog import files
 from catdog.errors import UserError
-from catdog.files import printable
 from catdog.photos.photo import SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -26,20 +25,17 @@ def find(folder: str) -> dict[int, str]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            raise UserError(f"cannot list {printable(base)}: {error.strerror}") from None
+            raise UserError(f"cannot list {base}: {error.strerror}") from None
         found = {}
         for name in names:
             if not name.lower().endswith(SUFFIXES) or not (match := NUMBERED.fullmatch(name)):
                 continue
             if (number := int(match[1])) in found:
-                both = f"{printable(found[number])} and {printable(name)}"
-                raise UserError(f"expected one photo of each id, got {both}")
+                raise UserError(f"expected one photo of each id, got {found[number]} and {name}")
             found[number] = os.path.join(base, name)
         if found:
             return dict(sorted(found.items()))
-    raise UserError(
-        f"expected the folder of Kaggle's test1/1.jpg or test/1.jpg, got {printable(folder)}"
-    )
+    raise UserError(f"expected the folder of Kaggle's test1/1.jpg or test/1.jpg, got {folder}")
 
 
 def write(path: Path, dogs: dict[int, float | None], metric: str, clip: float) -> None:

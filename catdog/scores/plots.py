@@ -71,8 +71,8 @@ def picture(path: Path, families: Sequence[str] = (), **options) -> Iterator:
         except UserError:
             raise
         except Exception as error:
-            reason = printable(" ".join(str(error).split())[:200])
-            logger.warning(f"{printable(Path(path).name)} cannot be drawn: {reason}")
+            reason = " ".join(str(error).split())[:200]
+            logger.warning(f"{Path(path).name} cannot be drawn: {reason}")
 
 
 def short(name: str, classes: Sequence[str]) -> str:
