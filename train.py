@@ -30,7 +30,7 @@ from catdog.files import quoted
 from catdog.photos import download
 from catdog.runs import export, safe_load
 from catdog.runs.classifier import Classifier
-from catdog.runs.run import TO_RESUME, Run
+from catdog.runs.run import PLACES, TO_RESUME, Run
 from catdog.scores import inspect, metrics, plots
 from catdog.training import budget, devices, finite, progress, recipe
 from catdog.training.recipe import RECIPES
@@ -73,11 +73,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.arch not in model.SMALLEST:  # its image size is fixed
         excluded["minutes"].append("arch")
     cli.check_combinations(parser, given, excluded, {"hosts": "rank", "rank": "hosts"})
+    if not args.resume:  # which takes those of the run
+        args.data_dir = args.data_dir or ("tmp/demo" if args.demo else "tmp")
+        args.cache_dir = args.cache_dir or "tmp/cache"
     return args
-
-
-def photo_folder(args: argparse.Namespace) -> str:
-    return args.data_dir or ("tmp/demo" if args.demo else "tmp")
 
 
 def make_settings(args: argparse.Namespace) -> Settings:
@@ -133,18 +132,35 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
             yield None
             return
         with cli.blame("--resume" if args.resume else "--output"):
-            if args.resume:
-                settings = Settings.to_resume(run.config)
+            if not args.resume:
+                files.check_outside(folder, args.data_dir)
+            elif args.epochs:
+                raise UserError("cannot be combined with --epochs before the run is finished")
             else:
-                files.check_outside(folder, photo_folder(args))
+                settings = recipe.fit_to_machine(Settings.to_resume(run.config))
             held.enter_context(run.held(new=not args.resume))
-        if args.resume:
-            found = resumed_run(args, settings, run)
-        else:
-            found = new_run(args, settings, started)
+        if settings.init and not args.resume:
+            with cli.blame("--init"):
+                Run(settings.init).check_trained()  # before photos are decoded, maybe for minutes
+        # The photos of a resumed run may be elsewhere by now.
+        places = {name: getattr(args, name) or run.place(name) for name in PLACES}
+        lists = run.lists if args.resume else data.read_lists(args)
+        download.ensure_photos(**places, demo=settings.recipe == "demo")
+        load = functools.partial(data.load, **places, **lists, fold=settings.fold)
+        dataset = load(image_size=settings.score_size)
+        if not args.resume:
+            settings = fit_to_photos(args, settings, dataset, started)
+            if args.minutes:
+                dataset = load(image_size=settings.score_size)  # which may have changed
+        elif dataset.digest() != run.config.get("digest"):
+            raise UserError(
+                f"the photos in {places['data_dir']} have changed since this run was started; "
+                "restore them or start a new run",
+                "--resume",
+            )
         with cli.blame("--data-dir"):
-            run.describe(*found)
-        yield run, *found[:2]
+            run.describe(settings, dataset, places, lists)
+        yield run, settings, dataset
 
 
 def dated_folder() -> str:
@@ -154,16 +170,10 @@ def dated_folder() -> str:
     return next(dated + suffix for suffix in suffixes if not os.path.lexists(dated + suffix))
 
 
-def new_run(args: argparse.Namespace, settings: Settings, started: float) -> tuple:
-    """Load the photos; fit the settings to them. Return what `Run.describe` takes."""
-    if settings.init:
-        with cli.blame("--init"):
-            Run(settings.init).check_trained()  # decoding the photos may take minutes
-    places = {"data_dir": photo_folder(args), "cache_dir": args.cache_dir or "tmp/cache"}
-    lists = data.read_lists(args)
-    download.ensure_photos(**places, demo=settings.recipe == "demo")
-    load = functools.partial(data.load, **places, **lists, fold=settings.fold)
-    dataset = load(image_size=settings.score_size)
+def fit_to_photos(
+    args: argparse.Namespace, settings: Settings, dataset: data.Dataset, started: float
+) -> Settings:
+    """Return the settings of a new run, fitted to its photos and to --minutes."""
     with cli.blame("--data-dir"):
         inspect.check(dataset)
     if dataset.given and (args.folds or settings.fold):
@@ -172,34 +182,16 @@ def new_run(args: argparse.Namespace, settings: Settings, started: float) -> tup
             "--folds" if args.folds else "--fold",
         )
     settings = recipe.fit(settings, len(dataset.splits["train"]), args.batch_size)
-    if args.minutes:
-        network = build(settings, dataset.classes, steps=1000, fresh=True)
-        settings = budget.within(
-            args.minutes,
-            started,
-            settings,
-            dataset.split_sizes(),
-            lambda sized: network.train_on_batch(*data.training_batches(dataset, sized, 0)[0]),
-        )
-        dataset = load(image_size=settings.score_size)  # which may have changed
-    return settings, dataset, places, lists
-
-
-def resumed_run(args: argparse.Namespace, settings: Settings, run: Run) -> tuple:
-    """Load the photos of a run, which may be elsewhere by now. Return what `Run.describe` takes."""
-    if args.epochs:
-        raise UserError("cannot be combined with --epochs before the run is finished", "--resume")
-    places = {name: getattr(args, name) or run.place(name) for name in ("data_dir", "cache_dir")}
-    download.ensure_photos(**places, demo=settings.recipe == "demo")
-    size, fold = settings.score_size, settings.fold
-    dataset = data.load(**places, **run.lists, image_size=size, fold=fold)
-    if dataset.digest() != run.config.get("digest"):
-        raise UserError(
-            f"the photos in {places['data_dir']} have changed since this run was started; restore "
-            "them or start a new run",
-            "--resume",
-        )
-    return recipe.fit_to_machine(settings), dataset, places, run.lists
+    if not args.minutes:
+        return settings
+    network = build(settings, dataset.classes, steps=1000, fresh=True)
+    return budget.within(
+        args.minutes,
+        started,
+        settings,
+        dataset.split_sizes(),
+        lambda sized: network.train_on_batch(*data.training_batches(dataset, sized, 0)[0]),
+    )
 
 
 def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> None:
@@ -228,19 +220,17 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
             recipe.check_same(run, settings)
     for number, (fold, run) in enumerate(runs.items(), 1):
         say("", f"Fold {number} of {args.folds}: {run}")
-        if run.is_finished():
-            say("is finished")
-            continue
         which = {"resume": run.folder} if run in begun else {"output": run.folder}
         of_fold = argparse.Namespace(**{**vars(args), "epochs": None, **which})
         try:
             fold_settings = dataclasses.replace(settings, fold=fold)
             with open_run(of_fold, fold_settings, time.perf_counter()) as opened:
-                train_and_finish(*opened)
+                if opened:
+                    train_and_finish(*opened)
         except KeyboardInterrupt:
             say("To continue with all folds, run the same command again.")
             raise
-    models, photos = " ".join(map(quoted, runs.values())), quoted(photo_folder(args))
+    models, photos = " ".join(map(quoted, runs.values())), quoted(args.data_dir)
     say(
         "",
         "All photos, each scored by a network that did not see it:",

@@ -259,7 +259,7 @@ MISTAKES = {
         ["train.py", "--hosts", "a:1,b:2", "--rank", "0"],
         "--hosts: expected KERAS_BACKEND=jax, got the backend tensorflow",
     ),
-    "output exists": (["train.py", "--output", "."], "--output: expected a new folder"),
+    "output exists": (["train.py", "--output", "/"], "--output: expected a new folder"),
     "no model": (["evaluate.py", "--model", "nowhere"], "--model: expected a run directory"),
     "model is no run": (["predict.py", "--model", ".", "x"], "--model: expected a run directory"),
     "suspects as in another release": (
@@ -291,7 +291,7 @@ def test_a_model_file_that_is_none_is_refused_in_one_line(trained, tmp_path):
     process = run_here("predict.py", "--model", fake, "photo.jpg")
     assert process.returncode == 2
     without_litert, line = process.stderr.splitlines()
-    assert "using Keras" in without_litert and "--model: cannot load" in line
+    assert "using Keras" in without_litert and "--model: cannot read" in line
 
 
 def test_a_network_that_does_not_fit_its_classes_is_refused(trained, tmp_path):

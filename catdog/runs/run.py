@@ -150,8 +150,8 @@ class Run:
         return [path for path in self.folder.glob("model*") if NETWORK.fullmatch(path.name)]
 
     def check_trained(self) -> None:
-        """Raise UserError if there is no trained network yet."""
-        if not self.networks():
+        """Raise UserError unless there is a run with a trained network."""
+        if self.config and not self.networks():
             advice = f"; to continue it:  {self.completed_by()}" if self.has_checkpoint() else ""
             raise UserError(f"expected a finished run, got {self} without a model.keras{advice}")
 
@@ -166,7 +166,7 @@ class Run:
         """Hold the run in this block, so that no other process trains into it.
 
         Args:
-            new: make the folder. If nothing is written into it, it is removed.
+            new: make the folder, and those above it. If nothing is written, they are removed.
         Raises:
             UserError: another process holds it, or the run neither has a checkpoint nor may begin
                 here, as other files would be lost.
@@ -180,6 +180,7 @@ class Run:
             if names and (names != {"config.json"} or not self.config):
                 wanted = "a new folder" if new else "a run with a checkpoint.npz or metrics.json"
                 raise UserError(f"expected {wanted}, got {self}, which has other files")
+        made = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -189,7 +190,8 @@ class Run:
                 yield
         finally:
             with contextlib.suppress(OSError):  # it is not empty
-                self.folder.rmdir()
+                for each in made:
+                    each.rmdir()
 
     def finish(self, metrics: dict) -> None:
         """Mark the run as finished and remove its checkpoint."""

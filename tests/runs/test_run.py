@@ -158,9 +158,9 @@ def test_a_run_that_is_being_trained_is_not_begun_again(tmp_path):
 
 
 def test_a_folder_that_nothing_was_written_into_is_removed(tmp_path):
-    with Run(tmp_path / "run").held(new=True):
-        assert (tmp_path / "run").is_dir()
-    assert not (tmp_path / "run").exists()
+    with Run(tmp_path / "runs" / "run").held(new=True):
+        assert (tmp_path / "runs" / "run").is_dir()
+    assert not any(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot make .*file: File exists"):
         Run(tmp_path / "file").held(new=True).__enter__()
