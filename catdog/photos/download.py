@@ -158,53 +158,44 @@ def fetch(
 
 def _download(url, file, size, progress, timeout):
     """Add to `file` what it lacks of `size` bytes, over several connections if necessary."""
-    done = file.seek(0, os.SEEK_END)
     reached = False
     for attempt in range(ATTEMPTS):
-        if done >= size:
+        if (done := file.seek(0, os.SEEK_END)) >= size:
             return
         time.sleep(PAUSE * attempt)
         try:
-            response, offset = _connect(url, done, size, timeout)
+            with _explained(url, _BrokenOff):
+                response, done = _connect(url, done, size, timeout)
             reached = True
             with response:
-                if offset != done:
-                    done = file.seek(offset)
-                    file.truncate()
+                if done < file.tell():
+                    file.truncate(file.seek(done))
                 while done <= size:
                     with _explained(url, _BrokenOff):
                         # Not read(), which loses what it has when the connection breaks.
                         chunk = response.read1(CHUNK)
                     if not chunk:
                         break
-                    file.write(chunk)
-                    done += len(chunk)
+                    done += file.write(chunk)
                     progress(min(done, size), size)
             if done < size:
                 raise _BrokenOff(f"{url}: the connection closed at {done:,} of {size:,} bytes")
         except _BrokenOff:
             # Without a way to the server the user need not wait for more tries.
-            if done < size and (not reached or attempt == ATTEMPTS - 1):
+            if not reached or attempt == ATTEMPTS - 1:
                 raise
 
 
 def _connect(url, start, size, timeout):
     """Return the response and the place of its first byte: `start`, or 0 if it must be."""
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with _explained(url, _BrokenOff):
-        try:
-            response = urllib.request.urlopen(request, timeout=timeout)
-        except urllib.error.HTTPError as error:
-            response = error
-    asked_for = response.headers["Content-Range"] == f"bytes {start}-{size - 1}/{size}"
-    if start and response.status in (206, 416) and not asked_for:
-        response.close()
-        return _connect(url, 0, size, timeout)
-    if response.status not in (200, 206):
-        response.close()
-        raise _BrokenOff(f"{url}: the server answered {response.status}")
-    if response.status == 200:
-        start = 0
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if start and error.code == 416:
+            return _connect(url, 0, size, timeout)
+        raise _BrokenOff(f"{url}: the server answered {error.code}") from None
+    start = start if response.status == 206 else 0
     if response.length not in (None, size - start):
         response.close()
         got = start + response.length

@@ -44,8 +44,6 @@ def draw(label: int, rng: np.random.Generator, size: int = 64) -> Image.Image:
         rng: the source of everything random in the drawing.
         size: side in pixels, at least 8.
     """
-    if label not in (0, 1) or size < 8:
-        raise ValueError(f"expected label 0 or 1 and size >= 8, got label {label} and size {size}")
     side = size * SUPERSAMPLE
     image, head = _background(side, rng), Image.new("RGBA", (side, side))
     _draw_head(Pen(head, side / 2, side * rng.uniform(0.2, 0.32)), label == 1, rng)
@@ -163,14 +161,8 @@ def make_demo(
     Returns:
         The folder.
     Raises:
-        ValueError: impossible numbers.
         UserError: the folder holds anything that was not drawn here, or cannot be written.
     """
-    if photos < 2 or photos % 2 or size < 8 or seed < 0:
-        raise ValueError(
-            "expected an even number of photos, size >= 8 and seed >= 0, "
-            f"got {photos} photos, size {size} and seed {seed}"
-        )
     folder = Path(folder)
     settings = {"version": VERSION, "photos": photos, "seed": seed, "size": size}
     if _is_whole(folder, settings):

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from catdog.errors import UserError
-from catdog.files import nfc, printable, some_names
+from catdog.files import counted, nfc, printable, some_names
 from catdog.photos.found import Found
 from catdog.photos.photo import PhotoError, read_bytes
 
@@ -201,10 +201,10 @@ def read_csv(
     folders = set(map(os.path.dirname, label_of))
     beside = [p for p in photos if p not in label_of and os.path.dirname(p) in folders]
     notes = [
-        f"{len(names):,} {what} {place} and are left out: {some_names(names, 3)}"
-        for names, what in (
-            (left_out, "rows do not name one photo and a label in"),
-            (beside, "photos have no label in"),
+        f"{place}: left out, {what}: {counted(len(names), noun)}: {some_names(names, 3)}"
+        for names, noun, what in (
+            (left_out, "row", "not one photo and a label"),
+            (beside, "photo", "without a label"),
         )
         if names
     ]

@@ -5,7 +5,6 @@ Every function may be called from many threads.
 """
 
 import contextlib
-import errno
 import functools
 import importlib
 import importlib.metadata
@@ -45,19 +44,17 @@ ENDING = re.compile(r".*\.[A-Za-z][A-Za-z0-9]{0,4}", re.DOTALL)  # photo.jpg_lar
 # What other systems keep beside photos: thumbnails, waste bins, what was lost.
 SYSTEM_FOLDERS = {"@eadir", "@__thumb", "@recycle", "@tmp", "#recycle", "#snapshot", "lost+found"}
 SYSTEM_FOLDERS |= {"__macosx", "__pycache__", "$recycle.bin", "system volume information"}
-PILLOW_HEIF = (1, 7, 0)  # older versions have known holes
+PILLOW_HEIF = (1, 8, 1)  # 1.7.0 ends the process on an item whose type is not text
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20  # of a file, and of the files that all threads hold together
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn
 MAX_JPEG_PIXELS = 200_000_000  # of a JPEG that is decoded small; phones make 108 megapixels
 # Of what Pillow decodes in Python, in up to 0.2 and 2 us per pixel: run-length BMP, and PPM of
 # another depth than 8 bits.
 MAX_SLOW_PIXELS = {"bmp_rle": 16e6, "ppm": 2e6}
-MAX_SIDE = 2**20  # pixels; each row of an image costs memory, be it a pixel wide
 MAX_SCANNED_PIXELS = 3e9  # pixels times scans of a JPEG: about two seconds of work
 MAX_NUMBERS = 100_000  # in a tag of a TIFF; each takes Pillow a microsecond
 MAX_MEMORY = 750 * 2**20  # bytes that all threads together decode into
-SMALL_FILE = 2**20  # bytes; of larger files, threads hold MAX_BYTES together
 STRIP = 2**20  # pixels that are converted to RGB at a time
 
 # Memory that Pillow needs to decode a pixel, in bytes, measured on photos of 81 megapixels. Pillow
@@ -88,7 +85,7 @@ _HEIC = rb"....ftyp(hei[cmsx]|hev[cmsx]|m[is]f1)"
 _RAW = "a raw photo of a camera"
 # How other files begin, what they are, and what helps: where nothing is said, to convert them.
 _OTHERS = {
-    _HEIC: 'HEIC; to read such photos, run pip install "pillow-heif>=1.7.0"',
+    _HEIC: 'HEIC; to read such photos, run pip install "pillow-heif>=1.8.1"',
     _OPENERS["AVIF"][0]: 'AVIF; to read such photos, run pip install --upgrade "pillow>=13.0"',
     rb"II\*\0....CR|....ftypcrx |FUJIFILM|IIR[OS]|IIU\0": _RAW,
     rb"II\+\0|MM\0\+": "BigTIFF",
@@ -179,7 +176,7 @@ def content_of(path: str | os.PathLike) -> Iterator[bytes]:
         size = min(os.path.getsize(path), MAX_BYTES)
     except (OSError, ValueError):
         size = 0
-    with _files.take(size) if size > SMALL_FILE else contextlib.nullcontext():
+    with _files.take(size):
         yield read_bytes(path)
 
 
@@ -193,12 +190,7 @@ def _why_unreadable(path: str | os.PathLike, error: OSError | ValueError) -> str
         return "addresses are not read: download the photo"
     if isinstance(error, FileNotFoundError):
         return "a broken link" if os.path.islink(path) else "not found"
-    reasons = {
-        errno.EACCES: "permission denied",
-        errno.ELOOP: "a link that leads back to itself",
-        errno.ENXIO: "not a regular file",
-    }
-    return reasons.get(error.errno) or (error.strerror or str(error)).lower()
+    return (error.strerror or str(error)).lower()
 
 
 def find_files(folder: str | os.PathLike) -> Iterator[str]:
@@ -387,12 +379,11 @@ def _decode(data, draft_size, finish):
     most = MAX_JPEG_PIXELS if kind == "JPEG" and image.size != (width, height) else MAX_PIXELS
     most = MAX_SLOW_PIXELS.get(codec, most)
     if width * height > most:
-        megapixels = f"{most / 1e6:.0f} megapixels"
-        raise PhotoError(f"{width}x{height} is more than the limit of {megapixels}")
-    if max(width, height) > MAX_SIDE:
-        raise PhotoError(f"{width}x{height}: a side is longer than the limit of {MAX_SIDE:,}")
+        limit = f"the limit of {most / 1e6:.0f} megapixels"
+        raise PhotoError(f"{width}x{height} is more than {limit}")
     pixels = image.width * image.height  # fewer than width * height in a draft
     memory = pixels * (BYTES_PER_PIXEL.get(kind, 4) + 4)  # and four for what is made of a pixel
+    memory += 16 * (width + height)  # each row costs memory, be it a pixel wide
     if kind == "TIFF":  # a strip, or a tile, which may be larger than the image
         tags = image.tag_v2
         rows = tags.get(323) or min(height, tags.get(278, height))
@@ -462,8 +453,6 @@ def _without_metadata(data: bytes, kind: str) -> bytes:
         if data.count(b"Exif\0\0") > 100:  # each is copied to the end of all before it
             raise PhotoError("damaged: cut into too many parts")
         return data.replace(b"Photoshop 3.0\0", b"photoshop 3.0\0")
-    if kind == "HEIC":
-        _check_items(data)
     if kind == "AVIF":  # it is written anew if its orientation is not in EXIF
         return re.sub(rb"(infe.{8}(?:..)?)Exif", rb"\1none", data, flags=re.DOTALL)
     return data
@@ -481,20 +470,6 @@ def _check_tags(data: bytes) -> None:
         # A smaller picture comes first, or the version of DNG is given.
         if (tag == 254 and b"\1" in value) or tag == 50706:
             raise _unread(_RAW)
-
-
-def _check_items(data: bytes) -> None:
-    """Refuse a HEIC file with an item whose type is not text: pillow-heif 1.7.0 crashes on it."""
-    place = 0
-    while place + 8 <= len(data):
-        size, kind = struct.unpack_from(">I4s", data, place)
-        size = size if size >= 8 else len(data)  # 0: to the end, 1: its size comes later
-        if kind == b"meta":
-            for item in re.finditer(rb"(....)infe.{8}", data[place : place + size], re.DOTALL):
-                end = place + item.start() + int.from_bytes(item[1], "big")
-                if not data[place + item.end() : end].isascii():
-                    raise PhotoError("damaged: an item whose type is not text")
-        place += size
 
 
 def _orientation(image: Image.Image) -> int | None:
