@@ -19,7 +19,6 @@ import numpy as np
 
 from catdog import cli, files
 from catdog.backend import keras
-from catdog.files import printable
 from catdog.photos import alike, cache, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
@@ -532,7 +531,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output:
         with cli.blame("--output"):
             inspect.write(args.output, rows)
-        cli.say(f"All of them:  {printable(args.output / 'photos.csv')}")
+        cli.say(f"All of them:  {args.output / 'photos.csv'}")
     with cli.blame("--data-dir"):
         inspect.check(dataset)
     if args.augmented:

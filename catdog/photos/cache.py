@@ -24,7 +24,6 @@ import numpy as np
 
 from catdog import files
 from catdog.errors import UserError
-from catdog.files import printable
 from catdog.photos import decode
 from catdog.photos.found import Found
 from catdog.photos.photo import PhotoError, content_of, load_photo
@@ -39,13 +38,7 @@ BLOCK = 64  # photos that share a checksum
 MAX_UNUSED_DAYS = 30
 WAIT = 0.5  # seconds between two looks at whether another process has decoded the photos
 WORTH_A_LINE = 10**8  # bytes; a smaller cache is written without a word
-
-
 KEYS = ("version", "names", "stats", "digests", "checksums", "errors")  # of index.npz
-
-
-class _Damaged(Exception):
-    """What is wrong with a cache, in words."""
 
 
 def images(
@@ -79,12 +72,12 @@ def images(
                 _build(path, found, size, source, on_progress)
                 cached = _read(path, found, source, size)
     if cached is None:
-        raise UserError(f"the photos changed while they were decoded into {printable(path)}")
+        raise UserError(f"the photos changed while they were decoded into {path}")
     images, digests, errors = cached
     if len(images) == 0:
         raise UserError(
             f"expected photos, got {len(errors)} files that cannot be decoded; "
-            f"the first, {printable(found.paths[0])}: {errors[0]}"
+            f"the first, {found.paths[0]}: {errors[0]}"
         )
     return images, digests, errors
 
@@ -134,9 +127,7 @@ class Images(np.memmap):
 
     def __getitem__(self, index):
         if self.file and os.fstat(self.file.fileno()).st_size < self.offset + self.nbytes:
-            raise UserError(
-                f"{printable(self.filename)} was cut while it was in use: run the command again"
-            )
+            raise UserError(f"{self.filename} was cut while it was in use: run the command again")
         return super().__getitem__(index)
 
 
@@ -151,15 +142,22 @@ def _read(path, found, source, size):
     if not path.is_dir():
         return None
     try:
-        index = _read_index(path / "index.npz")
+        with files.reading(path / "index.npz"), np.load(path / "index.npz") as archive:
+            index = {key: archive[key] for key in KEYS}  # each has a CRC-32 in the archive
+            errors = json.loads(index["errors"].tobytes())
+            index["errors"] = errors = {int(number): reason for number, reason in errors.items()}
         if index["version"] != VERSION or not _same_files(path, found, source, index):
             return None
-        good = len(index["digests"]) - len(index["errors"])
-        images = _map_images(path / "images.npy", good, size)
+        shape = len(index["digests"]) - len(errors), size, size, 3
+        with files.reading(path / "images.npy"):
+            images = np.load(path / "images.npy", mmap_mode="r").view(Images)
+            images.file = open(path / "images.npy", "rb")  # noqa: SIM115  as long as the array is
+            if images.dtype != np.uint8 or images.shape != shape:
+                raise ValueError(f"expected images {shape}, got {images.shape}")
         _check(path, images, index["checksums"])
-        return images, index["digests"], index["errors"]
-    except _Damaged as error:
-        logger.warning(f"the cache {printable(path)} is damaged and is made anew: {error}")
+        return images, index["digests"], errors
+    except UserError as error:
+        logger.warning(f"the cache {path} is damaged and is made anew: {error}")
         return None
 
 
@@ -191,30 +189,6 @@ def _same_files(path, found, source, index):
     return True
 
 
-def _read_index(path):
-    """Return the arrays of the index, each of which has a CRC-32 in the archive, and the errors."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            index = {key: archive[key] for key in KEYS}
-        errors = json.loads(index["errors"].tobytes())
-        return index | {"errors": {int(number): reason for number, reason in errors.items()}}
-    except (
-        Exception
-    ) as error:  # on changed bytes NumPy and zipfile raise nearly every kind there is
-        raise _Damaged(f"{path.name}: {printable(str(error)[:100])}") from None
-
-
-def _map_images(path, count, size):
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False).view(Images)
-        images.file = open(path, "rb")  # noqa: SIM115  as long as the array is there
-    except Exception as error:  # a file that was cut is one of its reasons
-        raise _Damaged(f"{path.name}: {printable(str(error)[:100])}") from None
-    if images.dtype != np.uint8 or images.shape != (count, size, size, 3):
-        raise _Damaged(f"{path.name}: expected {count} images, got an array {images.shape}")
-    return images
-
-
 def _check(path, images, checksums):
     """Compare the images with their checksums, unless the file is untouched since the last time.
 
@@ -231,7 +205,7 @@ def _check(path, images, checksums):
     with ThreadPoolExecutor() as pool:
         found = np.array(list(pool.map(zlib.crc32, blocks)), np.uint32)
     if changed := np.count_nonzero(found != checksums):
-        raise _Damaged(f"the pixels of {changed:,} of {len(found):,} blocks have changed")
+        raise UserError(f"the pixels of {changed:,} of {len(found):,} blocks have changed")
     with contextlib.suppress(OSError):  # a cache that may only be read is checked each time
         (path / "checked").write_text(stamp)
 
@@ -262,7 +236,7 @@ def _locked(path):
         probe.mkdir()
         probe.rmdir()
     except OSError as error:
-        raise UserError(f"cannot write {printable(path)}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
     with contextlib.ExitStack() as stack:
         waited = False
         while True:
@@ -281,14 +255,12 @@ def _locked(path):
 def _build(path, found, size, source, on_progress):
     """Decode the photos into a new cache at `path`."""
     if os.path.lexists(path) and not _remove(path):
-        raise UserError(f"expected a cache or nothing at {printable(path)}, got other files")
+        raise UserError(f"expected a cache or nothing at {path}, got other files")
     with files.atomic_folder(path) as temporary:
         needed = size_in_bytes(found, size)
         files.check_space(path.parent, needed)
         if needed > WORTH_A_LINE:
-            logger.warning(
-                f"Decoding into {printable(path)}, which takes {files.amount(needed)} of disk"
-            )
+            logger.warning(f"Decoding into {path}, which takes {files.amount(needed)} of disk")
         _write(temporary, found, size, source, on_progress)
         (temporary / "checked").write_text(_stamp(temporary / "images.npy"))
 
@@ -360,9 +332,7 @@ def _tidy(cache_dir, keep):
             days = files.age(path) / (24 * 3600)
             unused = path != keep and NAME.fullmatch(path.name) and days > MAX_UNUSED_DAYS
             if unused and _remove(path):
-                logger.warning(
-                    f"removed the cache {printable(path)}, which was not used for {days:.0f} days"
-                )
+                logger.warning(f"removed the cache {path}, which was not used for {days:.0f} days")
 
 
 def _remove(path):

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from catdog import cli, files
 from catdog.errors import UserError
-from catdog.files import printable
 from catdog.photos import drawings, index
 
 # Microsoft's copy (CDLA-Permissive-2.0), microsoft.com/download/details.aspx?id=54765. Microsoft
@@ -223,4 +222,4 @@ def _explained(subject, kind=UserError) -> Iterator[None]:
     except (OSError, http.client.HTTPException, ValueError) as error:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise kind(f"{subject}: {printable(text)}") from error
+        raise kind(f"{subject}: {text}") from error

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from catdog import files
 from catdog.errors import UserError
-from catdog.files import printable
 
 NAMES = ("cat", "dog")
 SETTINGS = "demo.json"  # written last: it marks the folder as a complete demo, and as ours
@@ -202,6 +201,4 @@ def _is_whole(folder, settings):
             return False
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    raise UserError(
-        f"{printable(folder)} holds files that were not drawn here: expected a demo or nothing"
-    )
+    raise UserError(f"{folder} holds files that were not drawn here: expected a demo or nothing")

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from catdog.errors import UserError
-from catdog.files import nfc, printable, some_names
+from catdog.files import counted, nfc, printable, some_names
 from catdog.photos import labels as label_files
 from catdog.photos.drawings import SETTINGS as DEMO
 from catdog.photos.found import MOST_CLASSES, SPLITS, Found
@@ -77,11 +77,11 @@ def find(
             few or too many classes, or others than `classes`.
     """
     if not os.path.isdir(data_dir):
-        raise UserError(f"expected a folder, got {printable(data_dir)}")
+        raise UserError(f"expected a folder, got {data_dir}")
     try:
         return _Finder(data_dir, cache_dir, classes).find()
     except OSError as error:
-        raise UserError(f"cannot read {printable(error.filename)}: {error.strerror}") from None
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 # --- Folders --------------------------------------------------------------------------------------
@@ -184,20 +184,18 @@ class _Finder:
         if not part and len(passed) > 1:
             part = self.by_folder(passed[-2])  # photos without labels in one folder: one class
         if not part:
-            raise NoPhotos(
-                f"expected labelled photos in {printable(self.root)}, {self.got()}; {WAYS}"
-            )
+            raise NoPhotos(f"expected labelled photos in {self.root}, {self.got()}; {WAYS}")
         return self.found({0: part}, home)
 
     def got(self):
         """Return what there is instead of labelled photos."""
         if paths := self.top.paths():
-            return f"got photos such as {printable(paths[0])} without"
+            return f"got photos such as {paths[0]} without"
         kinds = [f"{end or 'no ending'}: {n:,}" for end, n in self.top.endings().items()]
         return f"got other files ({some_names(kinds)})" if kinds else "got an empty folder"
 
     def place(self, folder):
-        return printable(self.root / folder.path)
+        return self.root / folder.path
 
     # 1. Leading folders
 
@@ -266,8 +264,8 @@ class _Finder:
             other = of_key.setdefault(folder.key, folder)
             if nfc(other.name) != nfc(folder.name):
                 raise UserError(
-                    f"expected one folder for each class, got both {printable(other.name)} and "
-                    f"{printable(folder.name)} in {self.place(home)}"
+                    f"expected one folder for each class, got both {other.name} and "
+                    f"{folder.name} in {self.place(home)}"
                 )
             member = class_name(folder.name)
             rows += ((p, member, identity(member, p[folder.start :])) for p in folder.paths())
@@ -320,7 +318,7 @@ class _Finder:
             return None
         without = sorted({*paths}.difference(path for path, _, _ in rows))
         notes = [f"left out, without a label: {some_names(without)}"] if without else []
-        how = f"labels from names such as {printable(rows[0][0][folder.start :])}"
+        how = f"labels from names such as {rows[0][0][folder.start :]}"
         return _Part("names", folder, how, rows, notes)
 
     def by_name_in_batches(self, home):
@@ -358,7 +356,7 @@ class _Finder:
                 members.append(member)
                 paths.append(path[folder.start :])
             given += [split] * len(part.rows)
-            tops.append(f"{printable(paths[-1].partition('/')[0])}/")
+            tops.append(f"{paths[-1].partition('/')[0]}/")
         if self.complaint:
             self.notes.append(f"{self.complaint}; it is not taken for labels")
         self.notes += self.said_otherwise(first.kind, parts)
@@ -377,7 +375,7 @@ class _Finder:
         number = {name: index for index, name in enumerate(classes)}
         labels = np.array([number[member] for member in members], np.int32)
         how = how or f"split from {' and '.join(tops)}"
-        summary = f"{how}; {len(classes):,} classes: {some_names(classes)}"
+        summary = printable(f"{how}; {len(classes):,} classes: {some_names(classes)}")
         given = np.array(given) if len(parts) > 1 else None
         others = home.endings()
         return Found(self.root / folder.path, classes, paths, labels, names, given, summary, others)
@@ -389,7 +387,7 @@ class _Finder:
                 if KAGGLE_NAME.fullmatch(path, home.start):
                     raise UserError(
                         f"expected one layout in {self.place(home)}, got photos beside the folders "
-                        f"({printable(path[home.start :])}) and in them ({_names(home.filled)})"
+                        f"({path[home.start :]}) and in them ({_names(home.filled)})"
                     )
 
     def said_otherwise(self, kind, parts):
@@ -405,8 +403,8 @@ class _Finder:
         differ = [path for path, member in rows if theirs.get(path, member) != member]
         if not differ or {member for _, member in rows}.isdisjoint(theirs.values()):
             return []
-        example = printable(differ[0])
-        return [f"not used: {other.how}; it disagrees on {len(differ):,} photos, such as {example}"]
+        disagrees = f"it disagrees on {counted(len(differ), 'photo')}, such as {differ[0]}"
+        return [f"not used: {other.how}; {disagrees}"]
 
     def left_out(self, home, taken):
         """Return a note on what in a folder is left out, beside the folders that are taken."""

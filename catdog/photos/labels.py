@@ -56,14 +56,13 @@ def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
     for number, cells in _cells(path):
         words = cells if len(cells) > 1 else cells[0].split()
         name, label = [nfc(word.strip()) for word in words] if len(words) == 2 else ("", "")
-        place = f"{printable(path)}, line {number}"
+        place = f"{path}, line {number}"
         if not name or not label:
             got = "\t".join(cells).strip()
             raise UserError(f"{place}: expected a name, a tab and a class, got {got!r}")
         if relabels.setdefault(name, label) != label:
             raise UserError(
-                f"{place}: expected one class for {printable(name)}, got both "
-                f"{printable(relabels[name])} and {printable(label)}"
+                f"{place}: expected one class for {name}, got both {relabels[name]} and {label}"
             )
     return relabels
 
@@ -83,7 +82,7 @@ def _cells(path):
     try:
         text = _text(Path(path).read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     lines = (f"{line}\n" for line in text.split("\n"))
     lines = ("\n" if line.lstrip().startswith("#") else line for line in lines)
     reader = csv.reader(lines, delimiter="\t")
@@ -92,7 +91,7 @@ def _cells(path):
             if any(cell.strip() for cell in cells):
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise UserError(f"{printable(path)}, line {reader.line_num}: {error}") from None
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
 
 
 def relabelled(found: Found, data_dir: str | os.PathLike, relabels: dict[str, str]) -> np.ndarray:
@@ -104,15 +103,14 @@ def relabelled(found: Found, data_dir: str | os.PathLike, relabels: dict[str, st
     for name, label in relabels.items():
         if printable(label) not in classes:
             raise UserError(
-                f"expected one of the classes {some_names(found.classes)} for {printable(name)}, "
-                f"got {printable(label)}"
+                f"expected one of the classes {some_names(found.classes)} for {name}, got {label}"
             )
     labels = found.labels.copy()
     for i, names in matching(found, data_dir, relabels):
         new = {printable(relabels[name]) for name in names}
         if len(new) > 1:
             both = " and ".join(sorted(new))
-            raise UserError(f"expected one class for {printable(found.paths[i])}, got {both}")
+            raise UserError(f"expected one class for {found.paths[i]}, got {both}")
         labels[i] = classes[new.pop()]
     return labels
 
@@ -176,7 +174,7 @@ def read_csv(
         NotAList: too few of the rows name a photo, or no column holds labels.
         UserError: a photo has two labels.
     """
-    place, index = printable(path), _Photos(path, photos)
+    place, index = str(path), _Photos(path, photos)
     column, header, rows = _photo_column(_rows(path), index, place)
     label_in, words = _label_column(header, rows, column, place)
     label_of, left_out, unclear = {}, [], None
@@ -185,7 +183,7 @@ def read_csv(
         if len(found) != 1 or not label:
             left_out.append(row[column] or ",".join(row))
         elif (other := label_of.setdefault(found[0], label)) != label:
-            got = f"one label for {printable(found[0])}, got both {other} and {label}"
+            got = f"one label for {found[0]}, got both {other} and {label}"
             unclear = unclear or f"{place}, line {line}: expected {got}"
     labels = set(label_of.values())
     spelled = {label.casefold(): label for label in sorted(labels)}
@@ -217,7 +215,7 @@ def _rows(path):
     try:
         text = _text(read_bytes(path))
     except PhotoError as error:
-        raise NotAList(f"{printable(path)}: {error}") from None
+        raise NotAList(f"{path}: {error}") from None
     if re.search("[\udc80-\udcff]", text):  # not UTF-8: a spreadsheet on Windows
         text = text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
     first, _, rest = text.partition("\n")
@@ -228,7 +226,7 @@ def _rows(path):
     try:
         rows = [(reader.line_num, [*map(str.strip, row)]) for row in reader]
     except csv.Error as error:
-        raise NotAList(f"{printable(path)}, line {reader.line_num}: {error}") from None
+        raise NotAList(f"{path}, line {reader.line_num}: {error}") from None
     width = max((len(row) for _, row in rows), default=0)
     return [(line, row + [""] * (width - len(row))) for line, row in rows if any(row)]
 
@@ -270,7 +268,7 @@ def _label_column(header, rows, column, place):
 
 
 def _named(header, column):
-    return f"column {printable(header[column]) or column + 1}"
+    return f"column {header[column] or column + 1}"
 
 
 def _example(rows, column):

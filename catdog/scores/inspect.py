@@ -41,13 +41,13 @@ def check(dataset) -> None:
     if 0 in sizes.values() or 0 in in_train:
         label = in_train.argmin()
         skipped = [dataset.skipped[i] for i in np.flatnonzero(dataset.skipped_labels == label)]
-        first = f", and skipped {printable(skipped[0][0])}: {skipped[0][1]}" if skipped else ""
+        first = f", and skipped {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise UserError(
             "expected enough photos of every class for training, validation and test, got "
-            f"{len(dataset.names)} photos in {printable(dataset.root)} ("
+            f"{len(dataset.names)} photos in {dataset.root} ("
             + ", ".join(f"{name} {count}" for name, count in sizes.items())
             + f"), of which {(dataset.labels == label).sum()} of "
-            + printable(dataset.classes[label])
+            + dataset.classes[label]
             + first
         )
 
@@ -57,7 +57,7 @@ def warnings(dataset) -> list[str]:
     told, test, counts = [], dataset.splits["test"], dataset.class_counts("test")
     here = f"--data-dir {quoted(dataset.root)}"
     if len(test) < FEW or counts.min() < FEW_OF_CLASS:
-        fewest = f"{printable(dataset.classes[counts.argmin()])} ({counts.min()})"
+        fewest = f"{dataset.classes[counts.argmin()]} ({counts.min()})"
         told.append(
             f"Warning: only {len(test):,} test photos, the fewest of {fewest}: the score will say "
             "little."

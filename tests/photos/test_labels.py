@@ -258,7 +258,7 @@ def test_a_csv_file_and_class_folders_that_disagree_are_told(tmp_path, caplog):
     assert index.find(tmp_path).labels.tolist() == [0, 0, 1, 1]
     (told,) = caplog.messages
     assert told.startswith(f"not used: labels from {tmp_path}/train.csv (")
-    assert told.endswith("; it disagrees on 1 photos, such as set/cats/1.png")
+    assert told.endswith("; it disagrees on 1 photo, such as set/cats/1.png")
     caplog.clear()
     found = layout(tmp_path, rows)
     assert labels_of(found)["set/cats/1.png"] == "dogs"
