@@ -199,10 +199,10 @@ def read_csv(
     folders = set(map(os.path.dirname, label_of))
     beside = [p for p in photos if p not in label_of and os.path.dirname(p) in folders]
     notes = [
-        f"{place}: left out, {what}: {counted(len(names), noun)}: {some_names(names, 3)}"
-        for names, noun, what in (
-            (left_out, "row", "not one photo and a label"),
-            (beside, "photo", "without a label"),
+        f"{place}: left out {counted(len(names), noun)} without {lack}: {some_names(names, 3)}"
+        for names, noun, lack in (
+            (left_out, "row", "a photo or a label"),
+            (beside, "photo", "a row"),
         )
         if names
     ]

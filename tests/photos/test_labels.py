@@ -183,7 +183,7 @@ def test_photos_may_lie_beside_the_csv_file(tmp_path, caplog):
     found = layout(tmp_path, "id,breed\na,ant\nb,bee\n")
     assert labels_of(found) == {"a.jpg": "ant", "b.jpg": "bee"}
     assert found.names == ["a.jpg", "b.jpg"]
-    assert "without a label: 1 photo: c.jpg" in caplog.text
+    assert "left out 1 photo without a row: c.jpg" in caplog.text
 
 
 @pytest.mark.parametrize("row", ["../0a,bee", "twin,bee", "0b,", "0b", ",bee", "test/../../0b,bee"])
@@ -192,7 +192,7 @@ def test_rows_that_do_not_name_one_photo_and_a_label_are_left_out(breeds, row, c
     save(breeds / "train" / "twin.png")
     found = layout(breeds, f"id,breed\n0a,ant\n{row}\nsub/0c,bee\n")
     assert labels_of(found) == {"train/0a.jpg": "ant", "train/sub/0c.png": "bee"}
-    told = f"{breeds}/labels.csv: left out, not one photo and a label: 1 row"
+    told = f"{breeds}/labels.csv: left out 1 row without a photo or a label"
     assert f"{told}: {row.split(',')[0] or row}" in caplog.text
 
 
@@ -211,7 +211,7 @@ def test_contrary_labels_are_refused(breeds, row, words):
 def test_a_photo_that_is_missing_is_named_and_left_out(breeds, caplog):
     found = layout(breeds, "id,breed\n0a,ant\n0b,bee\nother/0a,bee\n/etc/passwd,bee\n")
     assert labels_of(found) == {"train/0a.jpg": "ant", "train/0b.jpg": "bee"}
-    assert "2 rows: " in caplog.text and "other/0a, /etc/passwd" in caplog.text
+    assert "2 rows without" in caplog.text and "other/0a, /etc/passwd" in caplog.text
     refused(lambda: layout(breeds, "id,breed\n0a,ant\n8,bee\n9,bee\n"), "names of photos, got 0a")
 
 
