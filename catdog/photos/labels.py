@@ -286,31 +286,40 @@ class _Photos:
     def __init__(self, path, photos):
         self.above = nfc(str(Path(path).absolute().parent)).casefold().split(os.sep)
         self.photos, self.exact = photos, set(photos)
+        self.find = functools.cache(self._find)
 
     @functools.cached_property
     def called(self):
-        """The photos by their mere names in small letters, with and without ending."""
+        """The photos by name and by folder and name, in small letters, with and without ending."""
         called = collections.defaultdict(list)
         for photo in self.photos:
-            name = nfc(photo).casefold().rpartition("/")[2]
-            for key in {name, os.path.splitext(name)[0]}:
+            parts = nfc(photo).casefold().split("/")
+            for key in {parts[-1], "/".join(parts[-2:])}:
                 called[key].append(photo)
+                called[os.path.splitext(key)[0]].append(photo)
         return called
 
-    def find(self, name):
+    def _find(self, name):
         """Return the photos that a name may mean: those that it agrees with most."""
         if name in self.exact:
             return [name]
         spelled = posixpath.normpath(nfc(name.replace("\\", "/")))
         *folders, last = spelled.casefold().split("/")
         scores = {}
-        for photo in self.called.get(last, ()):
+        for photo in self.called.get("/".join([*folders[-1:], last]), ()):
             own = nfc(photo).casefold().split("/")[:-1]
             pairs = zip(reversed(own), reversed(folders), strict=False)
             same = len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
-            rest = folders[: len(folders) - same]
-            if not rest or rest[0] == "" or rest[0][1:] == ":" or rest == self.above[-len(rest) :]:
+            if self.may_precede(folders[: len(folders) - same]):
                 is_spelled_so = "/".join(spelled.split("/")[-same - 1 :]) in nfc(photo)
                 scores[photo] = same, is_spelled_so, os.path.dirname(photo) in ("", "train")
+        if not scores and folders and self.may_precede(folders):
+            return self.find(spelled.rpartition("/")[2])
         best = max(scores.values(), default=None)
         return [photo for photo, score in scores.items() if score == best]
+
+    def may_precede(self, folders):
+        """Return whether folders may stand before the path of a photo."""
+        if not folders or folders[0] == "" or folders[0][1:] == ":":
+            return True
+        return folders == self.above[-len(folders) :]
