@@ -27,9 +27,9 @@ photos = ["--data-dir", "photos", "--cache-dir", "cache"]
 new = ["--arch", "tiny", "--recipe", "quick"]
 say = progress.say
 
-def stop(line):
-    say(line)
-    if line.startswith("epoch   1/"):
+def stop(*lines):
+    say(*lines)
+    if lines[0].startswith("epoch   1/"):
         raise KeyboardInterrupt
 
 progress.say = stop
