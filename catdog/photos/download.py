@@ -135,8 +135,6 @@ def fetch(
     """
     path = Path(path)
     part = _part(path)
-    if not url.lower().startswith(("http://", "https://")):
-        raise UserError(f"{url!r}: expected an http or https address")
     with _explained(path):
         if path.exists():
             if wrong := _difference(path, size, sha256):
@@ -146,8 +144,6 @@ def fetch(
         part.touch()
         with part.open("r+b") as file:
             _download(url, file, size, progress, timeout)
-            file.flush()
-            os.fsync(file.fileno())
         if wrong := _difference(part, size, sha256):
             part.unlink()
             raise UserError(f"{url}: {wrong}; what came was removed")

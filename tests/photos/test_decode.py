@@ -86,6 +86,11 @@ def test_paths_on_stdin(stdin, folder, end):
     assert [(path, str(error)) for path, error in decode.find(["-"])] == [("-", "no path on stdin")]
 
 
+def test_a_list_on_stdin_may_be_written_by_windows(stdin, folder):
+    stdin(os.fsencode(folder / "a.png") + b"\r\n" + os.fsencode(folder / "c.jpg") + b"\r\n")
+    assert paths("-") == [str(folder / "a.png"), str(folder / "c.jpg")]
+
+
 def test_a_line_on_stdin_that_is_too_long_for_a_path_is_refused(stdin, folder):
     good = os.fsencode(folder / "a.png")
     longest = b"x" * decode.MAX_PATH_BYTES

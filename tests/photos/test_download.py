@@ -204,12 +204,6 @@ def test_fetch_through_a_proxy(server, tmp_path, monkeypatch):
     assert server.requests == [(url, None)]
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "photos.zip", ""])
-def test_fetch_other_addresses(tmp_path, url):
-    with pytest.raises(UserError, match="http or https"):
-        fetch(url, tmp_path / "photos.zip", len(CONTENT), SUM)
-
-
 @pytest.mark.parametrize("url", ["http://127.0.0.1:x/", "http://[1/", "http:///x", "http://a b/"])
 def test_fetch_impossible_address(tmp_path, url):
     with pytest.raises(UserError):
