@@ -189,28 +189,28 @@ def replace(stored, make):
     [
         (
             lambda file, path, shape: file.__setitem__(path, h5py.ExternalLink("secret.h5", "/x")),
-            "a link, 0, to elsewhere",
+            "expected 10 arrays",
         ),
         (
             lambda file, path, shape: file.__setitem__(path, h5py.SoftLink("/layers")),
-            "a link, 0, to elsewhere",
+            "expected 10 arrays",
         ),
-        (lambda file, path, shape: file.__setitem__(path, file["layers"]), "under two names"),
+        (lambda file, path, shape: file.__setitem__(path, file["layers"]), "expected 10 arrays"),
         (
             lambda file, path, shape: file.create_dataset(
                 path, shape, "f4", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
             ),
-            "outside the file or packed",
+            "could not be loaded",
         ),
         (
             lambda file, path, shape: file.create_dataset(
                 path, (2**20, 2**20), "f4", chunks=True, compression="gzip"
             ),
-            "outside the file or packed",
+            "of other shapes",
         ),
         (
             lambda file, path, shape: file.create_dataset(path, (2**20, 2**20), "f4"),
-            "without the values",
+            "of other shapes",
         ),
     ],
     ids=["external link", "soft link", "loop", "external data", "packed bomb", "hollow bomb"],
@@ -225,16 +225,16 @@ def test_a_zip_bomb_is_refused(run, whole):
     files.write_json(run / "config.json", config)
     write(run, {**whole, "model.weights.h5": bytes(2**26)}, zipfile.ZIP_DEFLATED)
     assert (run / "model.keras").stat().st_size < 2**17
-    refused(run, "as Keras stores it, got it packed")
+    refused(run, "expected weights of up to")
 
 
 @pytest.mark.parametrize("name", ["../trace", "/tmp/trace", "assets/x", "config.json"])
-def test_members_that_keras_does_not_write_are_refused(run, whole, name):
+def test_members_that_keras_does_not_write_are_not_read(run, whole, network, name):
     write(run, whole)
     with zipfile.ZipFile(run / "model.keras", "a") as archive, pytest.MonkeyPatch.context() as m:
         m.setattr("warnings.warn", lambda *args, **kwargs: None)  # of a name that comes twice
         archive.writestr(name, "{}")
-    refused(run, "expected config.json, metadata.json, model.weights.h5 in it")
+    assert_loaded(run, network)
 
 
 def test_a_pipe_a_device_and_a_folder_are_refused_without_waiting(run):
@@ -264,7 +264,7 @@ def test_a_virtual_dataset_is_refused(run, whole):
         file.create_virtual_dataset(path, layout)
 
     write(run, weights(whole, lambda stored: replace(stored, virtual)))
-    refused(run, "outside the file or packed")
+    refused(run, "could not be loaded")
 
 
 # --- Networks of other shapes ---------------------------------------------------------------------
