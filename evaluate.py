@@ -184,7 +184,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
 
 def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
     """Return the novelty of the pictures in the folder of --unknown and below it, (n,)."""
-    if not classifier.highest_novelty:
+    if not classifier.run.scores:
         raise UserError(f"expected a run with novelty, got {classifier.run}", "--model")
     found = []
     for batch in decode.Stream(decode.find([folder]), classifier.image_size).batches():

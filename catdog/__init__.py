@@ -10,8 +10,8 @@ and data.py (the data set). They call four rooms, none of which imports a script
 
     cli.py      what the scripts share at the terminal
     backend.py  Keras and TensorFlow, loaded at first use and without their noise
-    files.py    files that are written atomically, paths that can be printed
-    errors.py   UserError
+    files.py    files that are written atomically, and damaged ones that are read
+    errors.py   UserError, and names as text that can be printed
 """
 
 __version__ = "0.2.0"

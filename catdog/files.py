@@ -1,4 +1,4 @@
-"""Files and folders that are written atomically, JSON, and paths that can be printed."""
+"""Files and folders that are written atomically, damaged ones that are read, and JSON."""
 
 import contextlib
 import hashlib
