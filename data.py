@@ -537,6 +537,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.augmented:
         settings = dataclasses.replace(RECIPES["full"], batch_size=24, stages=(1.0,))
         inputs, _ = training_batches(dataset, settings, epoch=0)[0]
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
         images = augment(inputs, settings, "float32", keras.random.SeedGenerator(0))
         with cli.blame("--augmented"):
             inspect.draw(keras.ops.convert_to_numpy(images), Path(args.augmented))

@@ -148,7 +148,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     probabilities, novelties = outputs["probabilities"], outputs.get("novelty")
     temperature = classifier.config.get("temperature", 1.0)
     uncalibrated = calibration.uncalibrated(probabilities, temperature)
-    trained_on = classifier.run.trained_on(dataset.identities(members))
+    trained_on = classifier.run.trained_on(dataset.identities(members), renamed=True)
     found = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": str(classifier.run),
@@ -176,7 +176,10 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
         f"{len(dataset.skipped)} skipped, {len(dataset.excluded)} left out"
     )
     if found["trained_on"]:
-        say(f"Warning: the model was trained on {found['trained_on']:,} of these photos.")
+        say(
+            f"Warning: the model was trained on {found['trained_on']:,} of these photos, or on "
+            "photos that look the same."
+        )
     return Scored(
         classifier, dataset, members, probabilities, uncalibrated, found, novelties, outsiders
     )

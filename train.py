@@ -146,6 +146,12 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
         places = {name: getattr(args, name) or run.place(name) for name in PLACES}
         lists = run.lists if args.resume else data.read_lists(args)
         download.ensure_photos(**places, demo=settings.recipe == "demo")
+        if args.resume and not os.path.isdir(places["data_dir"]):
+            raise UserError(
+                f"expected the photos of this run in {places['data_dir']}, which is no folder; "
+                "--data-dir says where they are now",
+                "--resume",
+            )
         load = functools.partial(data.load, **places, **lists, fold=settings.fold)
         dataset = load(image_size=settings.score_size)
         if not args.resume:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from catdog import files
-from catdog.errors import UserError, printable
+from catdog.errors import UserError, is_out_of_memory, printable
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on sizes
 
@@ -212,8 +212,8 @@ class _Say(logging.Handler):
 def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
     """Run `main()` and exit with the code that it returns.
 
-    0: done; 1: some photos failed; 2: UserError, a line on stderr, or a full disk; 130 and 143:
-    interrupted by Ctrl-C or SIGTERM.
+    0: done; 1: some photos failed; 2: UserError, a line on stderr, or a full disk, or too little
+    memory; 130 and 143: interrupted by Ctrl-C or SIGTERM.
 
     Args:
         closed_pipe: the exit code if the reader of stdout leaves early, as in `| head -1`.
@@ -223,6 +223,20 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
     logging.getLogger("catdog").addHandler(handler)
     if hasattr(sys.stdout, "reconfigure"):  # not so in a notebook
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
+    try:
+        code = _ended(main, closed_pipe)
+    finally:  # argparse ends by SystemExit
+        if "IPython" in sys.modules:  # a notebook goes on
+            logging.getLogger("catdog").removeHandler(handler)
+            sys.unraisablehook = sys.__unraisablehook__
+            for number, each in before.items():
+                signal.signal(number, each)
+    if code or "IPython" not in sys.modules:
+        sys.exit(code)
+
+
+def _ended(main, closed_pipe):
+    """Return the exit code of `main()`, after saying why it is not 0."""
     code, message = 2, None
     try:
         _check_current_folder()
@@ -240,21 +254,18 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
     except BrokenPipeError:
         _discard(sys.stdout)
         code = closed_pipe
-    except OSError as error:
-        if error.errno not in NO_ROOM:
+    except Exception as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            _discard(sys.stdout)
+            message = f"error: cannot write: {error.strerror}"
+        elif is_out_of_memory(error):
+            reason = " ".join(str(error).split()) or type(error).__name__
+            message = f"error: not enough memory: {printable(reason)[:200]}"
+        else:
             raise
-        _discard(sys.stdout)
-        code, message = 2, f"error: cannot write: {error.strerror}"
     if message:
         _print(f"{os.path.basename(sys.argv[0])}: {message}")
-    if "IPython" in sys.modules:  # a notebook goes on
-        logging.getLogger("catdog").removeHandler(handler)
-        sys.unraisablehook = sys.__unraisablehook__
-        for number, each in before.items():
-            signal.signal(number, each)
-        if code == 0:
-            return
-    sys.exit(code)
+    return code
 
 
 def _catch_signals() -> dict:

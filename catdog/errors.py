@@ -1,7 +1,15 @@
-"""The one error that a user can do something about, and names as text that can be printed."""
+"""The errors that a user can do something about, and names as text that can be printed."""
 
 import os
+import re
 import unicodedata
+
+# How Python, the three backends and their libraries say that memory does not suffice.
+_NO_MEMORY = re.compile(
+    "out of memory|oom when|resource.?exhausted|bad_alloc|alloc_failed|allocate memory", re.I
+)
+# The joiners within words of Persian and Hindi, and within emoji, belong to how these are written.
+_JOINER_OR_OTHER = re.compile("(?<=[^\0-\x7f])[\u200c\u200d](?=[^\0-\x7f])|(.)", re.DOTALL)
 
 
 class UserError(Exception):
@@ -24,6 +32,11 @@ class UserError(Exception):
         return f"{blamed}\n{self.advice}" if self.advice else blamed
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error, of any backend, says that memory does not suffice."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
 def printable(path: str | bytes | os.PathLike) -> str:
     r"""Return a path as text for one output line that any UTF-8 terminal can show.
 
@@ -31,11 +44,12 @@ def printable(path: str | bytes | os.PathLike) -> str:
     (`\xff`) are escaped; all other characters stay, spaces and backslashes among them.
     """
     text = os.fsdecode(path)
-    return text if text.isprintable() else "".join(map(_escaped, text))
+    return text if text.isprintable() else _JOINER_OR_OTHER.sub(_escaped, text)
 
 
-def _escaped(character: str) -> str:
-    if character.isprintable() or unicodedata.category(character) == "Zs":
+def _escaped(match: re.Match) -> str:
+    character = match[0]
+    if match[1] is None or character.isprintable() or unicodedata.category(character) == "Zs":
         return character
     if "\udc80" <= character <= "\udcff":  # how os.fsdecode keeps a byte that is no text
         return f"\\x{ord(character) - 0xDC00:02x}"

@@ -39,6 +39,7 @@ def losses(photos_dir, cache_dir, weights, steps=4):
     batches = data.training_batches(dataset, SETTINGS, 0)
     for inputs, targets in (batches[step] for step in range(steps)):
         network.reset_metrics()
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
         images = data.augment(inputs, SETTINGS, "float32", keras.random.SeedGenerator(0))
         scores = network.train_on_batch(images, targets, return_dict=True)
         found.append(float(scores["loss"]))

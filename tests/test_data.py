@@ -120,7 +120,7 @@ def test_few_test_photos_and_copies_among_them_are_told(tmp_path):
     assert "1 of 6 test photos have a copy in training" in copies
 
 
-@pytest.mark.parametrize("name", ["unknown", "Unsure"])
+@pytest.mark.parametrize("name", ["unknown", "Unsure", "unknown "])
 def test_a_class_with_a_word_of_predict_py_is_refused_for_training(tmp_path, name):
     fill(tmp_path, "ant", name, photos=30)
     with pytest.raises(UserError, match=f"another name of the class {name}.* rename its folder"):

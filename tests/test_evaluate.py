@@ -142,6 +142,19 @@ def test_one_known_photo_makes_the_held_out_split_the_default(folder, tmp_path, 
     assert strict(capsys.readouterr().out)["split"] == "test"
 
 
+def test_copies_of_training_photos_under_other_names_raise_a_warning(folder, tmp_path, capsys):
+    known = data.load(folder / "photos", 40, folder / "cache")
+    for i in known.splits["train"][::4]:
+        (tmp_path / "photos" / known.classes[known.labels[i]]).mkdir(parents=True, exist_ok=True)
+        copy = tmp_path / "photos" / known.classes[known.labels[i]] / f"new{i}.png"
+        shutil.copy(known.root / known.paths[i], copy)
+    places = ["--data-dir", tmp_path / "photos", "--cache-dir", tmp_path / "cache", "--json"]
+    assert run(folder, *places) == 0
+    out, err = capsys.readouterr()
+    assert strict(out)["split"] == "all" and strict(out)["trained_on"] == strict(out)["images"] > 9
+    assert "Warning: the model was trained on" in err
+
+
 def test_without_data_dir_the_photos_of_the_run_are_scored(folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(folder / "plain", tmp_path / "run")
     change_config(tmp_path / "run", data_dir=str(folder / "photos"))

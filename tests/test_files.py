@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from catdog import cli, files
-from catdog.errors import UserError
+from catdog.errors import UserError, printable
 from conftest import ROOT, disk_full_at
 
 
@@ -173,6 +173,16 @@ def test_lock_is_a_plain_file_where_the_file_system_has_none(tmp_path, monkeypat
 
 
 # --- Messages -------------------------------------------------------------------------------------
+
+
+def test_joiners_stay_within_persian_hindi_and_emoji_alone():
+    for name in (
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u06af\u0631\u0628\u0647",
+        "\u0915\u094d\u200d\u0937",
+        "\U0001f408\u200d\u2b1b",
+    ):
+        assert printable(name) == name
+    assert printable("c\u200dat\u200c") == r"c\u200dat\u200c"
 
 
 def test_an_error_is_one_line_whatever_its_names_are(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """The networks: shapes, parameter counts, plain layers."""
 
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 
 import model
 from catdog.errors import UserError
+from catdog.runs import export
 from catdog.runs.classifier import Classifier
-from conftest import network_file
+from conftest import make_run, network_file
 
 
 @pytest.mark.parametrize("arch", model.ARCHITECTURES)
@@ -96,6 +98,25 @@ def test_the_script_prints_the_layers_of_each_network(capsys):
     assert first.split() == ["Conv2D", "3", "x", "3", "32", "x", "32", "x", "32", "896"]
     expected = model.build("classic", 3, 32).count_params()
     assert text.splitlines()[-2].split() == ["total", f"{expected:,}"]
+
+
+def test_an_export_leaves_out_what_the_run_did_unless_told(photos_dir, tmp_path, monkeypatch):
+    seen = []
+
+    def fake_export(run, network, dataset, on_progress):
+        label = dataset.labels[dataset.names.index("cat.1")]
+        seen.append(([dataset.names[i] for i in dataset.excluded], dataset.classes[label]))
+
+    monkeypatch.setattr(export, "export", fake_export)
+    monkeypatch.setattr(model, "load", lambda folder: SimpleNamespace(network=None))
+    lists = {"exclude": ["cat.7", "dog.9"], "relabel": {"cat.1": "dog"}}
+    make_run(tmp_path / "run", {"classes": ["cat", "dog"], "score_size": 40, **lists})
+    (tmp_path / "other").write_text("cat.3\n")
+    photos = ["--data-dir", str(photos_dir), "--cache-dir", str(tmp_path / "cache")]
+    for more in ([], ["--exclude", str(tmp_path / "other")]):
+        with pytest.raises(UserError, match="that LiteRT can run"):
+            model.main(["--export", "litert", "--model", str(tmp_path / "run"), *photos, *more])
+    assert seen == [(["cat.7", "dog.9"], "dog"), (["cat.3"], "dog")]
 
 
 def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys):

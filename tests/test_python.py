@@ -34,13 +34,27 @@ def folder(tmp_path_factory):
     return folder
 
 
+class Tensor:
+    """An array of another library."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+    def __iter__(self):
+        return map(Tensor, self.values)
+
+
 def test_one_photo_in_any_form_gets_one_answer(ours, folder):
     path = folder / "photos" / "0.jpg"
     expected = ours.predict(path)
     image, content = Image.open(path), path.read_bytes()
     with open(path, "rb") as file:
-        forms = (str(path), content, bytearray(content), io.BytesIO(content), file, image,
-                 np.asarray(image), np.asarray(image.convert("RGBA")))  # fmt: skip
+        forms = (str(path), content, bytearray(content), memoryview(content), io.BytesIO(content),
+                 file, image, np.asarray(image), Tensor(np.asarray(image)),
+                 np.asarray(image.convert("RGBA")))  # fmt: skip
         for form in forms:
             got = ours.predict(form)
             assert got.probabilities == pytest.approx(expected.probabilities, abs=1e-4)
@@ -55,7 +69,8 @@ def test_grey_arrays_of_both_shapes_are_taken(ours):
 
 def test_many_photos_are_a_list_with_errors_in_it(ours, folder):
     path = folder / "photos" / "0.jpg"
-    for many in ([path, "no.jpg", path], np.array([path, "no.jpg", path], object), (path, b"", 7)):
+    for many in ([path, "no.jpg", path], np.array([path, "no.jpg", path], object),
+                 np.array([path, "no.jpg", path], str), (path, b"", 7)):  # fmt: skip
         first, broken, *_ = ours.predict(many)
         assert first.error is None and first.novelty > 0
         assert isinstance(broken.error, PhotoError) and broken.label is None and not broken
@@ -72,6 +87,8 @@ def test_many_photos_are_a_list_with_errors_in_it(ours, folder):
         (np.zeros((4, 4, 3), np.float32), "expected an array of uint8"),
         (np.zeros((4, 4, 7), np.uint8), "expected an array of uint8"),
         (b"no photo", "."),
+        (None, "expected a photo, got NoneType"),
+        (io.StringIO("text"), "expected a file opened as rb"),
     ],
 )
 def test_one_photo_that_cannot_be_read_raises(ours, source, words):

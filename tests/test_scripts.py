@@ -10,6 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
+import predict
 from conftest import ROOT, draw_photos, network_file, run_here, run_script
 
 
@@ -321,6 +322,18 @@ def test_a_full_disk_ends_in_one_line(trained, photos_dir):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
+def test_too_little_memory_ends_in_one_line(error, monkeypatch):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(predict, "load_classifier", fail)
+    process = run_here("predict.py", "cat.jpg")
+    assert process.returncode == 2
+    reason = str(error) or "MemoryError"
+    assert process.stderr == f"predict.py: error: not enough memory: {reason}\n"
+
+
 def test_ctrl_c_while_keras_is_loaded_ends_in_one_line(photos_dir, tmp_path):
     """A stand-in for Keras signals from amid its import, which takes seconds."""
     (tmp_path / "keras.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
@@ -368,11 +381,16 @@ NOTEBOOK = """
 import io, logging, runpy, signal, sys, types
 sys.modules["IPython"] = types.ModuleType("IPython")
 sys.stdout = io.StringIO()  # as in a notebook, one that cannot be reconfigured
-sys.argv = ["model.py", "--arch", "dnn"]
-runpy.run_path("model.py", run_name="__main__")
+for arguments in (["--arch", "dnn"], ["--help"], ["--nonsense"], ["--model", "no", "--page", "x"]):
+    sys.argv = ["model.py", *arguments]
+    try:
+        runpy.run_path("model.py", run_name="__main__")
+    except SystemExit:
+        assert arguments[0] != "--arch"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert not logging.getLogger("catdog").handlers
 assert "3,179,009" in sys.stdout.getvalue()
-assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-assert not logging.getLogger("catdog").handlers
 """
 
 

@@ -169,14 +169,15 @@ class Classifier:
         """Label one photo, or many.
 
         Args:
-            photos: a path, the bytes of a file, an open file, a PIL image, or an array: uint8,
-                `(height, width)`, `(height, width, 1)`, RGB `(height, width, 3)` or RGBA
-                `(height, width, 4)`, of any size; or several of them.
+            photos: a path, the bytes of a file, an open file, a PIL image, or an array of any
+                library: uint8, `(height, width)`, `(height, width, 1)`, RGB `(height, width, 3)` or
+                RGBA `(height, width, 4)`, of any size; or several of them.
         Returns:
             A prediction, or a list of them in the same order.
         Raises:
             PhotoError: one photo was given that cannot be read. Of many, `error` says it.
         """
+        photos = _plain(photos)
         if not _is_one(photos):
             return list(self.stream(photos))
         return self._predictions([(photos, read(photos, self.image_size))])[0]
@@ -239,16 +240,29 @@ class Classifier:
         return over(self.outputs, dataset, members, on_progress)
 
 
+def _plain(source):
+    """Return an array of any library as one of NumPy, what holds bytes as bytes, the rest as is."""
+    if isinstance(source, str):  # np.str_ is an array and a buffer, too
+        return source
+    if hasattr(source, "__array__"):
+        return np.asarray(source)
+    try:
+        return bytes(memoryview(source))
+    except TypeError:
+        return source
+
+
 def _is_one(photos) -> bool:
-    """Return whether this is one photo, and not several."""
+    """Return whether this is one photo, and not several. What is neither is refused as one."""
     if isinstance(photos, np.ndarray):
-        return photos.dtype != object and photos.ndim < 4
-    one = (str, os.PathLike, bytes, bytearray, Image.Image)
-    return isinstance(photos, one) or hasattr(photos, "read")
+        return photos.dtype.kind not in "OTU" and photos.ndim < 4
+    one = isinstance(photos, str | bytes) or hasattr(photos, "read")
+    return one or not isinstance(photos, Iterable)
 
 
 def read(source: Photo, size: int) -> np.ndarray:
     """Return a photo as the network takes it, uint8 `(size, size, 3)`, or raise PhotoError."""
+    source = _plain(source)
     if isinstance(source, str) and source.startswith(("http://", "https://", "data:")):
         raise PhotoError("addresses are not read: download the photo")
     if isinstance(source, np.ndarray):
@@ -263,9 +277,9 @@ def read(source: Photo, size: int) -> np.ndarray:
     if isinstance(source, Image.Image):
         return photo.load_image(source, size)
     if hasattr(source, "read"):
-        source = source.read()
-    if isinstance(source, bytearray):
-        source = bytes(source)
+        source = _plain(source.read())
+        if isinstance(source, str):
+            raise PhotoError("expected a file opened as rb, got text")
     if not isinstance(source, str | os.PathLike | bytes):
         raise PhotoError(f"expected a photo, got {type(source).__name__}")
     return photo.load_photo(source, size)

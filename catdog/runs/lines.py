@@ -35,7 +35,7 @@ def answered(batches: Iterable[list[Prediction]]) -> Iterator[Prediction]:
 
 def shown(name: str) -> str:
     """Return the name of a class as it is printed, "unknown (class)" for one called unknown."""
-    return printable(name) + (" (class)" if name.casefold() in RESERVED else "")
+    return printable(name) + (" (class)" if name.strip().casefold() in RESERVED else "")
 
 
 def listed(prediction: Prediction, threshold: float | None, top: int | None) -> list[str]:

@@ -50,6 +50,9 @@ NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the fi
 PLACES = {"data_dir": "../tmp", "cache_dir": "../tmp/cache"}  # where a run does not say it
 
 MAX_SCORE_SIZE = 1280  # px: --image-size 1024 and a quarter
+# Share of photos. Of 4,472 held-out ones of Dogs vs. Cats, 5 look exactly as one that the network
+# was trained on, and are copies of it.
+MANY_ALIKE = 0.01
 MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos fit in
 
 
@@ -315,11 +318,15 @@ class Run:
         with files.atomic_file(self.folder / "trained_on.npy") as temporary:
             np.save(temporary, np.unique(known, axis=0))
 
-    def trained_on(self, identities: np.ndarray) -> np.ndarray | None:
+    def trained_on(self, identities: np.ndarray, renamed: bool = False) -> np.ndarray | None:
         """Return (n,) bool, whether the network was trained on each photo; None if not known.
 
         It was if it knows a photo of the same name that looks the same: other photos may have the
         same names, such as cat.0, and the same photo may be encoded again.
+
+        Args:
+            renamed: whether a photo of another name counts that looks exactly the same, if
+                `MANY_ALIKE` do. (Of pictures of 8x8 pixels, even different ones may.)
         """
         known = self._known()
         if known is None:
@@ -331,7 +338,8 @@ class Run:
         for place in range(count.max(initial=0)):
             rows = known[np.minimum(first + place, len(known) - 1)]
             found |= (place < count) & alike.are_near(rows[:, 1], looks)
-        return found
+        same = np.isin(looks, known[:, 1])
+        return found | same if renamed and same.mean() >= MANY_ALIKE else found
 
     def _known(self):
         path = self.folder / "trained_on.npy"

@@ -32,7 +32,7 @@ FEW, FEW_OF_CLASS = 50, 10  # test photos, below which a score says little
 def check(dataset) -> None:
     """Raise UserError unless a network can be trained: photos of all classes in all splits."""
     for name in dataset.classes:
-        if name.casefold() in lines.RESERVED:
+        if name.strip().casefold() in lines.RESERVED:
             raise UserError(
                 f"expected another name of the class {name}, which predict.py says of photos that "
                 f"show none of the classes; rename its folder, for example to no_{name}"

@@ -33,7 +33,7 @@ import numpy as np
 
 from catdog import backend, cli
 from catdog.backend import index, keras, processes, redirected, tf
-from catdog.errors import UserError
+from catdog.errors import UserError, is_out_of_memory
 from catdog.training.settings import Settings
 
 HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends the others
@@ -230,16 +230,11 @@ def check_batch_size(batch_size: int) -> None:
 
 @contextlib.contextmanager
 def explained(settings: Settings) -> Iterator[None]:
-    """Raise UserError, with what helps, if the memory of a device does not suffice in this block.
-
-    The three backends raise errors of their own, which say so in words.
-    """
+    """Raise UserError, with what helps, if memory does not suffice in this block."""
     try:
         yield
     except Exception as error:
-        text = str(error).lower()
-        words = ("resource_exhausted", "out of memory", "oom when", "can't allocate memory")
-        if not isinstance(error, MemoryError) and not any(each in text for each in words):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"not enough memory to train on {devices()[0]}: try a smaller --batch-size (here "

@@ -84,7 +84,7 @@ def describe(run: Run, settings: Settings, dataset, parameters: int) -> None:
 def say_if_seen(dataset, init: str) -> None:
     """Warn if the run `init` was trained on some of the photos to be scored."""
     held_out = np.concatenate([dataset.splits["validation"], dataset.splits["test"]])
-    seen = Run(init).trained_on(dataset.identities(held_out))
+    seen = Run(init).trained_on(dataset.identities(held_out), renamed=True)
     if seen is not None and seen.any():
         say(
             f"Warning: {init} was trained on {seen.sum():,} of the validation and test "

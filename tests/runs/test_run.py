@@ -316,6 +316,9 @@ def test_photos_of_the_same_names_are_not_those_trained_on(tmp_path):
     assert Run(tmp_path).trained_on(encoded_again).all()
     renamed = np.stack([names + np.uint64(9), looks.astype(np.uint64)], 1)
     assert not Run(tmp_path).trained_on(renamed).any()
+    assert Run(tmp_path).trained_on(renamed, renamed=True).all()
+    one_of_many = np.concatenate([renamed[:1], np.ones((200, 2), np.uint64)])
+    assert not Run(tmp_path).trained_on(one_of_many, renamed=True).any()  # may be chance
 
 
 def test_history_comes_back_and_what_is_none_is_empty(tmp_path):

@@ -344,8 +344,9 @@ def test_a_port_in_use_is_refused():
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4194304000 bytes"),
         RuntimeError("CUDA out of memory. Tried to allocate 3.91 GiB."),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
     ],
-    ids=["numpy", "tensorflow", "jax", "torch", "torch on cpu"],
+    ids=["numpy", "tensorflow", "jax", "torch", "torch on cpu", "cudnn"],
 )
 def test_too_little_memory_names_the_settings_that_help(error):
     with pytest.raises(UserError) as caught, devices.explained(Settings()):
