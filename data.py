@@ -19,6 +19,8 @@ import numpy as np
 
 from catdog import cli, files
 from catdog.backend import keras
+from catdog.errors import UserError
+from catdog.files import counted
 from catdog.photos import alike, cache, index
 from catdog.photos import labels as label_files
 from catdog.photos.found import SPLITS
@@ -52,6 +54,7 @@ def split(
     A photo's split does not depend on the seed or on other photos, except identical ones: files
     with the same bytes go where the first of them by name goes. A class of fewer than `SMALL_CLASS`
     photos is divided exactly, in the order of the hashes, so an added photo may move others of it.
+    One of three photos or more has one in each split.
 
     Args:
         names: (n,) what identifies each photo, such as `cat.7`.
@@ -85,6 +88,9 @@ def split(
         # Ranks begin anywhere in the first step, or small classes would all round the same way.
         start = int(hashes[members].min()) % 2**32 / 2**32 if len(members) > 1 else 0
         position[members] = (followers.cumsum() - followers + start) / followers.sum()
+        if 2 < len(members) < 10:
+            rest = len(members) - 2
+            position[members] = np.add([*np.arange(rest) * 8 // rest, 8, 9], 0.5) / 10
     position = (position[leader] + fold / 10) % 1  # shifted by `fold` tenths
     return np.searchsorted(np.cumsum(SHARES)[:2], position, side="right")
 
@@ -187,6 +193,10 @@ def load(
         images, digests, errors = cache.images(
             found, image_size, Path(cache_dir), cli.progress("decoding", " photos")
         )
+    with cli.blame("--data-dir"):
+        if len(errors) == len(found.paths):
+            got = f"{counted(len(errors), 'file')} that cannot be decoded"
+            raise UserError(f"expected photos, got {got}; the first, {found.paths[0]}: {errors[0]}")
     good = np.delete(np.arange(len(found.paths)), list(errors))
     names = [found.names[i] for i in good.tolist()]
     given = None if found.given is None else found.given[good]

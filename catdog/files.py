@@ -310,4 +310,4 @@ def some_names(names: Sequence[str], most: int = 10) -> str:
     shown = [printable(name) for name in names]
     if len(shown) <= most:
         return ", ".join(shown)
-    return f"{', '.join(shown[:3])} ... {', '.join(shown[-2:])} ({len(shown):,} in total)"
+    return f"{', '.join(shown[:3])} ... {', '.join(shown[3:][-2:])} ({len(shown):,} in total)"

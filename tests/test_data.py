@@ -51,6 +51,24 @@ def test_too_few_photos_to_fill_every_split_is_an_error(tmp_path):
         inspect.check(data.load(tmp_path, 8, tmp_path / "cache"))
 
 
+def test_photos_none_of_which_can_be_decoded_are_an_error(tmp_path):
+    for c in ("cat", "dog"):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / f"train/{c}.1.jpg").touch()
+    words = r"^argument --data-dir: expected photos, got 2 files .* cat.1.jpg: is empty"
+    with pytest.raises(UserError, match=words):
+        data.load(tmp_path, 8, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("count", range(3, 13))
+def test_a_class_of_three_photos_or_more_is_in_every_split(count):
+    for seed in range(20):
+        names = [f"{seed}/{n}.jpg" for n in range(count)]
+        labels = np.zeros(count, int)
+        folds = np.array([data.split(names, names, labels, fold=fold) for fold in range(10)])
+        assert set(folds[0]) == {0, 1, 2} and ((folds == 2).sum(0) == 1).all()
+
+
 def test_the_folds_test_every_photo_once():
     names = [f"cat.{n}" for n in range(500)]
     folds = np.array([data.split(names, names, fold=fold) for fold in range(10)])
@@ -123,7 +141,9 @@ def test_few_test_photos_and_copies_among_them_are_told(tmp_path):
 @pytest.mark.parametrize("name", ["unknown", "Unsure", "unknown "])
 def test_a_class_with_a_word_of_predict_py_is_refused_for_training(tmp_path, name):
     fill(tmp_path, "ant", name, photos=30)
-    with pytest.raises(UserError, match=f"another name of the class {name}.* rename its folder"):
+    with pytest.raises(
+        UserError, match=f"another name of the class {name}.* rename it, for example to other"
+    ):
         inspect.check(data.load(tmp_path, 8, tmp_path / "cache"))
 
 
@@ -131,7 +151,9 @@ def test_data_py_shows_the_table_of_photos_that_cannot_be_trained_on(tmp_path, c
     fill(tmp_path, "ant", "bee", photos=30)
     save(tmp_path / "fly/0.jpg").write_text("<html>")
     places = ["--data-dir", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]
-    with pytest.raises(UserError, match=r"0 of fly, and skipped fly/0.jpg: .* got a web page"):
+    with pytest.raises(
+        UserError, match=r"0 of fly; skipped 1 file, the first fly/0.jpg: .* got a web page"
+    ):
         data.main(places)
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["fly", "0", "0", "0", "0"] in table and ["bee", "24", "3", "3", "30"] in table

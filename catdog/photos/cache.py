@@ -73,13 +73,7 @@ def images(
                 cached = _read(path, found, source, size)
     if cached is None:
         raise UserError(f"the photos changed while they were decoded into {path}")
-    images, digests, errors = cached
-    if len(images) == 0:
-        raise UserError(
-            f"expected photos, got {len(errors)} files that cannot be decoded; "
-            f"the first, {found.paths[0]}: {errors[0]}"
-        )
-    return images, digests, errors
+    return cached
 
 
 def size_in_bytes(found: Found, size: int) -> int:

@@ -1,11 +1,17 @@
 """What `index.find` returns."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+# The last word of a name that means a split, in the order of SPLITS: training_set, train2017 ...
+SPLIT_NAME = re.compile(
+    r"(?:.*[_-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|eval(?:uation)?))"
+    r"(?:[\W_]?(?:set|data|images?|photos?|split))?(?:[\W_]?\d{4})?"
+)
 MOST_CLASSES = 1000
 
 
@@ -21,3 +27,9 @@ class Found:
     given: np.ndarray | None = None  # int (n,), index into `SPLITS`, if the user's folders say it
     summary: str = ""  # one line: where labels and split come from, and the classes
     others: dict[str, int] = dataclasses.field(default_factory=dict)  # no photos: ending, number
+
+
+def split_of(name: str) -> int | None:
+    """Return which split the name of a folder means, as an index into `SPLITS`; None for none."""
+    match = SPLIT_NAME.fullmatch(name.lower())
+    return match and match.lastindex - 1

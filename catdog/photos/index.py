@@ -2,12 +2,13 @@
 
 1. Leading folders that all photos share are left out (`archive/dataset/...`, `train/train/...`).
    If one of several folders is a data set by itself (classes in splits, Kaggle's `train/`,
-   `PetImages/`), the others are left out.
+   `PetImages/`, `images/`), the others are left out. Folders of one level that hold folders of the
+   same names are parts or copies of one data set, not classes.
 2. If folders of the next level are named like splits (train, training_set, val, test ...) and hold
    labelled photos, they are the split.
 3. The next level is the class. Without class folders, the label is in the names (`cat.7`,
    `Abyssinian_12`) or in a CSV file. A file `labels.csv` goes before folders and names. Numbered
-   folders (`batch1`, `batch2`) are no classes if the names of their photos have labels.
+   folders (`batch1`, `batch2`) are no classes if their photos have labels in names or a CSV file.
 
 What is left out is said, and so is what the rule did, in `Found.summary`.
 """
@@ -18,6 +19,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import re
@@ -31,28 +33,26 @@ from catdog.errors import UserError
 from catdog.files import counted, nfc, printable, some_names
 from catdog.photos import labels as label_files
 from catdog.photos.drawings import SETTINGS as DEMO
-from catdog.photos.found import MOST_CLASSES, SPLITS, Found
+from catdog.photos.found import MOST_CLASSES, SPLITS, Found, split_of
 from catdog.photos.photo import SUFFIXES, walk
 
 logger = logging.getLogger(__name__)
 
-# The last word of a folder that means a split, in the order of SPLITS: training_set, seg_train ...
-SPLIT_NAME = re.compile(
-    r"(?:.*[_-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|eval(?:uation)?))"
-    r"(?:[\W_]?(?:set|data|images?|photos?|split))?"
-)
 UNLABELLED = {"test1"}  # Kaggle's photos to be labelled
 KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
 # A label and numbers: cat_7, cat (7), american_bulldog_12; cat7 only without other digits.
 LABEL_NAME = re.compile(
     r"(?:(.*?[^\W\d_].*?)(?:[\s._-]*\(\d+\)|[\s._-]+\d+)+|([^\W\d_]+)\d+)(?:\.\w+)?"
 )
+IMAGES = {"images", "imgs", "img", "jpegimages"}  # masks, annotations and the like lie beside
 # Cameras and programs name their pictures so, whatever they show.
 NO_LABELS = {"img", "image", "images", "dsc", "dscn", "dscf", "p", "pic", "picture", "photo", "pxl"}
 NO_LABELS |= {"mvimg", "frame", "file", "scan", "screenshot", "wp", "gopr", "dji", "untitled"}
 # Hidden folders of programs, which are left out without a word.
 TOOLS = {".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".thumbs", ".trash"}
-OUR_FOLDERS = {"demo", "cache"}  # may be of ours
+PROJECT = {"demo", "cache", "runs", "results", "output", "outputs", "plots", "venv", "models"}
+# What lies in folders that hold no photos of the user: our drawings, a run, a Python environment.
+MARKS = ({DEMO}, {"config.json", "history.csv"}, {"pyvenv.cfg"})
 WAYS = "labels are folders (one per class), names such as cat_7.jpg, or labels.csv"
 
 
@@ -94,7 +94,9 @@ class _Folder:
         self.path, self.name = path, path.rpartition("/")[2]
         self.start = len(path) + 1 if path else 0  # of what follows in the paths of its photos
         inside = f"{path}/" if path else ""
-        self.photos, self.others = [inside + name for name in photos], others
+        self.is_marked = path and any(mark <= {*others} for mark in MARKS)
+        self.photos = [] if self.is_marked else [inside + name for name in photos]
+        self.others = others
         self.folders, self.below = [], [self]  # directly in it; itself and all below, as in `walk`
         self.key = class_name(self.name).casefold()
         self.split = None if self.key in keep else split_of(self.name)
@@ -123,8 +125,8 @@ def _list(data_dir, cache_dir=None, keep=()):
     for path, photos, others in walk(top, fail, cache_dir):
         path = path[len(os.path.join(top, "")) :].replace(os.sep, "/")
         parent = listed.get(path.rpartition("/")[0])
-        if path and (parent is None or DEMO in others):
-            continue  # drawings of ours, which may lie beside photos
+        if path and (parent is None or parent.is_marked):
+            continue
         listed[path] = _Folder(path, photos, others, keep)
         if path:
             parent.folders.append(listed[path])
@@ -143,6 +145,7 @@ class _Part:
     how: str  # where their labels come from
     rows: list[tuple[str, str, str]]  # of each photo: path, class, what identifies it
     notes: list[str]  # to be said if they are taken
+    splits: list[int] | None = None  # of each photo, if a CSV file says it
 
     @functools.cached_property
     def classes(self):
@@ -159,7 +162,7 @@ class _Finder:
         self.root, self.classes = Path(data_dir), [class_name(name) for name in classes]
         self.keep = {name.casefold() for name in self.classes}  # such folders are never left out
         self.top, self.notes = _list(data_dir, cache_dir, self.keep), []
-        self.complaint = None  # about a labels.csv that is no list of photos
+        self.complaints = {}  # by name, about CSV files that are no lists of photos
 
     def find(self):
         passed = self.passed = self.strip(self.top)
@@ -169,28 +172,40 @@ class _Finder:
                 return self.found({0: part}, home)
             if parts := self.by_split(home):
                 return self.found(parts, home)
-            sets = [each for each in home.filled if self.is_set(each)]
+            twins, names = self.twins(home)
+            sets = [each for each in home.filled if self.is_set(each, each in twins)] or twins
             if len(sets) > 1:
                 raise UserError(
-                    f"expected one set of photos in {self.place(home)}, got {_names(sets)}"
+                    f"expected one folder per class in {self.place(home)}, got {_names(sets)}"
+                    + (f" with folders of the same names ({some_names(names)})" if names else "")
+                    + "; use one of them, or move the photos of each class into one folder"
                 )
             if not sets:
                 break
             self.notes += self.left_out(home, sets)
             passed += self.strip(sets[0])
         part = self.label(passed)
-        if self.complaint and not part:
-            raise self.complaint
-        if not part and len(passed) > 1:
+        if not part and len(passed) > 1 and len(passed[-2].filled) == 1:
             part = self.by_folder(passed[-2])  # photos without labels in one folder: one class
         if not part:
-            raise NoPhotos(f"expected labelled photos in {self.root}, {self.got()}; {WAYS}")
+            ways = self.ways(passed)
+            raise NoPhotos(f"expected labelled photos in {self.root}, {self.got(home)}; {ways}")
         return self.found({0: part}, home)
 
-    def got(self):
+    def ways(self, passed):
+        """Return where labels may be, and what was wrong with a CSV file."""
+        beside = [name for folder in passed for name in folder.others if self.top.paths()]
+        there = [f"beside the photos: {some_names(beside, 3)}"] if beside else []
+        return "; ".join([WAYS, *map(str, [*self.complaints.values(), *there][:1])])
+
+    def got(self, home):
         """Return what there is instead of labelled photos."""
-        if paths := self.top.paths():
-            return f"got photos such as {paths[0]} without"
+        if paths := home.paths():
+            labels = {path: _label_in_name(path) for path in paths}
+            if odd := next((path for path in paths if not labels[path]), None):
+                return f"got photos such as {odd} without"
+            said = some_names(sorted({*labels.values()}))
+            return f"got photos such as {paths[0]}, whose names say only {said}"
         kinds = [f"{end or 'no ending'}: {n:,}" for end, n in self.top.endings().items()]
         return f"got other files ({some_names(kinds)})" if kinds else "got an empty folder"
 
@@ -209,14 +224,39 @@ class _Finder:
             passed.append(folder)
         return passed
 
-    def is_set(self, folder):
-        """Return whether a folder holds classes in splits, or Kaggle's or Microsoft's photos."""
+    def twins(self, home):
+        """Return the folders in a folder that hold folders of the same names, and these names.
+
+        A class may hold numbered folders, such as one per year, if it is not numbered itself.
+        """
+        ends = {each: self.strip(each)[-1] for each in home.filled if each.key not in self.keep}
+        inner = {each: {x.key for x in end.filled} for each, end in ends.items() if not end.photos}
+        inner = {each: names for each, names in inner.items() if len(names) > 1}
+        is_numbered, shared = len(_without_numbers(x.key for x in home.filled)) == 1, {}
+        for first, second in itertools.combinations(inner, 2):
+            names = inner[first] & inner[second]
+            if len(names) > 1 and (is_numbered or len(_without_numbers(names)) > 1):
+                shared |= {first: names, second: names}
+        return [*shared], sorted(set().union(*shared.values()))
+
+    def is_copy(self, folder, home):
+        """Return whether a folder holds what lies beside it, that is, folders of these names."""
+        inner = {each.key for each in self.strip(folder)[-1].filled}
+        return folder.key not in self.keep and len(inner & {each.key for each in home.filled}) > 1
+
+    def is_set(self, folder, is_twin):
+        """Return whether a folder holds a data set.
+
+        That is: classes in splits, Kaggle's or Microsoft's photos, or those to which masks beside
+        them belong.
+        """
         *passed, last = self.strip(folder)
         splits = {2 if x.name.lower() in UNLABELLED else x.split for x in last.filled} - {None}
         name = last.photos[0][last.start :] if last.photos else ""
         is_kaggles = passed and last.split == 0 and KAGGLE_NAME.fullmatch(name)
-        is_microsofts = any(each.key == "petimages" for each in (*passed, last))
-        return folder.key not in self.keep and bool(splits > {0} or is_kaggles or is_microsofts)
+        keys = {each.key for each in (*passed, last)}
+        is_named = "petimages" in keys or (keys if is_twin else {folder.key}) & IMAGES
+        return folder.key not in self.keep and bool(splits > {0} or is_kaggles or is_named)
 
     # 2. Splits
 
@@ -229,7 +269,8 @@ class _Finder:
         known = {each.key for end in ends for each in end if len(end) > 1}
         taken = {each: part for each in named if (part := self.label(self.strip(each, known)))}
         first = next(iter(taken.values()), None)  # a competition's test photos have no such class
-        taken = {k: v for k, v in taken.items() if not v.classes.isdisjoint(first.classes)}
+        classes = self.classes or (first and first.classes)
+        taken = {k: v for k, v in taken.items() if not v.classes.isdisjoint(classes)}
         parts = {folder.split: part for folder, part in taken.items()}
         has_train = not parts or 0 in parts or self.keep
         if not has_train and len(named) < len(home.filled):
@@ -247,13 +288,14 @@ class _Finder:
     def label(self, passed):
         """Return the photos below the last folder with what folders, CSV or names say."""
         home = passed[-1]
-        if part := self.by_name_in_batches(home) or self.by_folder(home):
+        if part := self.in_batches(passed) or self.by_folder(home):
             return part
         return self.by_csv(passed) or self.by_name(home, home.photos)
 
     def by_folder(self, home):
         """Return the photos of the folders in a folder, each of which is a class."""
         folders = [each for each in home.filled if each.name.lower() not in UNLABELLED]
+        folders = [each for each in folders if not self.is_copy(each, home)]
         # If all are named like splits, none is a class. Nor is one alone beside photos.
         if all(each.split is not None for each in folders) or (
             len(folders) == 1 and home.photos and folders[0].key not in self.keep
@@ -275,7 +317,8 @@ class _Finder:
                     f"expected photos in every class folder, got none in {self.place(each)}"
                 )
         notes = self.left_out(home, folders)
-        if odd := [each for each in folders if each.split is not None or each.key in OUR_FOLDERS]:
+        odd = [x for x in folders if x.split is not None or x.key in PROJECT or x.key[0] in "@#"]
+        if odd:
             what = "taken for classes; if they are none, move them elsewhere"
             notes.append(f"{_names(odd)} in {self.place(home)}: {what}")
         return _Part("folders", home, f"one folder per class in {self.place(home)}", rows, notes)
@@ -283,23 +326,29 @@ class _Finder:
     def by_csv(self, passed, name=None):
         """Return the photos that a CSV file in one of the folders gives labels of several classes.
 
-        One with "train" or "label" in its name goes before others. With `name`, only a file of this
-        name is read, and may hold one class.
+        One with "train" or "label" in its name goes before others, those of a test split are last.
+        With `name`, only a file of this name is read, and may hold one class.
         """
+
+        def order(file):
+            return [not re.search("train|label", file), bool(re.search("test|val", file))]
+
         for folder in passed:
             files = [each for each in folder.others if each.lower().endswith((".csv", ".tsv"))]
             files = [each for each in files if name in (None, each.lower())]
-            for file in sorted(files, key=lambda each: not re.search("train|label", each.lower())):
+            for file in sorted(files, key=lambda each: order(each.lower())):
                 paths = {path[folder.start :]: path for path in folder.paths()}
                 try:
-                    of, how, notes = label_files.read_csv(self.root / folder.path / file, [*paths])
+                    place = self.root / folder.path / file
+                    of, split, how, notes = label_files.read_csv(place, [*paths])
                 except label_files.NotAList as error:
-                    self.complaint = error if name else self.complaint
+                    self.complaints.setdefault(file.lower(), error)
                     continue
                 if name or len(set(of.values())) > 1:
                     # The path alone: a corrected label must not move the photo to another split.
                     rows = [(paths[path], of[path], nfc(path)) for path in sorted(of)]
-                    return _Part("csv", folder, how, rows, notes)
+                    splits = [split[path] for path in sorted(of)] if split else None
+                    return _Part("csv", folder, how, rows, notes, splits)
         return None
 
     def by_name(self, folder, paths):
@@ -309,8 +358,7 @@ class _Finder:
         """
         rows = []
         for path in paths:
-            if match := LABEL_NAME.fullmatch(path, path.rfind("/") + 1):
-                member = sys.intern(class_name(match[1] or match[2]))
+            if member := _label_in_name(path):
                 rows.append((path, member, identity(member, path[folder.start :])))
         if not _are_labels([member for _, member, _ in rows], len(paths)):
             rows = [row for row in rows if KAGGLE_NAME.fullmatch(row[0], folder.start)]
@@ -318,19 +366,28 @@ class _Finder:
             return None
         without = sorted({*paths}.difference(path for path, _, _ in rows))
         notes = [f"left out, without a label: {some_names(without)}"] if without else []
+        if not (self.classes or all(KAGGLE_NAME.fullmatch(p, p.rfind("/") + 1) for p, *_ in rows)):
+            members = some_names(sorted({member for _, member, _ in rows}))
+            notes.append(f"{members}: taken for classes from names; if they are none, use folders")
         how = f"labels from names such as {rows[0][0][folder.start :]}"
         return _Part("names", folder, how, rows, notes)
 
-    def by_name_in_batches(self, home):
+    def in_batches(self, passed):
         """Return the photos of numbered folders that all hold photos of several labels."""
+        home = passed[-1]
         keys = {each.key for each in home.filled}
-        if len({re.sub(r"\d+", "", key) for key in keys}) != 1 or keys & self.keep or home.photos:
+        if len(stem := _without_numbers(keys)) != 1 or keys & self.keep or home.photos:
             return None
-        part = self.by_name(home, home.paths())
-        rows = part.rows if part else []
-        found = {(path[home.start :].split("/")[0], label) for path, label, _ in rows}
-        labels = collections.Counter(folder for folder, _ in found)
-        return part if len(labels) > 1 and min(labels.values()) > 1 else None
+        paths = home.paths()
+        # Classes may be digits, and a CSV file may say something else of their photos.
+        for part in (self.by_name(home, paths), stem != {""} and self.by_csv(passed)):
+            rows = part.rows if part else []
+            found = {(path[home.start :].split("/")[0], label) for path, label, _ in rows}
+            labels = collections.Counter(folder for folder, _ in found)
+            if len(labels) > 1 and min(labels.values()) > 1 and len(rows) > 0.9 * len(paths):
+                part.notes.append(f"not taken for classes: {_names(home.filled)}")
+                return part
+        return None
 
     # What is found, what is left out, what cannot be decided
 
@@ -355,12 +412,12 @@ class _Finder:
                 names.append(name if is_new else f"{SPLITS[split]}/{name}")
                 members.append(member)
                 paths.append(path[folder.start :])
-            given += [split] * len(part.rows)
+            given += (len(parts) == 1 and part.splits) or [split] * len(part.rows)
             tops.append(f"{paths[-1].partition('/')[0]}/")
-        if self.complaint:
-            self.notes.append(f"{self.complaint}; it is not taken for labels")
+        if complaint := self.complaints.get(label_files.CSV_NAME):
+            self.notes.append(f"{complaint}; it is not taken for labels")
         self.notes += self.said_otherwise(first.kind, parts)
-        for note in self.notes:
+        for note in dict.fromkeys(self.notes):
             logger.warning(note)
         classes = self.classes or sorted(first.classes)
         if unknown := sorted(set(members).difference(classes)):
@@ -370,13 +427,13 @@ class _Finder:
                 f"{some_names(unknown)} too in {place}"
             )
         if not 2 <= len(classes) <= MOST_CLASSES:
-            got = f"{len(classes):,}: {some_names(classes)}"
-            raise UserError(f"expected 2 to {MOST_CLASSES:,} classes, got {got} in {place}; {WAYS}")
+            got, ways = f"{len(classes):,}: {some_names(classes)}", self.ways(self.passed)
+            raise UserError(f"expected 2 to {MOST_CLASSES:,} classes, got {got} in {place}; {ways}")
         number = {name: index for index, name in enumerate(classes)}
         labels = np.array([number[member] for member in members], np.int32)
         how = how or f"split from {' and '.join(tops)}"
         summary = printable(f"{how}; {len(classes):,} classes: {some_names(classes)}")
-        given = np.array(given) if len(parts) > 1 else None
+        given = np.array(given) if len(parts) > 1 or first.splits else None
         others = home.endings()
         return Found(self.root / folder.path, classes, paths, labels, names, given, summary, others)
 
@@ -391,7 +448,10 @@ class _Finder:
                     )
 
     def said_otherwise(self, kind, parts):
-        """Return a note if a CSV file and class folders, of which one is used, disagree."""
+        """Return a note if a CSV file and class folders, of which one is used, disagree.
+
+        They do if each folder that is used has several labels in the file.
+        """
         other = None
         with contextlib.suppress(UserError):
             if kind == "folders":
@@ -402,7 +462,10 @@ class _Finder:
         rows = [(path, class_name(m)) for part in parts.values() for path, m, _ in part.rows]
         differ = [path for path, member in rows if theirs.get(path, member) != member]
         if not differ or {member for _, member in rows}.isdisjoint(theirs.values()):
-            return []
+            pairs = {(member, theirs[path]) for path, member in rows if path in theirs}
+            labels = collections.Counter(member for member, _ in pairs)
+            is_finer = kind == "folders" and min(labels.values(), default=0) > 1
+            return [f"not used: {other.how}"] if is_finer else []
         disagrees = f"it disagrees on {counted(len(differ), 'photo')}, such as {differ[0]}"
         return [f"not used: {other.how}; {disagrees}"]
 
@@ -440,10 +503,13 @@ def _are_labels(members, photos):
 # --- Names ----------------------------------------------------------------------------------------
 
 
-def split_of(folder_name: str) -> int | None:
-    """Return which split a folder's name means, as an index into `SPLITS`; None for none."""
-    match = SPLIT_NAME.fullmatch(folder_name.lower())
-    return match and match.lastindex - 1
+def _label_in_name(path):
+    match = LABEL_NAME.fullmatch(path, path.rfind("/") + 1)
+    return match and sys.intern(class_name(match[1] or match[2]))
+
+
+def _without_numbers(names):
+    return {re.sub(r"\d+", "", name) for name in names}
 
 
 def class_name(folder_name: str) -> str:

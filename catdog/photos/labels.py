@@ -23,15 +23,17 @@ import numpy as np
 
 from catdog.errors import UserError
 from catdog.files import counted, nfc, printable, some_names
-from catdog.photos.found import Found
+from catdog.photos.found import Found, split_of
 from catdog.photos.photo import PhotoError, read_bytes
 
 logger = logging.getLogger(__name__)
 
 CSV_NAME = "labels.csv"
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "breed", "category", "species", "target")
-LABEL_COLUMNS += ("diagnosis", "dx")
+LABEL_COLUMNS += ("diagnosis", "dx", "choice")
 SAMPLE = 2000  # rows that tell which column holds photos
+# What pandas reads as missing. A class may be called "none".
+MISSING = {"nan", "NaN", "NAN", "NA", "<NA>", "#N/A", "N/A", "n/a", "null", "NULL", "None", "?"}
 
 
 # --- Some photos ----------------------------------------------------------------------------------
@@ -143,6 +145,7 @@ def _text(content):
     """Return text that is in UTF-8, or in UTF-16 as spreadsheet programs write it."""
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
+    encoding = ("utf-16-le", "replace") if content[1:2] == b"\0" else encoding
     text = content.decode(*encoding)
     return text.replace("\r\n", "\n")
 
@@ -156,30 +159,38 @@ class NotAList(UserError):
 
 def read_csv(
     path: str | os.PathLike, photos: Sequence[str]
-) -> tuple[dict[str, str], str, list[str]]:
+) -> tuple[dict[str, str], dict[str, int], str, list[str]]:
     """Read the labels of photos in a CSV file, as spreadsheet programs and competitions write it.
 
-    The column that names most photos holds the photos, see `_Photos`. The label's is one of
-    `LABEL_COLUMNS`, or the only other one, or the only other one whose words repeat; or there is
-    one column of 0 and 1 for each class. The first line is a header unless it names a photo. Rows
-    that do not name one photo and a label are left out, and so are photos that no row names.
+    The column that names most photos holds the photos, see `_photo_column`. One that holds nothing
+    but names of splits is the split. For the label see `_label_column`. The first line is a header
+    unless it names a photo. Rows that do not name one photo and a label are left out, and so are
+    photos that no row names.
 
     Args:
         path: of the file.
         photos: paths below the folder of the file, with forward slashes.
     Returns:
-        The label of each photo by its path, words that say what was understood, and notes on what
-        is left out.
+        The label of each photo by its path; its split, an index into `SPLITS`, or nothing; words
+        that say what was understood; and notes on what is left out.
     Raises:
         NotAList: too few of the rows name a photo, or no column holds labels.
         UserError: a photo has two labels.
     """
     place, index = str(path), _Photos(path, photos)
-    column, header, rows = _photo_column(_rows(path), index, place)
-    label_in, words = _label_column(header, rows, column, place)
-    label_of, left_out, unclear = {}, [], None
+    rows, is_utf = _rows(path)
+    column, header, rows = _photo_column(rows, index, place)
+    words = {c: {row[c] for _, row in rows} for c in range(len(header)) if c != column}
+    splits = [c for c in words if len(words) > 1 and _are_splits(words[c])]
+    label_in, said = _label_column(
+        header, rows, {c: words[c] for c in words if c not in splits}, place
+    )
+    label_of, split_of_photo, named, left_out, unclear = {}, {}, set(), [], None
     for line, row in rows:
         found, label = index.find(row[column]), nfc(printable(label_in(row)))
+        named.update(found)
+        if splits and found:
+            split_of_photo[found[0]] = split_of(row[splits[0]])
         if len(found) != 1 or not label:
             left_out.append(row[column] or ",".join(row))
         elif (other := label_of.setdefault(found[0], label)) != label:
@@ -190,14 +201,16 @@ def read_csv(
     for label in sorted(labels - set(spelled.values())):
         both = f"{label} and {spelled[label.casefold()]}"
         unclear = unclear or f"{place}: expected one spelling of a label, got both {both}"
+    for label in sorted(labels) if not is_utf else ():  # mostly letters without accents, if Western
+        if 2 * sum(letter > "\x7f" for letter in label) >= len(label):
+            unclear = f"{place}: expected text in UTF-8, got labels such as {label}"
     if 2 * len(left_out) > len(rows):
-        raise NotAList(f"{place}: expected names of photos, got {_example(rows, column)}")
+        raise _no_names(place, photos, rows, column)
     if unclear:
         raise UserError(unclear)
     if len(labels) == len(label_of) < len(photos) / 10:
         raise NotAList(f"{place}: expected several photos with the same label, got one of each")
-    folders = set(map(os.path.dirname, label_of))
-    beside = [p for p in photos if p not in label_of and os.path.dirname(p) in folders]
+    beside = [photo for photo in photos if photo not in named]
     notes = [
         f"{place}: left out {counted(len(names), noun)} without {lack}: {some_names(names, 3)}"
         for names, noun, lack in (
@@ -206,17 +219,22 @@ def read_csv(
         )
         if names
     ]
-    how = f"labels from {place} ({_named(header, column)} names the photo, {words})"
-    return label_of, how, notes
+    said += "".join(f", {_named(header, each)} the split" for each in splits[:1])
+    said += "" if is_utf else "; read as Windows-1252, as it is not UTF-8"
+    how = f"labels from {place} ({_named(header, column)} names the photo, {said})"
+    return label_of, split_of_photo, how, notes
 
 
 def _rows(path):
-    """Return the line and the cells of each row that is not empty, all of the same length."""
+    """Return the line and the cells of each row that is not empty, all of the same length.
+
+    And whether the text is in UTF-8 or UTF-16.
+    """
     try:
         text = _text(read_bytes(path))
     except PhotoError as error:
         raise NotAList(f"{path}: {error}") from None
-    if re.search("[\udc80-\udcff]", text):  # not UTF-8: a spreadsheet on Windows
+    if not (is_utf := not re.search("[\udc80-\udcff]", text)):  # a spreadsheet on Windows
         text = text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
     first, _, rest = text.partition("\n")
     delimiter = max(",;\t|", key=first.count)
@@ -225,54 +243,103 @@ def _rows(path):
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         rows = [(reader.line_num, [*map(str.strip, row)]) for row in reader]
+        rows = [(line, ["" if cell in MISSING else cell for cell in row]) for line, row in rows]
     except csv.Error as error:
         raise NotAList(f"{path}, line {reader.line_num}: {error}") from None
     width = max((len(row) for _, row in rows), default=0)
-    return [(line, row + [""] * (width - len(row))) for line, row in rows if any(row)]
+    return [(line, row + [""] * (width - len(row))) for line, row in rows if any(row)], is_utf
 
 
 def _photo_column(rows, index, place):
-    """Return which column names the photos, the header, and the rows without it."""
+    """Return which column names the photos, the header, and the rows without it.
+
+    Names with an ending go before those without, such as the numbers of an index.
+    """
     columns = list(zip(*(row for _, row in rows[:SAMPLE]), strict=True))
-    named = [len({photo for cell in cells for photo in index.find(cell)}) for cells in columns]
+    found = [[index.find(cell) for cell in cells] for cells in columns]
+    named = [len({photo for photos in each for photo in photos}) for each in found]
     if len(named) < 2 or not max(named):
-        raise NotAList(f"{place}: expected names of photos and labels, got {_example(rows, 0)}")
+        raise _no_names(place, index.photos, rows, 0)
+    whole = [
+        len({p for cell, photos in zip(*each, strict=True) for p in photos if _ends(p, cell)})
+        for each in zip(columns, found, strict=True)
+    ]
+    named = whole if 2 * max(whole) > max(named) else named
     column = named.index(max(named))
+    others = [each for each in range(len(named)) if 2 * named[each] > named[column]]
+    if any(found[each] != found[column] for each in others):
+        names = some_names([_named(rows[0][1], each) for each in others])
+        raise NotAList(f"{place}: expected one column that names photos, got {names}")
     if index.find(rows[0][1][column]):
         return column, [""] * len(named), rows
     return column, rows[0][1], rows[1:]
 
 
-def _label_column(header, rows, column, place):
-    """Return a function of a row that returns its label, and words that name the column."""
-    columns = [each for each in range(len(header)) if each != column]
-    words = {each: {row[each] for _, row in rows} for each in columns}
-    known = [each for each in columns if header[each].lower() in LABEL_COLUMNS]
-    ones = [each for each in columns if header[each] and words[each] <= {"0", "1", "0.0", "1.0"}]
+def _ends(photo, cell):
+    """Return whether a cell names a photo with its ending."""
+    return photo.casefold().endswith(re.split(r"[/\\]", cell)[-1].casefold())
+
+
+def _are_splits(words):
+    splits = set(map(split_of, words))
+    return None not in splits and len(splits) > 1
+
+
+def _label_column(header, rows, words, place):
+    """Return a function of a row that returns its label, and words that name the column.
+
+    It is the column called label, or else one of `LABEL_COLUMNS`, or else the only one whose words
+    repeat and are no measured numbers; or there is one column of 0 and 1 for each class. Numbers of
+    classes beside their names are no other column.
+
+    Args:
+        words: what is in each column that may hold labels.
+    """
+    called = {each: header[each].lower() for each in words}
+    known = [each for each in words if called[each] in ("label", "labels")]
+    known = known or [each for each in words if called[each] in LABEL_COLUMNS]
+    ones = [each for each in words if header[each] and words[each] <= {"0", "1", "0.0", "1.0"}]
     is_one_hot = all(sum(float(row[each]) for each in ones) == 1 for _, row in rows)
     if not known and len(ones) > 1 and is_one_hot:
         said = f"{len(ones)} columns of 0 and 1 the label"
         return lambda row: header[next(each for each in ones if float(row[each]))], said
-    possible = known[:1] or columns
+    possible = known or [*words]
     for is_label in (
-        lambda words: 1 < len(words) < len(rows),
-        lambda words: not all(re.fullmatch(r"[-+\d.,eE]*", word) for word in words),
+        lambda words: 1 < len(words - {""}) < len(rows),
+        lambda words: not _are_numbers(words) or _are_class_numbers(words - {""}),
         lambda words: len(words) <= len(rows) / 2,
     ):
         if len(possible) > 1:
             possible = [each for each in possible if is_label(words[each])]
+    possible.sort(key=lambda each: _are_numbers(words[each]))
+    for each in possible[1:]:
+        pairs = {(row[possible[0]], row[each]) for _, row in rows}
+        if _are_numbers(words[each]) and len(pairs) == len(words[possible[0]]) == len(words[each]):
+            possible.remove(each)
     if len(possible) != 1:
-        names = some_names([_named(header, each) for each in columns])
+        names = some_names([_named(header, each) for each in possible or words])
         raise NotAList(f"{place}: expected a column named label, got {names}")
     return lambda row: row[possible[0]], f"{_named(header, possible[0])} the label"
+
+
+def _are_numbers(words):
+    return all(re.fullmatch(r"[-+\d.,eE]*", word) for word in words)
+
+
+def _are_class_numbers(words):
+    """Return whether these are 0, 1, 2 ... or 1, 2 ..., without a gap."""
+    words = {word.removesuffix(".0") for word in words}
+    return any(words == {*map(str, range(start, start + len(words)))} for start in (0, 1))
 
 
 def _named(header, column):
     return f"column {header[column] or column + 1}"
 
 
-def _example(rows, column):
-    return some_names([row[column] for _, row in rows[:3]]) or "nothing"
+def _no_names(place, photos, rows, column):
+    got = some_names([row[column] for _, row in rows[:3]]) or "nothing"
+    like = f" such as {photos[0]}" if photos else ""
+    return NotAList(f"{place}: expected names of photos{like} and labels, got {got}")
 
 
 class _Photos:
@@ -284,7 +351,8 @@ class _Photos:
     """
 
     def __init__(self, path, photos):
-        self.above = nfc(str(Path(path).absolute().parent)).casefold().split(os.sep)
+        self.here = nfc(Path(path).absolute().parent.as_posix())
+        self.above = self.here.casefold().split("/")
         self.photos, self.exact = photos, set(photos)
         self.find = functools.cache(self._find)
 
@@ -304,6 +372,8 @@ class _Photos:
         if name in self.exact:
             return [name]
         spelled = posixpath.normpath(nfc(name.replace("\\", "/")))
+        if spelled.startswith("../"):
+            spelled = posixpath.relpath(posixpath.join(self.here, spelled), self.here)
         *folders, last = spelled.casefold().split("/")
         scores = {}
         for photo in self.called.get("/".join([*folders[-1:], last]), ()):
@@ -320,6 +390,6 @@ class _Photos:
 
     def may_precede(self, folders):
         """Return whether folders may stand before the path of a photo."""
-        if not folders or folders[0] == "" or folders[0][1:] == ":":
+        if not folders or folders[0] == "" or folders[0].endswith(":"):  # of a drive or an address
             return True
         return folders == self.above[-len(folders) :]

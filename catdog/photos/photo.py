@@ -54,6 +54,7 @@ MAX_JPEG_PIXELS = 200_000_000  # of a JPEG that is decoded small; phones make 10
 MAX_SLOW_PIXELS = {"bmp_rle": 16e6, "ppm": 2e6}
 MAX_SCANNED_PIXELS = 3e9  # pixels times scans of a JPEG: about two seconds of work
 MAX_NUMBERS = 100_000  # in a tag of a TIFF; each takes Pillow a microsecond
+MIN_LEVELS = 48  # that are left of a grey photo of more than 8 bits, if it has as many
 MAX_MEMORY = 750 * 2**20  # bytes that all threads together decode into
 STRIP = 2**20  # pixels that are converted to RGB at a time
 
@@ -397,8 +398,13 @@ def _decode(data, draft_size, finish):
             f"{width}x{height} takes {memory / 2**20:,.0f} MiB to decode, more than the limit "
             f"of {MAX_MEMORY // 2**20}"
         )
+    is_deep = kind in ("PNG", "TIFF") and image.mode[:3] == "RGB" and ";16" in str(image.tile[:1])
     with _pixels.take(memory):
         image.load()
+        if (
+            is_deep and max(high for _, high in image.getextrema()[:3]) < 64
+        ):  # Pillow cuts to 8 bits
+            raise PhotoError("uses few of its 16 bits per colour; save it with 8 bits")
         turn = None if kind == "HEIC" else _TURNS.get(_orientation(image))  # libheif turns it
         image = _to_rgb(image, draft_size)
         image.info = {}  # or a comment would be saved with what is drawn from the photo
@@ -505,21 +511,35 @@ def _white(image: Image.Image) -> int | None:
     """Return which value is white in a grey image of more than eight bits; None for any other.
 
     A camera of 12 bits writes 0 to 4095 into 16: white is the largest number of 8, 10, 12, 14 or 16
-    bits, whichever is enough for the lightest pixel.
+    bits, whichever is enough for 99% of the levels: letters on an X-ray and hot pixels are lighter.
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return None
     low, high = (image.convert("I") if image.mode == "I;16B" else image).getextrema()
     if image.mode == "F" or low < 0 or high > 65535:
         raise PhotoError("its pixels are no numbers from 0 to 65535; save it with 8 or 16 bits")
-    bits = max(8, high.bit_length())
-    return 2 ** (bits + bits % 2) - 1
+    (width, height), is_there = image.size, np.zeros(65536, bool)
+    for top in range(0, height, rows := max(1, STRIP // width)):
+        is_there[np.asarray(image.crop((0, top, width, min(top + rows, height))))] = True
+    levels = np.flatnonzero(is_there)
+    bits = max(8, int(levels[int(0.99 * len(levels))]).bit_length())
+    white = 2 ** (bits + bits % 2) - 1
+    left = len(np.unique(_to_8_bits(levels, white)))
+    if left < MIN_LEVELS <= len(levels):
+        raise PhotoError(
+            f"its {len(levels):,} grey levels become {left} of 256; save it with 8 bits"
+        )
+    return white
+
+
+def _to_8_bits(grey: np.ndarray, white: int) -> np.ndarray:
+    levels = (grey.astype(np.uint32) * 255 + white // 2) // white
+    return np.minimum(levels, 255).astype(np.uint8)
 
 
 def _converted(image: Image.Image, white: int | None) -> Image.Image:
     if white:  # Pillow would clip at 255
-        grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey * 255 + white // 2) // white).astype(np.uint8))
+        image = Image.fromarray(_to_8_bits(np.asarray(image), white))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

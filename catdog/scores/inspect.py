@@ -14,7 +14,7 @@ from PIL import Image
 
 from catdog import files
 from catdog.errors import UserError
-from catdog.files import printable, quoted
+from catdog.files import counted, printable, quoted
 from catdog.photos import alike, labels, photo
 from catdog.photos.found import SPLITS
 from catdog.runs import lines
@@ -35,16 +35,17 @@ def check(dataset) -> None:
         if name.strip().casefold() in lines.RESERVED:
             raise UserError(
                 f"expected another name of the class {name}, which predict.py says of photos that "
-                f"show none of the classes; rename its folder, for example to no_{name}"
+                "show none of the classes; rename it, for example to other"
             )
     sizes, in_train = dataset.split_sizes(), dataset.class_counts("train")
     if 0 in sizes.values() or 0 in in_train:
         label = in_train.argmin()
         skipped = [dataset.skipped[i] for i in np.flatnonzero(dataset.skipped_labels == label)]
-        first = f", and skipped {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        number = counted(len(skipped), "file")
+        first = f"; skipped {number}, the first {': '.join(skipped[0])}" if skipped else ""
         raise UserError(
-            "expected enough photos of every class for training, validation and test, got "
-            f"{len(dataset.names)} photos in {dataset.root} ("
+            "expected enough photos of every class for training, validation and test, at least 3, "
+            f"got {len(dataset.names)} photos in {dataset.root} ("
             + ", ".join(f"{name} {count}" for name, count in sizes.items())
             + f"), of which {(dataset.labels == label).sum()} of "
             + dataset.classes[label]
@@ -229,7 +230,7 @@ def summary(title: str, groups: Sequence[np.ndarray], dataset, splits: np.ndarra
     straddling = sum(len(set(splits[group]) - {LEFT_OUT}) > 1 for group in groups)
     contrary = sum(len(set(dataset.labels[group])) > 1 for group in groups)
     return (
-        f"{title}: {len(groups):,} groups of {sum(map(len, groups)):,} photos, of which "
+        f"{title}: {counted(len(groups), 'group')} of {sum(map(len, groups)):,} photos, of which "
         f"{straddling:,} straddle splits and {contrary:,} have several labels"
     )
 

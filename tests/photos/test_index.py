@@ -166,7 +166,7 @@ def test_copies_stay_where_the_user_put_them_and_are_reported(tmp_path, capsys):
     dataset = data.load(tmp_path, 8, tmp_path / "cache")
     assert dataset.split_sizes() == {"train": 8, "validation": 8, "test": 9}
     assert data.main(["--data-dir", str(tmp_path), "--cache-dir", str(tmp_path / "cache")]) == 0
-    assert "identical: 1 groups of 2 photos, of which 1 straddle splits" in capsys.readouterr().out
+    assert "identical: 1 group of 2 photos, of which 1 straddle splits" in capsys.readouterr().out
 
 
 def test_a_test_folder_without_the_classes_is_no_split(tmp_path, caplog):
@@ -244,7 +244,7 @@ def test_a_data_set_beside_other_folders_is_taken(tmp_path, caplog):
     assert index.find(tmp_path).classes == ["a", "b"]
     assert "plots/ (photos: 1)" in caplog.text
     fill(tmp_path, "set2/train/a", "set2/train/b", "set2/test/a")
-    refused(tmp_path, "expected one set of photos")
+    refused(tmp_path, "got set, set2 with folders of the same names (test, train)")
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,19 @@ def test_labels_in_names_within_numbered_folders_are_read(tmp_path):
     assert index.find(tmp_path / "digits").classes == ["1", "2", "3"]
 
 
+def test_what_is_wrong_with_labels_is_told(tmp_path):
+    for n in range(3):
+        save(tmp_path / f"cat_{n}.jpg"), save(tmp_path / f"Cat_1{n}.jpg")
+    refused(tmp_path, "got photos such as Cat_10.jpg, whose names say only cat")
+    (tmp_path / "labels.txt").touch()
+    refused(tmp_path, "or labels.csv; beside the photos: labels.txt")
+    rows = [f"{each},{n % 2},{n // 2}\n" for n, each in enumerate(os.listdir(tmp_path)[:4])]
+    (tmp_path / "info.csv").write_text("file,sex,ill\n" + "".join(rows))
+    refused(tmp_path, "info.csv: expected a column named label, got column sex, column ill")
+    save(tmp_path / "group photo.jpg")
+    refused(tmp_path, "got photos such as group photo.jpg without")
+
+
 @pytest.mark.parametrize("names", [("IMG_{}", "DSC_{}"), ("cat_{}_flip", "dog_{}"), ("{}", "a_{}")])
 def test_names_without_labels_are_refused_with_what_helps(tmp_path, names):
     for n in range(3):
@@ -313,6 +326,86 @@ def test_the_classes_of_a_network_keep_their_folders(tmp_path):
     assert index.find(tmp_path, classes=["ant", "bee", "train"]).labels.tolist() == [1, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        ("fold_{1,2}/{ant,bee}", "got fold_1, fold_2 with folders of the same names (ant, bee)"),
+        ("{old,new}/{ant,bee}", "got new, old with folders of the same names (ant, bee)"),
+        ("{ant,bee}/{images,masks}", "got ant, bee with folders of the same names (images, masks)"),
+        ("{ant,bee}/{train,test}", "got ant, bee with folders of the same names (test, train)"),
+        ("{JPEGImages,masks}", "got photos such as JPEGImages/0.png without"),
+    ],
+)
+def test_parts_and_views_of_a_data_set_are_no_classes(tmp_path, folders, words):
+    fill(tmp_path, *braces(folders))
+    refused(tmp_path, words)
+
+
+def braces(text):
+    head, brace, rest = text.partition("{")
+    if not brace:
+        return [text]
+    inside, _, tail = rest.partition("}")
+    return [head + each + more for each in inside.split(",") for more in braces(tail)]
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        ("{ant,bee}/{2023,2024}", ["ant", "bee"]),
+        ("{train,val}2017/{ant,bee}", ["ant", "bee"]),
+        ("{set/images,masks}/{ant,bee}", ["ant", "bee"]),
+        ("{.,copy/copy}/{ant,bee}", ["ant", "bee"]),
+        ("{photos,drawings}", ["drawings", "photos"]),
+    ],
+)
+def test_class_folders_are_found_among_copies_and_masks(tmp_path, folders, classes, caplog):
+    fill(tmp_path, *braces(folders))
+    found = index.find(tmp_path)
+    assert found.classes == classes
+    for other in ("masks", "copy"):
+        assert (f"left out in {tmp_path}: {other}/ (photos: 2)" in caplog.text) == (
+            other in folders
+        )
+
+
+def test_masks_beside_photos_with_labels_in_their_names_are_left_out(tmp_path, caplog):
+    for n in range(3):
+        for folder in ("images", "annotations/trimaps"):
+            save(tmp_path / folder / f"ant_{n}.png"), save(tmp_path / folder / f"bee_{n}.png")
+    found = index.find(tmp_path)
+    assert found.classes == ["ant", "bee"] and found.root.name == "images"
+    assert "annotations/ (photos: 6)" in caplog.text
+    assert "ant, bee: taken for classes from names; if they are none, use folders" in caplog.text
+
+
+def test_runs_and_environments_among_the_photos_are_no_classes(tmp_path, caplog):
+    fill(tmp_path, "ant", "bee", "mine/run", "env/lib", "results", "@home")
+    for name in ("mine/run/config.json", "mine/run/history.csv", "env/pyvenv.cfg"):
+        (tmp_path / name).touch()
+    assert index.find(tmp_path).classes == ["@home", "ant", "bee", "results"]
+    assert "@home, results in" in caplog.text and "taken for classes" in caplog.text
+
+
+def test_numbered_folders_give_way_to_a_csv_file_and_others_are_told(tmp_path, caplog):
+    for root, names in (("numbered", ("part_1", "part_2")), ("named", ("old", "new"))):
+        rows = [f"{folder[-1]}{n},{'xy'[n % 2]}\n" for folder in names for n in range(4)]
+        for folder in names:
+            for n in range(4):
+                save(tmp_path / root / folder / f"{folder[-1]}{n}.png")
+        (tmp_path / root / "meta.csv").write_text("image,dx\n" + "".join(rows))
+    assert index.find(tmp_path / "numbered").classes == ["x", "y"]
+    assert caplog.messages == ["not taken for classes: part_1, part_2"]
+    caplog.clear()
+    assert index.find(tmp_path / "named").classes == ["new", "old"]
+    assert "not used: labels from" in caplog.text and "column dx the label" in caplog.text
+
+
+def test_splits_of_one_class_each_are_scored_for_a_network(tmp_path):
+    fill(tmp_path, "val/ant", "test/bee")
+    assert index.find(tmp_path, classes=["ant", "bee"]).given.tolist() == [1, 2]
+
+
 # --- Mistakes -------------------------------------------------------------------------------------
 
 
@@ -329,7 +422,9 @@ def test_a_class_of_which_no_photo_can_be_read_is_named(tmp_path):
     for n in range(3):
         (tmp_path / "fly").mkdir(exist_ok=True)
         (tmp_path / f"fly/{n}.jpg").write_text("<html>")
-    with pytest.raises(UserError, match=r"0 of fly, and skipped fly/0.jpg: .* got a web page"):
+    with pytest.raises(
+        UserError, match=r"0 of fly; skipped 3 files, the first fly/0.jpg: .* got a web page"
+    ):
         inspect.check(data.load(tmp_path, 8, tmp_path / "cache"))
 
 

@@ -175,7 +175,8 @@ def test_photos_have_the_labels_of_the_csv_file(breeds, text, encoding, caplog):
     assert labels_of(found) == BREEDS
     assert (found.root, found.paths, found.names) == (breeds, PATHS, PATHS)
     assert "labels.csv" in found.summary and "2 classes" in found.summary
-    assert not caplog.text
+    (told,) = caplog.messages
+    assert told.endswith("left out 1 photo without a row: test/0d.jpg")
 
 
 def test_photos_may_lie_beside_the_csv_file(tmp_path, caplog):
@@ -213,7 +214,7 @@ def test_a_photo_that_is_missing_is_named_and_left_out(breeds, caplog):
     found = layout(breeds, "id,breed\n0a,ant\n0b,bee\nother/0a,bee\n/etc/passwd,bee\n")
     assert labels_of(found) == {"train/0a.jpg": "ant", "train/0b.jpg": "bee"}
     assert "2 rows without" in caplog.text and "other/0a, /etc/passwd" in caplog.text
-    refused(lambda: layout(breeds, "id,breed\n0a,ant\n8,bee\n9,bee\n"), "names of photos, got 0a")
+    refused(lambda: layout(breeds, "id,breed\n0a,ant\n8,bee\n9,bee\n"), "labels, got 0a")
 
 
 CLASS_MAPS = [
@@ -248,7 +249,7 @@ def test_paths_of_another_machine_are_found_quickly_among_equal_names(tmp_path):
     rows = "".join(f"/a/{photo},{'xy'[i % 2]}\n" for i, photo in enumerate(photos))
     (tmp_path / "labels.csv").write_text(rows)
     started = time.process_time()
-    of, _, _ = labels.read_csv(tmp_path / "labels.csv", photos)
+    of, *_ = labels.read_csv(tmp_path / "labels.csv", photos)
     assert [of[photo] for photo in photos] == ["x", "y"] * 15_000
     assert time.process_time() - started < 10  # 22 s if all of one name are compared
 
@@ -284,6 +285,93 @@ def test_a_csv_file_and_class_folders_that_disagree_are_told(tmp_path, caplog):
 def test_columns_that_do_not_say_which_is_the_label_are_named(breeds):
     text = "id,a,b\n0a,x,u\n0b,y,v\ntrain/0a.jpg,x,u\n0b.jpg,y,v\n"
     refused(lambda: layout(breeds, text), "expected a column named label, got column a, column b")
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Photos 0.jpg to 5.jpg."""
+    for n in range(6):
+        save(tmp_path / f"{n}.jpg")
+    return tmp_path
+
+
+LABELS = {f"{n}.jpg": "ab"[n % 2] for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        (",file,label", "{other},{n}.jpg,{label}"),
+        ("id,path,label", "{other},{here}\\{n}.JPG,{label}"),
+        ("url,label", "https://example.org/{n}.jpg,{label}"),
+        ("path,label", "../{here}/{n}.jpg,{label}"),
+        ("file,width,number,animal", "{n}.jpg,{other}00,{number},{label}"),
+        ("file,category,label", "{n}.jpg,{half},{label}"),
+    ],
+)
+def test_columns_of_photos_and_labels_are_told_from_others(numbered, header, row):
+    rows = [
+        row.format(
+            n=n, other=5 - n, number=n % 2, half=n // 3, label="ab"[n % 2], here=numbered.name
+        )
+        for n in range(6)
+    ]
+    assert labels_of(layout(numbered, "\n".join([header, *rows]))) == LABELS
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "words"),
+    [
+        (
+            "a,b,label",
+            "{n},{other},x{half}",
+            "one column that names photos, got column a, column b",
+        ),
+        ("id,age,sex,ill", "{n},3{n},{half},{number}", "label, got column sex, column ill"),
+        ("id,good,animal", "{n},{number},x{half}", "label, got column animal, column good"),
+        ("id,target,dx", "{n},{number},x{half}", "label, got column dx, column target"),
+        ("id,label", "0{n},x", "expected names of photos such as 0.jpg and labels, got id, 00, 01"),
+    ],
+)
+def test_columns_that_are_not_clear_are_refused(numbered, header, row, words):
+    rows = [row.format(n=n, other=5 - n, number=n % 2, half=n // 3) for n in range(6)]
+    refused(lambda: layout(numbered, "\n".join([header, *rows])), words)
+
+
+def test_a_column_of_splits_is_the_split(numbered):
+    splits = ["train", "TRAIN", "valid", "train", "test", "training"]
+    rows = "".join(f"{n},{split},{'ab'[n % 2]}\n" for n, split in enumerate(splits))
+    found = layout(numbered, f"id,part,animal\n{rows}")
+    assert labels_of(found) == LABELS and found.given.tolist() == [0, 0, 1, 0, 2, 0]
+    assert "column part the split" in found.summary
+
+
+def test_words_for_a_missing_label_are_none(numbered, caplog):
+    rows = "0,nan\n1,b\n2,NULL\n3,none\n4,b\n5,none\n"
+    assert layout(numbered, f"id,label\n{rows}").classes == ["b", "none"]
+    assert caplog.messages[0].endswith("left out 2 rows without a photo or a label: 0, 2")
+    assert len(caplog.messages) == 1
+
+
+def test_text_that_is_not_utf_8_is_told_or_refused(numbered):
+    rows = "id,label\n0,Hündin\n1,Kätzchen\n2,Hündin\n"
+    assert "read as Windows-1252" in layout(numbered, rows, "cp1252").summary
+    assert layout(numbered, rows, "utf-16-le").classes == ["Hündin", "Kätzchen"]
+    for rows, encoding in (("0,狗\n1,猫\n", "gb18030"), ("0,кот\n1,пёс\n", "cp1251")):
+        words = "expected text in UTF-8, got labels such as"
+        refused(lambda rows=rows, code=encoding: layout(numbered, rows, code), words)
+
+
+def test_labels_of_a_test_split_come_last_and_its_photos_are_counted(tmp_path, caplog):
+    for split in ("test", "train"):
+        rows = [(f"{split}{n}.jpg", "ab"[n % 2]) for n in range(4)]
+        for name, _ in rows:
+            save(tmp_path / split / name)
+        text = "".join(f"{name},{label}\n" for name, label in rows)
+        (tmp_path / f"{split}_labels.csv").write_text(text)
+    found = index.find(tmp_path)
+    assert found.paths == [f"train/train{n}.jpg" for n in range(4)]
+    assert "left out 4 photos without a row: test/test0.jpg" in caplog.text
 
 
 def test_names_are_compared_in_one_unicode_normalization(tmp_path, caplog):

@@ -151,6 +151,37 @@ def test_pixels_that_are_floats_or_negative_are_refused():
         assert "no numbers from 0 to 65535" in reason(encode(pixels, "TIFF"))
 
 
+def test_a_light_mark_does_not_darken_a_photo_of_few_bits():
+    ramp = np.linspace(0, 4095, 64 * 64).round().astype(np.uint16).reshape(64, 64)
+    marked = ramp.copy()
+    marked[:2, :30] = 65535
+    array = load_photo(encode(Image.fromarray(marked), "PNG"), 64)
+    np.testing.assert_array_equal(
+        array[2:], load_photo(encode(Image.fromarray(ramp), "PNG"), 64)[2:]
+    )
+    assert (array[:2, :30] == 255).all()
+
+
+def test_a_photo_that_would_lose_nearly_all_its_levels_is_refused():
+    ramp = np.linspace(0, 2000, 64 * 64).round().astype(np.uint16).reshape(64, 64)
+    offset = reason(encode(Image.fromarray(ramp + 32768), "PNG"))
+    assert offset == "its 2,001 grey levels become 8 of 256; save it with 8 bits"
+    for scale, words in ((1, "uses few of its 16 bits per colour"), (32, None)):
+        rows = b"".join(
+            b"\0" + row.astype(">u2").tobytes() for row in np.repeat(ramp * scale, 3, axis=1)
+        )
+        header = struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0)
+        chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        png = b"\x89PNG\r\n\x1a\n"
+        for kind, content in chunks:
+            crc = struct.pack(">I", zlib.crc32(kind + content))
+            png += struct.pack(">I", len(content)) + kind + content + crc
+        if words:
+            assert reason(png).startswith(words)
+        else:
+            assert load_photo(png, 64).max() > 240
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (16, 16), (333, 77)])
 def test_any_shape_becomes_the_square(size):
     array = load_photo(encode(Image.new("RGB", size, GREEN), "PNG"), 16)

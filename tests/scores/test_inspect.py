@@ -87,7 +87,7 @@ def test_the_overview_shows_what_is_there(folder, dataset):
     assert "cat.999.jpg: expected JPEG" in text
     copies = "identical: 2 groups of 4 photos, of which 0 straddle splits and 1 have several labels"
     assert copies in text
-    assert "near-identical: 1 groups of 2 photos" in text
+    assert "near-identical: 1 group of 2 photos" in text
     assert "dog.5.png (" in text and "dog.900.jpg (" in text
     inspect.write(folder / "out", rows)
     with open(folder / "out" / "photos.csv") as file:
