@@ -176,7 +176,10 @@ def epoch_line(row: dict, settings: Settings) -> str:
 
 
 def draw_curves(run: Run, history: list[dict]) -> None:
-    """Draw `curves.png` of a run, but not before the last one is a minute old: it takes 0.5 s."""
+    """Draw `curves.png` of a run, but not before the last one is a minute old.
+
+    Of 24 epochs it takes 0.4 to 0.5 s on one core, and the first one 0.8 s.
+    """
     path = run.folder / "curves.png"
     if run.writes and (not path.exists() or files.age(path) > REDRAW):
         plots.plot_history(history, path)
