@@ -44,13 +44,21 @@ KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
 LABEL_NAME = re.compile(
     r"(?:(.*?[^\W\d_].*?)(?:[\s._-]*\(\d+\)|[\s._-]+\d+)+|([^\W\d_]+)\d+)(?:\.\w+)?"
 )
-IMAGES = {"images", "imgs", "img", "jpegimages"}  # masks, annotations and the like lie beside
+IMAGES = {
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "jpegimages",
+}  # masks, annotations and the like lie beside
 # Cameras and programs name their pictures so, whatever they show.
 NO_LABELS = {"img", "image", "images", "dsc", "dscn", "dscf", "p", "pic", "picture", "photo", "pxl"}
 NO_LABELS |= {"mvimg", "frame", "file", "scan", "screenshot", "wp", "gopr", "dji", "untitled"}
 # Hidden folders of programs, which are left out without a word.
 TOOLS = {".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".thumbs", ".trash"}
 PROJECT = {"demo", "cache", "runs", "results", "output", "outputs", "plots", "venv", "models"}
+PROJECT |= {"masks", "annotations", "segmentations", "labels"}
+MASK = re.compile(r"(.+)[ _-](?:mask|seg|gt)(?:_\d+)?\.\w+")  # benign (1)_mask.png
 # What lies in folders that hold no photos of the user: our drawings, a run, a Python environment.
 MARKS = ({DEMO}, {"config.json", "history.csv"}, {"pyvenv.cfg"})
 WAYS = "labels are folders (one per class), names such as cat_7.jpg, or labels.csv"
@@ -172,18 +180,9 @@ class _Finder:
                 return self.found({0: part}, home)
             if parts := self.by_split(home):
                 return self.found(parts, home)
-            twins, names = self.twins(home)
-            sets = [each for each in home.filled if self.is_set(each, each in twins)] or twins
-            if len(sets) > 1:
-                raise UserError(
-                    f"expected one folder per class in {self.place(home)}, got {_names(sets)}"
-                    + (f" with folders of the same names ({some_names(names)})" if names else "")
-                    + "; use one of them, or move the photos of each class into one folder"
-                )
-            if not sets:
+            if not (inner := self.set_in(home)):
                 break
-            self.notes += self.left_out(home, sets)
-            passed += self.strip(sets[0])
+            passed += inner
         part = self.label(passed)
         if not part and len(passed) > 1 and len(passed[-2].filled) == 1:
             part = self.by_folder(passed[-2])  # photos without labels in one folder: one class
@@ -223,6 +222,19 @@ class _Finder:
                 break
             passed.append(folder)
         return passed
+
+    def set_in(self, home):
+        """Return the folders that lead to the data set in a folder, if others lie beside it."""
+        twins, names = self.twins(home)
+        sets = [each for each in home.filled if self.is_set(each, each in twins)] or twins
+        if len(sets) > 1:
+            raise UserError(
+                f"expected one folder per class in {self.place(home)}, got {_names(sets)}"
+                + (f" with folders of the same names ({some_names(names)})" if names else "")
+                + "; use one of them, or move the photos of each class into one folder"
+            )
+        self.notes += self.left_out(home, sets) if sets else []
+        return self.strip(sets[0]) if sets else []
 
     def twins(self, home):
         """Return the folders in a folder that hold folders of the same names, and these names.
@@ -267,7 +279,9 @@ class _Finder:
         # A class may be alone in one split: there it is no folder that all photos share.
         ends = [self.strip(each)[-1].filled for each in named]
         known = {each.key for end in ends for each in end if len(end) > 1}
-        taken = {each: part for each in named if (part := self.label(self.strip(each, known)))}
+        ways = {each: self.strip(each, known) for each in named}
+        ways = {each: [*passed, *self.set_in(passed[-1])] for each, passed in ways.items()}
+        taken = {each: part for each in named if (part := self.label(ways[each]))}
         first = next(iter(taken.values()), None)  # a competition's test photos have no such class
         classes = self.classes or (first and first.classes)
         taken = {k: v for k, v in taken.items() if not v.classes.isdisjoint(classes)}
@@ -301,7 +315,7 @@ class _Finder:
             len(folders) == 1 and home.photos and folders[0].key not in self.keep
         ):
             return None
-        rows, of_key = [], {}
+        rows, masks, of_key = [], [], {}
         for folder in folders:
             other = of_key.setdefault(folder.key, folder)
             if nfc(other.name) != nfc(folder.name):
@@ -310,13 +324,19 @@ class _Finder:
                     f"{folder.name} in {self.place(home)}"
                 )
             member = class_name(folder.name)
-            rows += ((p, member, identity(member, p[folder.start :])) for p in folder.paths())
+            names = {os.path.splitext(path)[0] for path in folder.paths()}
+            for path in folder.paths():
+                if (match := MASK.fullmatch(path)) and match[1] in names:
+                    masks.append(path)
+                else:
+                    rows.append((path, member, identity(member, path[folder.start :])))
         for each in home.folders:
             if not self.keep and not any(inner.photos or inner.others for inner in each.below):
                 raise UserError(
                     f"expected photos in every class folder, got none in {self.place(each)}"
                 )
         notes = self.left_out(home, folders)
+        notes += [f"left out, as masks of other photos: {some_names(masks)}"] if masks else []
         odd = [x for x in folders if x.split is not None or x.key in PROJECT or x.key[0] in "@#"]
         if odd:
             what = "taken for classes; if they are none, move them elsewhere"
@@ -379,8 +399,13 @@ class _Finder:
         if len(stem := _without_numbers(keys)) != 1 or keys & self.keep or home.photos:
             return None
         paths = home.paths()
-        # Classes may be digits, and a CSV file may say something else of their photos.
-        for part in (self.by_name(home, paths), stem != {""} and self.by_csv(passed)):
+        table = called = None
+        with contextlib.suppress(UserError):
+            table = self.by_csv(passed) if stem != {""} else None  # classes may be digits
+            called = table and re.search(r"column (\w+) the label", table.how.lower())
+        # A column of another name may say something else of photos in numbered classes.
+        is_clear = called and called[1] in label_files.LABEL_COLUMNS
+        for part in (self.by_name(home, paths), table if is_clear else None):
             rows = part.rows if part else []
             found = {(path[home.start :].split("/")[0], label) for path, label, _ in rows}
             labels = collections.Counter(folder for folder, _ in found)

@@ -255,19 +255,25 @@ def _photo_column(rows, index, place):
 
     Names with an ending go before those without, such as the numbers of an index.
     """
+
+    def photo(cell):
+        found = index.find(cell)
+        return found[0] if len(found) == 1 else None
+
     columns = list(zip(*(row for _, row in rows[:SAMPLE]), strict=True))
-    found = [[index.find(cell) for cell in cells] for cells in columns]
-    named = [len({photo for photos in each for photo in photos}) for each in found]
+    found = [[photo(cell) for cell in cells] for cells in columns]
+    named = [len({*photos} - {None}) for photos in found]
     if len(named) < 2 or not max(named):
         raise _no_names(place, index.photos, rows, 0)
     whole = [
-        len({p for cell, photos in zip(*each, strict=True) for p in photos if _ends(p, cell)})
+        len({photo for cell, photo in zip(*each, strict=True) if photo and _ends(photo, cell)})
         for each in zip(columns, found, strict=True)
     ]
     named = whole if 2 * max(whole) > max(named) else named
     column = named.index(max(named))
     others = [each for each in range(len(named)) if 2 * named[each] > named[column]]
-    if any(found[each] != found[column] for each in others):
+    pairs = (zip(found[each], found[column], strict=True) for each in others)
+    if any(other and own and other != own for each in pairs for other, own in each):
         names = some_names([_named(rows[0][1], each) for each in others])
         raise NotAList(f"{place}: expected one column that names photos, got {names}")
     if index.find(rows[0][1][column]):

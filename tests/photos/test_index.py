@@ -333,6 +333,7 @@ def test_the_classes_of_a_network_keep_their_folders(tmp_path):
         ("{old,new}/{ant,bee}", "got new, old with folders of the same names (ant, bee)"),
         ("{ant,bee}/{images,masks}", "got ant, bee with folders of the same names (images, masks)"),
         ("{ant,bee}/{train,test}", "got ant, bee with folders of the same names (test, train)"),
+        ("{train,test}/{old,new}/{ant,bee}", "train, got new, old with folders of the same names"),
         ("{JPEGImages,masks}", "got photos such as JPEGImages/0.png without"),
     ],
 )
@@ -355,6 +356,7 @@ def braces(text):
         ("{ant,bee}/{2023,2024}", ["ant", "bee"]),
         ("{train,val}2017/{ant,bee}", ["ant", "bee"]),
         ("{set/images,masks}/{ant,bee}", ["ant", "bee"]),
+        ("{train,test}/{images,tables}/{ant,bee}", ["ant", "bee"]),
         ("{.,copy/copy}/{ant,bee}", ["ant", "bee"]),
         ("{photos,drawings}", ["drawings", "photos"]),
     ],
@@ -379,6 +381,13 @@ def test_masks_beside_photos_with_labels_in_their_names_are_left_out(tmp_path, c
     assert "ant, bee: taken for classes from names; if they are none, use folders" in caplog.text
 
 
+def test_masks_beside_their_photos_are_left_out(tmp_path, caplog):
+    for name in ("ant/a (1)", "ant/a (1)_mask", "ant/a (1)_mask_1", "bee/1", "bee/with_mask"):
+        save(tmp_path / f"{name}.png")
+    assert index.find(tmp_path).paths == ["ant/a (1).png", "bee/1.png", "bee/with_mask.png"]
+    assert "as masks of other photos: ant/a (1)_mask.png, ant/a (1)_mask_1.png" in caplog.text
+
+
 def test_runs_and_environments_among_the_photos_are_no_classes(tmp_path, caplog):
     fill(tmp_path, "ant", "bee", "mine/run", "env/lib", "results", "@home")
     for name in ("mine/run/config.json", "mine/run/history.csv", "env/pyvenv.cfg"):
@@ -388,17 +397,25 @@ def test_runs_and_environments_among_the_photos_are_no_classes(tmp_path, caplog)
 
 
 def test_numbered_folders_give_way_to_a_csv_file_and_others_are_told(tmp_path, caplog):
-    for root, names in (("numbered", ("part_1", "part_2")), ("named", ("old", "new"))):
+    kinds = (
+        ("numbered", "part_1 part_2", "dx"),
+        ("named", "old new", "dx"),
+        ("sex", "s1 s2", "sex"),
+    )
+    for root, names, column in kinds:
+        names = names.split()
         rows = [f"{folder[-1]}{n},{'xy'[n % 2]}\n" for folder in names for n in range(4)]
         for folder in names:
             for n in range(4):
                 save(tmp_path / root / folder / f"{folder[-1]}{n}.png")
-        (tmp_path / root / "meta.csv").write_text("image,dx\n" + "".join(rows))
+        (tmp_path / root / "meta.csv").write_text(f"image,{column}\n" + "".join(rows))
     assert index.find(tmp_path / "numbered").classes == ["x", "y"]
     assert caplog.messages == ["not taken for classes: part_1, part_2"]
     caplog.clear()
     assert index.find(tmp_path / "named").classes == ["new", "old"]
-    assert "not used: labels from" in caplog.text and "column dx the label" in caplog.text
+    assert index.find(tmp_path / "sex").classes == ["s1", "s2"]
+    for said, column in zip(caplog.messages, ("dx", "sex"), strict=True):
+        assert said.startswith("not used: labels from") and f"column {column} the label" in said
 
 
 def test_splits_of_one_class_each_are_scored_for_a_network(tmp_path):
