@@ -155,8 +155,11 @@ class Run:
     def check_trained(self) -> None:
         """Raise UserError unless there is a run with a trained network."""
         if self.config and not self.networks():
-            advice = f"; to continue it:  {self.completed_by()}" if self.has_checkpoint() else ""
-            raise UserError(f"expected a finished run, got {self} without a model.keras{advice}")
+            wrong = f"expected a finished run, got {self} without a model.keras"
+            raise UserError(wrong + self._how_to_continue())
+
+    def _how_to_continue(self):
+        return f"; to continue it:  {self.completed_by()}" if self.has_checkpoint() else ""
 
     def completed_by(self) -> str:
         """Return the command that makes a network answer as those of this release do."""
@@ -182,7 +185,8 @@ class Run:
             # A run that ended before its first checkpoint begins again. `config` raises UserError.
             if names and (names != {"config.json"} or not self.config):
                 wanted = "a new folder" if new else "a run with a checkpoint.npz or metrics.json"
-                raise UserError(f"expected {wanted}, got {self}, which has other files")
+                wrong = f"expected {wanted}, got {self}, which has other files"
+                raise UserError(wrong + self._how_to_continue())
         made = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -141,7 +141,9 @@ def test_a_run_without_a_checkpoint_may_begin_again(tmp_path):
     assert Run(tmp_path / "run").config["score_size"] == 80
     run.save(HISTORY, [])
     assert run.has_checkpoint()
-    with pytest.raises(UserError, match=r"expected a new folder, got .* which has other files"):
+    with pytest.raises(
+        UserError, match=r"expected a new folder, .* other files; .*--resume .*run$"
+    ):
         run.held(new=True).__enter__()
     with run.held():
         pass
