@@ -287,8 +287,7 @@ def _ends(photo, cell):
 
 
 def _are_splits(words):
-    splits = set(map(split_of, words))
-    return None not in splits and len(splits) > 1
+    return all(split_of(word) is not None for word in words) and len({*map(split_of, words)}) > 1
 
 
 def _label_column(header, rows, words, place):
