@@ -8,6 +8,11 @@ Arrays of photos are uint8, (n, size, size, 3), RGB, 0-255. Labels are int, indi
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from catdog import early
+
+    early.end_quietly()  # at Ctrl-C, while the modules below are loaded
+
 import argparse
 import dataclasses
 import hashlib

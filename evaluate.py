@@ -14,6 +14,11 @@ Scores match predict.py, as both use LiteRT by default.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from catdog import early
+
+    early.end_quietly()  # at Ctrl-C, while the modules below are loaded
+
 import argparse
 import dataclasses
 import itertools
@@ -25,7 +30,7 @@ import numpy as np
 
 import data
 import model
-from catdog import cli, files
+from catdog import cli
 from catdog.cli import say
 from catdog.errors import UserError
 from catdog.files import to_json
@@ -80,8 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.cache_dir = args.cache_dir or "tmp/cache"
     cli.check_output(args.output, args.data_dir)
     cli.check_output(args.suspects, args.data_dir, "--suspects")
-    if args.output:
-        files.remove_leftovers(args.output.parent, name=args.output.name)
     with cli.blame("--model"):
         pairs = [(each, data.load_for(each.run, args)) for each in classifiers]
     if args.pool or args.suspects:

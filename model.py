@@ -11,6 +11,11 @@ Output: (batch, 1), the logit of class 1 of two classes; (batch, classes) of mor
 # Annotations such as keras.Model must not load Keras at import time.
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from catdog import early
+
+    early.end_quietly()  # at Ctrl-C, while the modules below are loaded
+
 import argparse
 import functools
 from collections.abc import Callable, Sequence

@@ -10,6 +10,11 @@ Starts quickly: Keras and TensorFlow are loaded only if needed.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from catdog import early
+
+    early.end_quietly()  # at Ctrl-C, while the modules below are loaded
+
 import argparse
 import os
 import sys

@@ -10,6 +10,11 @@ scored.
 # Annotations such as keras.Model must not load Keras at import time.
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from catdog import early
+
+    early.end_quietly()  # at Ctrl-C, while the modules below are loaded
+
 import argparse
 import contextlib
 import dataclasses

@@ -8,7 +8,7 @@ and data.py (the data set). They call four rooms, none of which imports a script
     runs/      a run directory, and the trained network in it as a classifier
     scores/    from labels and probabilities to metrics, tables, plots and pages
 
-    cli.py      what the scripts share at the terminal
+    cli.py      what the scripts share at the terminal; early.py: Ctrl-C before that
     backend.py  Keras and TensorFlow, loaded at first use and without their noise
     files.py    files that are written atomically, and damaged ones that are read
     errors.py   UserError, and names as text that can be printed

@@ -8,14 +8,17 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TextIO
 
 from catdog import files
 from catdog.errors import UserError, is_out_of_memory, printable
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit on sizes
+# A full disk, a quota, a limit on sizes, or on names.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG)
 
 # --- Words for the user ---------------------------------------------------------------------------
 
@@ -240,7 +243,8 @@ def _ended(main, closed_pipe):
     code, message = 2, None
     try:
         _check_current_folder()
-        code = main()
+        with _temporary_folder():
+            code = main()
         sys.stdout.flush()
     except UserError as error:
         message = f"error: {error}"
@@ -264,8 +268,13 @@ def _ended(main, closed_pipe):
         else:
             raise
     if message:
-        _print(f"{os.path.basename(sys.argv[0])}: {message}")
+        last_line(message)
     return code
+
+
+def last_line(message: str) -> None:
+    """Print why this script ends."""
+    _print(f"{os.path.basename(sys.argv[0])}: {message}")
 
 
 def _catch_signals() -> dict:
@@ -292,9 +301,29 @@ def _catch_signals() -> dict:
 
     sys.unraisablehook = send_again
     signal.signal(signal.SIGTERM, stop)
-    if before[signal.SIGINT] is signal.default_int_handler:  # else it is ignored
+    if before[signal.SIGINT] != signal.SIG_IGN:
         signal.signal(signal.SIGINT, stop)
     return before
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[None]:
+    """Give this process and its children a folder of their own for temporary files.
+
+    TensorFlow leaves some there when it is killed: the next script removes them.
+    """
+
+    def point_to(folder):
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a full disk: who needs such files fails later
+            home = tempfile.gettempdir()
+            files.remove_leftovers(home, "catdog")
+            own = stack.enter_context(files.temporary_folder(Path(home, "catdog")))
+            stack.callback(point_to, home)
+            point_to(own)
+        yield
 
 
 def _check_current_folder() -> None:

@@ -59,15 +59,23 @@ def atomic_file(path: Path, make_folder: bool = False) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder, which becomes `path` if the block ends well; see `atomic_file`."""
-    temporary = temporary_path(path)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(path)
+        with temporary_folder(path) as temporary:
+            yield temporary
+            temporary.rename(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new hidden folder beside `path`, and remove it after the block."""
+    folder = temporary_path(path)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_path(path: Path) -> Path:
@@ -256,14 +264,18 @@ def check_outside(path: Path, data_dir: Path) -> None:
 
 
 def check_new(path: Path, kind: str = "folder") -> None:
-    """Raise UserError if the folder or file `path` exists or cannot be made."""
-    if os.path.lexists(path):
+    """Raise UserError if the folder or file `path` exists or cannot be made.
+
+    What killed processes left of it is removed.
+    """
+    if Path(path).is_symlink() or Path(path).exists():  # lexists says that a long name is free
         raise UserError(f"expected a new {kind}, got {path}, which exists")
     parent = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(
             f"expected a folder that can be written to, got {path}, which cannot be made"
         )
+    remove_leftovers(Path(path).parent, Path(path).name)
 
 
 def make_folder(folder: str, inputs: Iterable[str]) -> Path:
@@ -273,6 +285,8 @@ def make_folder(folder: str, inputs: Iterable[str]) -> Path:
         check_outside(folder, path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for each in (folder, *folder.iterdir()):  # --sort writes one level below
+            remove_leftovers(each)
         if any(folder.iterdir()):
             raise UserError(f"expected a new or empty folder, got {folder}")
     except OSError as error:

@@ -139,6 +139,19 @@ def test_leftovers_of_other_machines_are_removed_when_they_are_old(tmp_path):
         assert not (tmp_path / name).exists()
 
 
+def test_what_was_left_of_a_folder_or_file_to_be_made_is_removed(tmp_path):
+    machine = files._machine()
+    for name in ("sorted/cat/photo.jpg", "sorted/page", "page.html"):
+        left = (tmp_path / name).with_name(f".0123abcd.{machine}.999999999.{Path(name).name}")
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.touch()
+    files.check_new(tmp_path / "page.html", "file")
+    assert os.listdir(tmp_path) == ["sorted"]
+    with pytest.raises(UserError, match="expected a new or empty folder"):
+        files.make_folder(tmp_path / "sorted", [])
+    assert os.listdir(tmp_path / "sorted") == ["cat"] and not os.listdir(tmp_path / "sorted/cat")
+
+
 # --- Locks ----------------------------------------------------------------------------------------
 
 HOLD = "from pathlib import Path; from catdog import files\nwith files.lock(Path('lock')): input()"

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import predict
+from catdog import files
 from conftest import ROOT, draw_photos, network_file, run_here, run_script
 
 
@@ -349,6 +350,36 @@ def test_ctrl_c_while_keras_is_loaded_ends_in_one_line(photos_dir, tmp_path):
     assert process.returncode == 130
     assert process.stderr.splitlines()[-1] == "train.py: interrupted" and process.stdout == ""
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "data.py", "model.py"])
+def test_ctrl_c_while_modules_are_loaded_ends_without_a_traceback(script, tmp_path):
+    """A stand-in for argparse, the first module that is loaded, signals from amid its import."""
+    program = "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
+    (tmp_path / "argparse.py").write_text(program)
+    process = run_script(script, env={"PYTHONPATH": str(tmp_path)})
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_a_name_that_is_too_long_is_refused_at_once(script, photos_dir, tmp_path):
+    process = run_script(script, "--data-dir", photos_dir, "--output", tmp_path / ("x" * 300))
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.splitlines()[-1] == f"{script}: error: cannot write: File name too long"
+
+
+def test_temporary_files_lie_in_a_folder_that_is_removed(tmp_path):
+    machine = files._machine()
+    (tmp_path / f".0123abcd.{machine}.999999999.catdog").mkdir()  # of a process that was killed
+    program = """
+import os, tempfile
+from catdog import cli
+cli.run(lambda: print(os.path.dirname(tempfile.mkdtemp()) == os.environ["TMPDIR"]) or 0)
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True,
+                             text=True, env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
+    assert process.stdout == "True\n", process.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "data.py", "model.py"])

@@ -6,7 +6,6 @@ The line may break while they come; they are checked, and then unpacked.
 import contextlib
 import http.client
 import os
-import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -101,11 +100,12 @@ def download_photos(
         # JPEGs hardly shrink in an archive; a quarter more is for the blocks they fill on disk.
         files.check_space(data_dir, max(0, size - present) + size * 5 // 4)
         fetch(url, archive, size, sha256, progress)
-        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=data_dir) as temporary:
+        files.remove_leftovers(data_dir, photos.name)
+        with files.temporary_folder(photos) as temporary:
             with zipfile.ZipFile(archive) as bundle:
                 bundle.extractall(temporary)
-            unpacked = Path(temporary, "PetImages")
-            for other in set(Path(temporary).iterdir()) - {unpacked}:
+            unpacked = temporary / "PetImages"
+            for other in set(temporary.iterdir()) - {unpacked}:
                 other.rename(unpacked / other.name)  # the licence belongs to the photos
             unpacked.rename(photos)
         own.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -131,10 +130,8 @@ def export(
     files.remove_leftovers(run.folder)
     graph = _with_photos(network, run, dataset, on_progress)
     labels = dataset.labels[validation]
-    work = files.temporary_path(run.folder / "export")
     try:
-        work.mkdir()
-        with Converter() as convert:
+        with files.temporary_folder(run.folder / "export") as work, Converter() as convert:
             found, weights = _outputs(graph, convert, work, config, dataset, on_progress)
             changes = _fit(graph, found, labels, len(config["classes"]))
             graph.answering.save(work / "model.keras")
@@ -142,11 +139,9 @@ def export(
                 convert(work / "model.keras", work / "model.tflite", weights)
                 compute = LiteRT(work / "model.tflite", config)
                 _check_answers(compute, found["logits"], changes["temperature"], dataset)
-        run.switch(sorted(work.glob("model.*")), **changes, litert_weights=weights)
+            run.switch(sorted(work.glob("model.*")), **changes, litert_weights=weights)
     except OSError as error:
         raise UserError(f"cannot write {run}: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return weights
 
 

@@ -6,7 +6,6 @@ The packages that ONNX and the next two take are optional; docs/page.md says how
 import argparse
 import importlib.util
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from catdog import cli
 from catdog.backend import keras, quiet, tf
 from catdog.errors import UserError
-from catdog.files import check_new
+from catdog.files import check_new, temporary_folder
 from catdog.runs.run import Run
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "coreml": ".mlpackage"}
@@ -104,7 +103,6 @@ def export_as(network, path: Path, format: str, classes: list[str]) -> float | N
     if path.suffix != SUFFIXES[format]:
         raise UserError(f"expected a name that ends in {SUFFIXES[format]}, got {path}")
     check_new(path, "file")
-    path.parent.mkdir(parents=True, exist_ok=True)
     missing = [name for name in PACKAGES[format] if not importlib.util.find_spec(name)]
     if missing:
         raise UserError(f"this needs {', '.join(missing)}: pip install {' '.join(missing)}")
@@ -112,8 +110,8 @@ def export_as(network, path: Path, format: str, classes: list[str]) -> float | N
     photos = photos.astype(np.float32)
     # Before the export, which refuses a network that was never called.
     expected = {name: np.asarray(x) for name, x in network.predict_on_batch(photos).items()}
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder, path.name)
+    with temporary_folder(path) as folder:
+        temporary = folder / path.name
         try:
             with quiet():
                 if format == "coreml":
@@ -134,7 +132,7 @@ def export_as(network, path: Path, format: str, classes: list[str]) -> float | N
             difference = float(absolute / largest)
             if not difference <= TOLERANCE:
                 raise UserError(f"the {format} file differs from Keras by {difference:.2g}")
-        for written in Path(folder).iterdir():
+        for written in folder.iterdir():
             written.replace(path.with_name(written.name))
     return difference
 

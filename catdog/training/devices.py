@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import hashlib
@@ -22,10 +23,12 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -37,6 +40,8 @@ from catdog.errors import UserError, is_out_of_memory
 from catdog.training.settings import Settings
 
 HEARTBEAT = 20  # seconds of silence after which JAX gives a process up and ends the others
+LOST = "lost another process; to continue, use --resume on each machine"
+SIGNS = ("gloo", "nccl", "distributed service")  # of that, in errors
 SHUTDOWN = 3600  # seconds that processes wait at the end for the first, which scores the network
 
 
@@ -91,8 +96,11 @@ def join(addresses: Sequence[str] | None, rank: int | None, cluster: bool) -> It
         yield
     except BaseException as error:
         # JAX's own exit handler would wait for the other processes, which wait for this one.
+        if any(word in str(error).lower() for word in SIGNS) and isinstance(error, Exception):
+            reason = " ".join(str(error).split())[:200]
+            error = UserError(f"{LOST}: {reason}")
         atexit.register(os._exit, _exit_code(error))
-        raise
+        raise error
 
 
 def _connect(addresses: Sequence[str] | None, rank: int | None, cluster: bool) -> None:
@@ -111,24 +119,38 @@ def _connect(addresses: Sequence[str] | None, rank: int | None, cluster: bool) -
 
     if not cluster and rank == 0:
         _check_port(addresses[0])
+    jax.config.update("jax_enable_preemption_service", False)  # which takes SIGTERM for itself
     try:
         jax.distributed.initialize(
             *([] if cluster else [addresses[0], len(addresses), rank]),
+            # Not at all addresses of this machine.
+            coordinator_bind_address=None if cluster else addresses[0],
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=SHUTDOWN,
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"JAX cannot connect the processes: {reason}") from None
+    if os.name == "posix":
+        ctypes.CDLL(None).signal(signal.SIGABRT, _end_instead)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _end_instead(signum: int) -> None:
+    """End with a line of ours: JAX aborts this process, in a thread, after another has ended."""
+    time.sleep(2)  # mostly the main thread ends meanwhile, with the reason
+    cli.last_line(f"error: {LOST}")
+    os._exit(2)
 
 
 def _check_port(address: str) -> None:
     """Raise UserError if the coordinator cannot listen at its port: JAX may crash then."""
-    port = int(address.rpartition(":")[2])
+    name, _, port = address.rpartition(":")
     try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        raise UserError(f"cannot use port {port} of {address}: {error.strerror}") from None
+        (family, *_, place), *_ = socket.getaddrinfo(name.strip("[]"), int(port))
+        socket.create_server(place[:2], family=family).close()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot listen at {address}: {error}") from None
 
 
 def _check_equal_devices() -> None:

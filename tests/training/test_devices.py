@@ -268,7 +268,8 @@ def killed(folder):
 @pytest.mark.slow
 def test_a_process_killed_within_an_epoch_ends_the_others_within_a_minute(killed):
     _, code, err, seconds = killed
-    assert code != 0 and seconds < 60
+    assert code == 2 and seconds < 60
+    assert err.splitlines()[-1].startswith(f"train.py: error: {devices.LOST}")
     assert "If one process fails, the others stop within a minute" in err
 
 
@@ -287,6 +288,20 @@ def test_a_run_that_lost_a_process_is_resumed_by_all(killed, tmp_path):
     assert f"Resuming at epoch {done + 1} of {done + 1}" in err
     assert len(losses(run)) == done + 1 and (run / "metrics.json").exists()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_sigterm_to_all_processes_ends_them_with_a_checkpoint_and_143(folder, tmp_path):
+    new = ["--data-dir", folder / "photos", "--cache-dir", folder / "cache", "--arch", "classic",
+           "--image-size", 16, "--batch-size", 16, "--epochs", 4000, "--output", tmp_path / "run",
+           "--hosts", ",".join(free_addresses(2)), "--rank"]  # fmt: skip
+    both = [start(*new, rank) for rank in (0, 1)]
+    wait_for_the_first_epoch(tmp_path / "run", *both)
+    for process in both:
+        process.terminate()
+    ends = [end(process) for process in both]
+    assert [code for code, *_ in ends] == [143, 143]
+    assert "To continue:" in ends[0][2] and (tmp_path / "run" / "checkpoint.npz").exists()
 
 
 @pytest.mark.slow
@@ -327,13 +342,26 @@ def test_other_photos_or_devices_in_a_process_are_refused(folder, tmp_path, env,
     assert not (tmp_path / "run" / "checkpoint.npz").exists()
 
 
+def test_where_jax_aborts_the_last_line_is_ours():
+    program = """
+import os, signal, sys
+from catdog.training import devices
+devices.ctypes.CDLL(None).signal(signal.SIGABRT, devices._end_instead)
+devices.time.sleep = lambda seconds: None
+sys.argv = ["train.py"]
+os.abort()
+"""
+    code, _, err = end(start(program=("-c", program), cwd=ROOT))
+    assert (code, err.splitlines()[-1]) == (2, f"train.py: error: {devices.LOST}")
+
+
 @pytest.mark.slow
 def test_a_port_in_use_is_refused():
     address = free_addresses(1)[0]
     with socket.create_server(("127.0.0.1", int(address.split(":")[1]))):
         process = start("--hosts", f"{address},127.0.0.1:1", "--rank", 0)
         code, _, err = end(process)
-    assert code == 2 and "--hosts: cannot use port" in err
+    assert code == 2 and "--hosts: cannot listen at" in err
 
 
 @pytest.mark.parametrize(
