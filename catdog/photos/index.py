@@ -44,13 +44,10 @@ KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
 LABEL_NAME = re.compile(
     r"(?:(.*?[^\W\d_].*?)(?:[\s._-]*\(\d+\)|[\s._-]+\d+)+|([^\W\d_]+)\d+)(?:\.\w+)?"
 )
-IMAGES = {
-    "images",
-    "image",
-    "imgs",
-    "img",
-    "jpegimages",
-}  # masks, annotations and the like lie beside
+IMAGES = {"images", "image", "imgs", "img", "jpegimages"}  # masks and the like lie beside them
+# Folders that hold the same classes once more.
+COPIES = {"original", "originals", "augmented", "raw", "processed", "preprocessed", "resized"}
+COPIES |= {"cropped", "segmented", "color", "colored", "grayscale", "clean", "old", "new", "data"}
 # Cameras and programs name their pictures so, whatever they show.
 NO_LABELS = {"img", "image", "images", "dsc", "dscn", "dscf", "p", "pic", "picture", "photo", "pxl"}
 NO_LABELS |= {"mvimg", "frame", "file", "scan", "screenshot", "wp", "gopr", "dji", "untitled"}
@@ -227,11 +224,15 @@ class _Finder:
         """Return the folders that lead to the data set in a folder, if others lie beside it."""
         twins, names = self.twins(home)
         sets = [each for each in home.filled if self.is_set(each, each in twins)] or twins
+        what = f" with folders of the same names ({some_names(names)})" if names else ""
+        if sets is twins and not self.are_copies(twins, names):
+            note = f"taken for classes: {_names(sets)},{what}"
+            self.notes += [note] if sets and note not in self.notes else []
+            return []
         if len(sets) > 1:
             raise UserError(
-                f"expected one folder per class in {self.place(home)}, got {_names(sets)}"
-                + (f" with folders of the same names ({some_names(names)})" if names else "")
-                + "; use one of them, or move the photos of each class into one folder"
+                f"expected one folder per class in {self.place(home)}, got {_names(sets)}{what}"
+                "; use one of them, or move the photos of each class into one folder"
             )
         self.notes += self.left_out(home, sets) if sets else []
         return self.strip(sets[0]) if sets else []
@@ -250,6 +251,12 @@ class _Finder:
             if len(names) > 1 and (is_numbered or len(_without_numbers(names)) > 1):
                 shared |= {first: names, second: names}
         return [*shared], sorted(set().union(*shared.values()))
+
+    def are_copies(self, twins, names):
+        """Return whether the names of such folders, or the `names` in them, are not of classes."""
+        outer = _without_numbers(each.key for each in twins)
+        inner = {split_of(name) is not None or name in IMAGES | PROJECT for name in names}
+        return len(outer) < len(twins) or not outer.isdisjoint(COPIES) or True in inner
 
     def is_copy(self, folder, home):
         """Return whether a folder holds what lies beside it, that is, folders of these names."""

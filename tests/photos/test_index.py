@@ -342,6 +342,13 @@ def test_parts_and_views_of_a_data_set_are_no_classes(tmp_path, folders, words):
     refused(tmp_path, words)
 
 
+def test_classes_may_hold_folders_of_the_same_names(tmp_path, caplog):
+    fill(tmp_path, *braces("{train,test}/{ant,bee}/{day,night}"))
+    assert index.find(tmp_path).classes == ["ant", "bee"]
+    (said,) = [line for line in caplog.messages if "taken for classes" in line]
+    assert said.endswith("taken for classes: ant, bee, with folders of the same names (day, night)")
+
+
 def braces(text):
     head, brace, rest = text.partition("{")
     if not brace:
