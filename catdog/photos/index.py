@@ -223,7 +223,7 @@ class _Finder:
     def set_in(self, home):
         """Return the folders that lead to the data set in a folder, if others lie beside it."""
         twins, names = self.twins(home)
-        sets = [each for each in home.filled if self.is_set(each, each in twins)] or twins
+        sets = [x for x in home.filled if self.is_set(x, home, x in twins)] or twins
         what = f" with folders of the same names ({some_names(names)})" if names else ""
         if sets is twins and not self.are_copies(twins, names):
             note = f"taken for classes: {_names(sets)},{what}"
@@ -263,8 +263,8 @@ class _Finder:
         inner = {each.key for each in self.strip(folder)[-1].filled}
         return folder.key not in self.keep and len(inner & {each.key for each in home.filled}) > 1
 
-    def is_set(self, folder, is_twin):
-        """Return whether a folder holds a data set.
+    def is_set(self, folder, home, is_twin):
+        """Return whether a folder in `home` holds a data set.
 
         That is: classes in splits, Kaggle's or Microsoft's photos, or those to which masks beside
         them belong.
@@ -275,6 +275,8 @@ class _Finder:
         is_kaggles = passed and last.split == 0 and KAGGLE_NAME.fullmatch(name)
         keys = {each.key for each in (*passed, last)}
         is_named = "petimages" in keys or (keys if is_twin else {folder.key}) & IMAGES
+        if is_named and not (last.filled or {x.key for x in home.filled} <= IMAGES | PROJECT):
+            is_named = self.label([last])  # or it is a class among classes
         return folder.key not in self.keep and bool(splits > {0} or is_kaggles or is_named)
 
     # 2. Splits
