@@ -185,7 +185,7 @@ def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, m
 def test_classes_that_no_run_can_have_are_refused_before_training(begun, tmp_path):
     _, photos, seen = begun
     names = sorted(path.name for path in (photos / "train").glob("*.png"))
-    rows = "".join(f"{name},{'n/a' if name[0] == 'c' else 'dog'}\n" for name in names)
+    rows = "".join(f"{name},{'a/b' if name[0] == 'c' else 'dog'}\n" for name in names)
     (photos / "train" / "labels.csv").write_text(f"file,label\n{rows}")
     with pytest.raises(UserError, match="expected classes to be 2 to 1000 distinct names"):
         train.main(["--data-dir", str(photos / "train"), "--cache-dir", str(tmp_path / "cache"),
