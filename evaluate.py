@@ -1,7 +1,7 @@
 """Score trained runs on labelled photos: choose the photos, score, print, write a report.
 
-By default these are the test split, which training never saw. If no photo of a folder was used in
-training, all of them are scored.
+By default the test split is scored, which training never saw; or all photos, if the network was
+trained on none of them. The photos that a run holds out are those of validation and test.
 
     python evaluate.py                                the network in weights/
     python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def knows_none(classifier: Classifier, dataset: data.Dataset) -> bool:
     """Return whether a network was trained on none of the photos, as far as is known."""
-    members = np.concatenate(list(dataset.splits.values()))  # one of the first is soon known
+    members = np.concatenate(list(dataset.splits.values()))  # training photos first
+    # In parts: the first already decides, if the network was trained on its photos.
     parts = (members[start : start + 500] for start in range(0, len(members), 500))
     seen = (classifier.run.trained_on(dataset.identities(part)) for part in parts)
     return all(each is not None and not each.any() for each in seen)
@@ -206,7 +207,7 @@ def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
 
 
 def compare(scored: list[Scored]) -> dict:
-    """Return the scores of several runs, and for each two of them the test of their difference."""
+    """Return the scores of several runs, and McNemar's test of each pair."""
     first = scored[0]
     for other in scored[1:]:
         if [other.dataset.paths[i] for i in other.members] != [
@@ -236,7 +237,7 @@ def compare(scored: list[Scored]) -> dict:
 def score_held_out(pairs: list[tuple], args: argparse.Namespace) -> None:
     """Score every photo that a run holds out by a run that did not see it, and rank them.
 
-    Of --pool, print the score of all; of --suspects, the photos whose label is disputed most.
+    --pool prints the score of them all, --suspects those whose label is disputed most.
     """
     from catdog.scores import suspects
 

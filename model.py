@@ -1,7 +1,7 @@
 """The networks by name, each readable from top to bottom.
 
     python model.py                                   their layers
-    python model.py --export litert --model RUN       write model.tflite into a run
+    python model.py --export litert --model RUN       write the .tflite file of a run
     python model.py --page cats.html --model RUN      a page that runs it in a browser
 
 Input: (batch, height, width, 3), RGB, values 0-255; the pixels are scaled inside the network.
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 
 ARCHITECTURES: dict[str, Callable] = {}  # the networks by name
-SMALLEST: dict[str, int] = {}  # px, of those that take images of any size
-FIXED_SIZE = 64  # px, of the others by default: their weights grow with the number of pixels
+SMALLEST: dict[str, int] = {}  # px: the smallest image of each network that takes any size
+FIXED_SIZE = 64  # px: the default of the others, whose weights grow with the number of pixels
 
 
 def network(function: Callable | None = None, *, smallest: int | None = None) -> Callable:
-    """Register a network by the name of its function: a decorator.
+    """Decorator: add a function to `ARCHITECTURES` under its name.
 
     Args:
-        smallest: height and width in px of the smallest image that it takes, if one set of weights
-            fits every image size, as after global pooling; None if its weights fit one size.
+        smallest: height and width in px of the smallest image, for a network that takes images of
+            any size. None for a network whose weights fit one size only.
     """
     if function is None:
         return functools.partial(network, smallest=smallest)
@@ -153,7 +153,7 @@ def from_settings(settings: Settings, classes: int) -> keras.Model:
 
 
 def fixed_size(arch: str, image_size: int) -> int | None:
-    """Return the one image size that a network takes, which is the given one, or None for any.
+    """Check an image size. Return it if the network takes only one size, None if it takes any.
 
     Raises:
         UserError: there is no such network, or the size is too small for it.
@@ -171,7 +171,7 @@ def fixed_size(arch: str, image_size: int) -> int | None:
 
 
 def load(folder: Path | str) -> answer.Graph:
-    """Load a run: the architecture from this file and answer.py, numbers from its `.keras` file."""
+    """Return the `answer.Graph` of a run: layers from the code, numbers from its `.keras` file."""
     from catdog.runs import answer  # which loads Keras
 
     run = Run(folder)

@@ -34,7 +34,7 @@ from catdog.runs.classifier import Classifier
 if TYPE_CHECKING:
     from catdog.runs import answer
 
-CLIP = 0.005  # of the probabilities of a submission, of a run that is not calibrated
+CLIP = 0.005  # least distance from 0 and 1 in a submission, if config.json has no `clip`
 USAGE = """\
 predict.py classifies photos. Try:
 
@@ -63,8 +63,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "“unsure” if there is none")
     add("--top", type=cli.whole_number(1), metavar="K", help="list the K most probable labels")
     add("--unknown-at", type=cli.number(0, 1), metavar="P",
-        help="label a photo unknown if its novelty, the last number of its line, is at least P "
-        "(default: 0.99, which at most 1%% of the photos of the classes reach; 1: none is unknown)")
+        help="label a photo unknown if its novelty is at least P (default: 0.99; 1: never); the "
+        "novelty is the last number of a line")
     add("--sort", metavar="DIR",
         help="copy each photo into a folder of its label in a new folder, or into unknown/ or "
         "unsure/")
@@ -125,14 +125,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(lines.json(prediction, *how))
         elif not prediction.error:
             print(lines.text(prediction, *how, colour))
-        if prediction.error:
+        if prediction.error:  # `lines.answered` has printed it
             code = 1
             continue
         try:
             for flag, output in outputs.items():
                 with cli.blame(flag):
                     output.write(prediction)
-        except PhotoError as error:  # it was there a moment ago
+        except PhotoError as error:  # the file has changed since
             say(f"{prediction.path}: {error}")
             code = 1
     for output in outputs.values():
@@ -156,28 +156,30 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
 
 
 def load_run(folder: Path) -> answer.Graph:
-    """Return a run for Keras. By default LiteRT is used, and model.py is not imported."""
+    """Return the `answer.Graph` of a run. Used, and model.py imported, only if Keras is needed."""
     import model
 
     return model.load(folder)
 
 
 def predict(classifier: Classifier, found: Iterable, evidence: bool = False) -> Iterator:
-    """Yield the predictions of what `decode.find` yields; show progress where nothing else does."""
-    # If results scroll by on a terminal, they are the progress.
+    """Yield the predictions of what `decode.find` yields.
+
+    A progress bar is shown, unless the results themselves scroll by on the terminal.
+    """
     visible = sys.stderr.isatty() and not sys.stdout.isatty()
     show = cli.progress("predicting", " photos") if visible else lambda done, total: None
     return lines.answered(classifier.batches(found, show, evidence))
 
 
 def make_outputs(args: argparse.Namespace, classifier: Classifier) -> dict:
-    """Return by flag what writes files: `write` takes a prediction, `str` says what was written."""
+    """Return, by flag, objects that `write` a prediction and whose `str` says what was written."""
     outputs = {}
     if args.explain or args.layers:
         from catdog.scores import explain
     if args.explain:
         with cli.blame("--explain"):
-            drawer = explain.Explanations(classifier)  # may refuse, before the folder is made
+            drawer = explain.Explanations(classifier)  # first: it may raise UserError
             folder = files.make_folder(args.explain, args.photos)
             outputs["--explain"] = explain.Folder(folder, drawer)
     if args.layers:

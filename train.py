@@ -7,7 +7,6 @@ The loop is in `train`. Before it, arguments, photos and settings are read; afte
 scored.
 """
 
-# Annotations such as keras.Model must not load Keras at import time.
 from __future__ import annotations
 
 if __name__ == "__main__":
@@ -67,6 +66,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.recipe == "demo":
         args.recipe, args.demo = None, True
     given = [name for name, value in vars(args).items() if value is not None]
+    # With --resume, epochs is for the command that `say_finished` prints.
     with_resume = ("resume", "hosts", "rank", "cluster", "data_dir", "cache_dir", "epochs")
     excluded = {
         "cluster": ["hosts"],
@@ -75,10 +75,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "minutes": ["recipe", "epochs", "image_size", "demo", "folds", "hosts", "cluster"],
         "demo": ["data_dir", "recipe"],
     }
-    if args.arch not in model.SMALLEST:  # its image size is fixed
+    if args.arch not in model.SMALLEST:  # its image size is fixed, or no --arch is given
         excluded["minutes"].append("arch")
     cli.check_combinations(parser, given, excluded, {"hosts": "rank", "rank": "hosts"})
-    if not args.resume:  # which takes those of the run
+    if not args.resume:  # a resumed run knows its own folders
         args.data_dir = args.data_dir or ("tmp/demo" if args.demo else "tmp")
         args.cache_dir = args.cache_dir or "tmp/cache"
     return args
@@ -92,7 +92,7 @@ def make_settings(args: argparse.Namespace) -> Settings:
         base = dataclasses.replace(base, recipe="minutes", image_size=RECIPES["fast"].image_size)
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
-    if given.get("arch", base.arch) not in model.SMALLEST:
+    if given.get("arch", base.arch) not in model.SMALLEST:  # one size from start to end
         given = {"image_size": model.FIXED_SIZE, "stages": (1.0,), "score_scale": 1.0} | given
     settings = dataclasses.replace(base, **given)
     model.fixed_size(settings.arch, settings.image_size)  # raises UserError if it is too small
@@ -119,13 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def open_run(args: argparse.Namespace, settings: Settings, started: float) -> Iterator:
-    """Yield (run, settings, dataset), or None of a finished run, after saying what is next.
+    """Yield (run, settings, dataset). If the run is finished, say what is next and yield None.
 
     No other process can train into the run directory meanwhile. If the photos of a new run cannot
-    be loaded, none is left.
+    be loaded, no run directory is left behind.
 
     Args:
-        settings: of a new run; a resumed one has its own.
+        settings: the settings of a new run. A resumed run has its own.
         started: `time.perf_counter()` at the start of the program.
     """
     folder, to_copy = args.resume or args.output or dated_folder(), TO_RESUME if args.resume else ()
@@ -162,7 +162,7 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
         if not args.resume:
             settings = fit_to_photos(args, settings, dataset, started)
             if args.minutes:
-                dataset = load(image_size=settings.score_size)  # which may have changed
+                dataset = load(image_size=settings.score_size)  # --minutes chose the size
         elif dataset.digest() != run.config.get("digest"):
             raise UserError(
                 f"the photos in {places['data_dir']} have changed since this run was started; "
@@ -175,7 +175,7 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
 
 
 def dated_folder() -> str:
-    """Return runs/<date-time>, with a suffix if there is such a folder."""
+    """Return runs/<date-time>, with a number behind it if that folder exists."""
     dated = f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
     suffixes = ("", *(f"-{count}" for count in range(2, 100)))
     return next(dated + suffix for suffix in suffixes if not os.path.lexists(dated + suffix))
@@ -195,7 +195,7 @@ def fit_to_photos(
     settings = recipe.fit(settings, len(dataset.splits["train"]), args.batch_size)
     if not args.minutes:
         return settings
-    network = build(settings, dataset.classes, steps=1000, fresh=True)
+    network = build(settings, dataset.classes, steps=1000, fresh=True)  # any number would do
     return budget.within(
         args.minutes,
         started,
@@ -223,7 +223,7 @@ def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> Non
 def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
     output = Path(args.output or "runs/folds")
-    step = 10 // args.folds  # tenths of the photos
+    step = 10 // args.folds  # --fold is 0, 2, 4 ... of five folds, 0, 1, 2 ... of ten
     runs = {step * number: Run(output / f"fold-{number}") for number in range(args.folds)}
     begun = [run for run in runs.values() if run.is_finished() or run.has_checkpoint()]
     with cli.blame("--folds"):
@@ -290,7 +290,7 @@ def train(
             shuffle=False,  # the batches are shuffled
             verbose=0,
         ).history
-        # A network that has only seen small images does badly on large ones.
+        # A network that has seen only small images does badly on large ones, so the size grows.
         size = settings.score_size_after(settings.image_sizes()[epoch])
         validation = data.evaluation_batches(
             dataset, dataset.splits["validation"], settings.batch_size, size
@@ -302,14 +302,14 @@ def train(
         run.save(history, state)
         progress.report_epoch(history[-1], scores, settings, one_label)
         progress.draw_curves(run, history)
-    # Of standard float32 layers, which training may not have used.
+    # Standard float32 layers. Training may use bfloat16 and fused batch normalization.
     averaged = model.from_settings(settings, len(dataset.classes))
     averaged.set_weights(network.averaged_weights())
     return averaged, history
 
 
 def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:
-    """Build and compile a network and its average, which take photos as the stream yields them.
+    """Build and compile a network with its average. It takes the batches that data.py makes.
 
     If `fresh` (no checkpoint), copy the weights of `settings.init` into it.
     """
@@ -344,7 +344,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
 def finish_run(
     run: Run, settings: Settings, dataset: data.Dataset, network: keras.Model, history: list
 ) -> None:
-    """Save, export, calibrate and score the trained network; print its scores."""
+    """Save, calibrate, export and score the trained network; print its scores."""
     run.save_network(network)
     run.write_trained_on(dataset.identities(dataset.splits["train"]), settings.init)
     export.export(run, network, dataset, cli.progress("fitting", " photos"))
@@ -360,7 +360,7 @@ def score_held_out(run: Run, dataset: data.Dataset) -> dict:
     """Score the network of a run on validation and test.
 
     Returns:
-        `validation` and `test`, as `metrics.score` returns them, and `runtime`, which ran it.
+        `validation` and `test`, as `metrics.score` returns them, and `runtime`, LiteRT or Keras.
     """
     classifier = Classifier(run.folder, model.load)
     show, scores = cli.progress("scoring", " photos"), {"runtime": classifier.runtime}
@@ -372,5 +372,5 @@ def score_held_out(run: Run, dataset: data.Dataset) -> dict:
 
 
 if __name__ == "__main__":
-    # The exit code of a process ended by SIGPIPE, since the run is unfinished.
+    # If the reader of stdout leaves, exit as after SIGPIPE: the run is unfinished.
     cli.run(main, closed_pipe=141)

@@ -23,7 +23,7 @@ class AveragedNetwork(keras.Model):
         network: a functional `keras.Model` from images to logits.
         sample: `data.sample`, with its dtype.
         augment: `data.augment`, with its settings and dtype.
-        steps_per_epoch: the average reaches back about one epoch. At first it reaches back a tenth
+        steps_per_epoch: the average reaches back about one epoch. At first it reaches back a ninth
             of the steps so far, as TensorFlow's `ExponentialMovingAverage(num_updates)` does, so
             that it serves short runs too.
     """
@@ -34,7 +34,7 @@ class AveragedNetwork(keras.Model):
         super().__init__(name=network.name)
         self.network, self.sample, self.augment = network, sample, augment
         self.decay = 1 - 1 / max(steps_per_epoch, 2)
-        self.noise = keras.random.SeedGenerator()  # of `keras.utils.set_random_seed`
+        self.noise = keras.random.SeedGenerator()  # seeded by `keras.utils.set_random_seed`
         self.updates = self._weight((), "updates", "zeros")
         self.average = [self._weight(w.shape, w.name, "zeros") for w in network.weights]
         self.start_average()
@@ -47,14 +47,14 @@ class AveragedNetwork(keras.Model):
     def start_average(self) -> None:
         """Set the average to the weights of the network."""
         for average, weight in zip(self.average, self.network.weights, strict=True):
-            average.assign(keras.ops.copy(weight))  # JAX gives both back to the device
+            average.assign(keras.ops.copy(weight))  # JAX donates both, and cannot donate one twice
 
     def get_state(self) -> list[np.ndarray]:
         """Return all that training changes: of the network, its average and its optimizer."""
         return [np.asarray(keras.ops.convert_to_numpy(each)) for each in self._state()]
 
     def set_state(self, arrays: Sequence[np.ndarray]) -> None:
-        """Go on from what `get_state` returned; raise ValueError if it was another network."""
+        """Go on from what `get_state` returned; raise ValueError if the arrays do not fit."""
         for variable, array in zip(self._state(), arrays, strict=True):
             variable.assign(array)
 
@@ -66,6 +66,7 @@ class AveragedNetwork(keras.Model):
         return [keras.ops.convert_to_numpy(average) for average in self.average]
 
     def call(self, inputs, training=False):
+        """In training, update the average and run the network. Otherwise run the average."""
         if not training:
             return self._call_averaged(
                 self.sample(inputs["photos"], inputs["rows"], inputs["columns"])

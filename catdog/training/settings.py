@@ -1,6 +1,7 @@
-"""The settings of a training run. Each is said once: default, limits, help, and whether a flag.
+"""The settings of a training run, each said once: default, limits, help and flag.
 
 The flags of train.py, the checks of `config.json` and the table in docs/training.md come from here.
+`from __future__ import annotations` must not stand here: `is_good` compares types, not text.
 """
 
 import argparse
@@ -82,8 +83,8 @@ class Settings:
     erase: float = setting(0.4, "largest side of the square that is erased, as a share of the "
         "photo's", 0, 1)
     rotation: float = setting(0.2, "share of the photos that are turned by a random angle", 0, 1)
-    corruption: float = setting(0.25, "share of the photos that are made grey, dark, noisy or "
-        "blurred", 0, 1)
+    corruption: float = setting(0.25, "share of the photos that may be made grey, dark, noisy "
+        "or blurred", 0, 1)
     mild_end: float = setting(0.1, "share of the epochs, the last ones, with mild augmentation",
         0, 1)
     precision: str = setting("float32", "Keras's dtype policy in training; chosen by the device",
@@ -161,7 +162,7 @@ def is_good(field: dataclasses.Field, value: object) -> bool:
     return isinstance(value, kind)
 
 
-def _is_number(about, value, kinds) -> bool:  # not so for NaN
+def _is_number(about, value, kinds) -> bool:  # NaN is in no range
     in_range = type(value) in kinds and about["least"] <= value <= about["most"]
     return in_range and value > about["above"]
 
@@ -185,7 +186,7 @@ def add_flags(parser: argparse.ArgumentParser, defaults: Callable[[str], str]) -
     """Add the flags of the settings that have one; what is not given is None.
 
     Args:
-        defaults: returns of the name of a setting what `--help` says of its default values.
+        defaults: from the name of a setting, returns what `--help` says of its default values.
     """
     for field in dataclasses.fields(Settings):
         about, flag = field.metadata, "--" + field.name.replace("_", "-")
