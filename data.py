@@ -33,8 +33,8 @@ from catdog.training import devices, recipe
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
-SHARES = (0.8, 0.1, 0.1)  # of training, validation and test photos
-SMALL_CLASS = 500  # photos of a class, below which it is divided exactly
+SHARES = (0.8, 0.1, 0.1)  # shares of all photos: training, validation, test
+SMALL_CLASS = 500  # a class of fewer photos is divided exactly
 
 
 # --- Split ----------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def split(
     A photo's split does not depend on the seed or on other photos, except identical ones: files
     with the same bytes go where the first of them by name goes. A class of fewer than `SMALL_CLASS`
     photos is divided exactly, in the order of the hashes, so an added photo may move others of it.
-    One of three photos or more has one in each split.
+    A class of three different photos or more has one in each split, unless copies fill a split.
 
     Args:
         names: (n,) what identifies each photo, such as `cat.7`.
@@ -73,15 +73,17 @@ def split(
         (n,) int, index into `SPLITS`.
     """
     if given_split is not None:
-        assigned, train = given_split.copy(), np.flatnonzero(given_split == 0)
+        assigned = given_split.copy()
+        train = np.flatnonzero(given_split == 0)
         some = [names[i] for i in train], np.asarray(digests)[train]
         hashed = split(*some, None if labels is None else labels[train], fold=fold)
-        # A split that the user provided keeps exactly its photos.
+        # No photo is added to a split that the user gave.
         assigned[train] = np.where(np.isin(hashed, given_split), 0, hashed)
         return assigned
     hashes = name_hashes(names)
     _, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
-    leader, first_of_group = np.arange(len(hashes)), {}  # of identical files, the first by name
+    leader = np.arange(len(hashes))  # of identical files, the first by name
+    first_of_group = {}
     for i in sorted(np.flatnonzero(sizes[group] > 1).tolist(), key=names.__getitem__):
         leader[i] = first_of_group.setdefault(group[i], i)
     position = hashes / 2.0**64  # in [0, 1)
@@ -90,10 +92,12 @@ def split(
         members = np.flatnonzero((labels == label) & (leader == np.arange(len(leader))))
         members = members[np.argsort(hashes[members], kind="stable")]
         followers = sizes[group[members]]
-        # Ranks begin anywhere in the first step, or small classes would all round the same way.
+        # Start at a random fraction of one photo's share. From 0, the split sizes of all small
+        # classes would be rounded in the same direction.
         start = int(hashes[members].min()) % 2**32 / 2**32 if len(members) > 1 else 0
         position[members] = (followers.cumsum() - followers + start) / followers.sum()
         if 2 < len(members) < 10:
+            # The last two are validation and test. The others share the eight tenths of training.
             rest = len(members) - 2
             position[members] = np.add([*np.arange(rest) * 8 // rest, 8, 9], 0.5) / 10
     position = (position[leader] + fold / 10) % 1  # shifted by `fold` tenths
@@ -120,15 +124,15 @@ class Dataset:
     classes: list[str]
     paths: list[str]  # (n,) below `root`
     names: list[str]  # (n,) what identifies each photo, such as `cat.7`
-    splits: dict[str, np.ndarray]  # the indices of each split, without the excluded photos
+    splits: dict[str, np.ndarray]  # indices of the photos of each split, without `excluded`
     skipped: list[tuple[str, str]]  # path and reason of each file that could not be decoded
-    skipped_labels: np.ndarray  # int, of each of them
+    skipped_labels: np.ndarray  # int (k,), the label of each skipped file
     root: Path
-    digests: np.ndarray  # (n,) of each file's bytes
-    excluded: np.ndarray  # the indices of the photos that are left out
+    digests: np.ndarray  # (n,) a digest of each file's bytes
+    excluded: np.ndarray  # indices of the photos that are left out by `exclude`
     summary: str  # one line: where labels and split come from
     others: dict[str, int]  # files that are no photos: ending, number
-    given: bool  # whether the user's folders are the split
+    given: bool  # whether the user's folders or a column of a CSV file say the split
 
     def split_sizes(self) -> dict[str, int]:
         """Return the number of photos of each split."""
@@ -186,7 +190,7 @@ def load(
         exclude: names of photos to leave out, see `labels.read_names`.
         fold: 0 to 9, see `split`.
         relabel: new labels of photos by name, see `labels.read_relabels`.
-        classes: of the network that is to score the photos, see `index.find`.
+        classes: the classes of a network that will score the photos; by default those found.
     Raises:
         UserError: see `index.find` and `cache.images`.
     """
@@ -205,7 +209,7 @@ def load(
     good = np.delete(np.arange(len(found.paths)), list(errors))
     names = [found.names[i] for i in good.tolist()]
     given = None if found.given is None else found.given[good]
-    # Split before any photo is left out or gets a new label, so that this moves no other.
+    # Split first, so that excluding or relabelling one photo moves no other to another split.
     assigned = split(names, digests[good], found.labels[good], given, fold)
     excluded = np.isin(good, [i for i, _ in label_files.matching(found, data_dir, exclude)])
     return Dataset(
@@ -227,23 +231,22 @@ def load(
 
 
 def load_for(run, args: argparse.Namespace, **lists) -> Dataset:
-    """Load photos for the network of a `Run`: at its image size, in its split.
+    """Load photos to score with a `Run`: at its `score_size`, split by its `fold`.
 
     Args:
-        args: with the arguments of `cli.data_arguments`.
-        lists: `exclude` and `relabel` where they are not among the arguments.
+        args: what the parser of `cli.data_arguments` returned.
+        lists: `exclude` and `relabel`, used unless --exclude or --relabel is given.
     Raises:
-        UserError: they are not of its classes. Some of these may have no photos.
+        UserError: see `load`; or the photos have a class that the run does not know.
     """
-    fold, classes = run.settings.fold, run.config["classes"]
     places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
     given = {name: each for name, each in read_lists(args).items() if getattr(args, name)}
     return load(
         **places,
         **{**lists, **given},
         image_size=run.config["score_size"],
-        fold=fold,
-        classes=classes,
+        fold=run.settings.fold,
+        classes=run.config["classes"],
     )
 
 
@@ -260,10 +263,11 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> keras.
         epoch: counted from 0.
     Returns:
         Batches of (inputs, targets). The inputs are NumPy arrays: `photos`, uint8 (batch, height,
-        width, 3), and those of `draw`. The targets are what `targets_of` returns.
+        width, 3), and what `draw` returns. The targets are what `targets_of` returns.
     """
     order = np.random.default_rng([settings.seed, epoch]).permutation(dataset.splits["train"])
-    batch_size, size = min(settings.batch_size, len(order)), settings.image_sizes()[epoch]
+    batch_size = min(settings.batch_size, len(order))
+    size = settings.image_sizes()[epoch]
 
     def batch(step):
         rng = np.random.default_rng([settings.seed, epoch, step + 1])
@@ -284,8 +288,8 @@ def evaluation_batches(
         members: (m,) indices of photos.
         size: height and width in pixels at which they are sampled.
     Returns:
-        Batches of (inputs, targets, weights): as those of `training_batches`, but the positions are
-        evenly spaced and nothing else is drawn; and float32 (batch,).
+        Batches of (inputs, targets, weights). The inputs are `photos`, and evenly spaced `rows` and
+        `columns`. The weights are float32 (batch,): 1, or 0 for the copies.
     """
     padded = np.pad(members, (0, -len(members) % batch_size), mode="edge")
     weights = (np.arange(len(padded)) < len(members)).astype(np.float32)
@@ -302,8 +306,8 @@ def stream(dataset: Dataset, batch: Callable[[int], tuple], steps: int) -> keras
     """Return the batches of all steps as Keras takes them; each process reads its own share.
 
     Args:
-        batch: function of a step that returns the indices of photos, the inputs beside the photos,
-            and perhaps weights.
+        batch: function of a step. It returns the indices of photos, the inputs other than `photos`,
+            and in evaluation weights.
     """
 
     class Stream(keras.utils.PyDataset):  # here, as importing this file must not load Keras
@@ -328,10 +332,11 @@ def targets_of(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def positions(start: np.ndarray, length: np.ndarray, size: int, pixels: int) -> np.ndarray:
-    """Return where to sample an axis of each photo: float32 (batch, size), in pixels.
+    """Return evenly spaced positions on an axis of each photo: float32 (batch, size), in pixels.
 
-    They are evenly spaced over the part from `start` on that is `length` long, (batch,), in shares
-    of the axis of so many `pixels`. A negative length goes backwards: a mirror image.
+    Args:
+        start, length: (batch,), the part to sample, in shares of the axis; negative lengths mirror.
+        pixels: the length of the axis.
     """
     centres = (np.arange(size) + 0.5) / size
     return ((start[:, None] + length[:, None] * centres) * pixels - 0.5).astype(np.float32)
@@ -345,7 +350,7 @@ def draw(
     Args:
         size: height and width in pixels at which the photos are sampled.
         pixels: their height and width in the cache.
-        settings: how strong the augmentation is, in the given epoch.
+        settings: those of the run; `recipe.of_epoch` makes them milder in the last epochs.
     Returns:
         Arrays of float32: `rows` and `columns`, (count, size), say where to sample, see
         `positions`; the others, (count,), are one number per photo.
@@ -361,6 +366,8 @@ def draw(
     columns = np.where(mirrored, [left + width, -width], [left, width])
     contrast = 1 + next(signed) * settings.brightness
     brighter = 127.5 * next(signed) * settings.brightness
+    # `augment` turns a fixed share of each batch, as JAX compiles for fixed shapes. In the last
+    # epochs only some of these photos get an angle.
     is_turned = next(uniform) * all_epochs.rotation < settings.rotation
     drawn = {
         "rows": positions(top, height, size, pixels),
@@ -368,18 +375,18 @@ def draw(
         "contrast": contrast,
         "shift": brighter + 127.5 * (1 - contrast),  # about the middle of 0-255
         "angle": np.where(is_turned, next(signed) * np.pi, 0),  # radians
-        "row": next(uniform),  # the middle of the grey square, as a share of the photo's side
+        "row": next(uniform),  # the centre of the grey square, as a share of the photo's side
         "column": next(uniform),
-        "reach": next(uniform) * settings.erase / 2,  # from there to each side
+        "reach": next(uniform) * settings.erase / 2,  # half the side of the square
     }
     is_corrupted = next(uniform) * all_epochs.corruption < settings.corruption
     drawn["grey"] = is_corrupted & (next(uniform) < 1 / 3)
     is_dark = is_corrupted & (next(uniform) < 1 / 3)
     drawn["dark"] = np.where(is_dark, np.exp(-1.4 * next(uniform)), 1)  # down to a quarter
-    noise = 120 * np.maximum(next(uniform) - 2 / 3, 0)  # a third of them up to 40
+    noise = 120 * np.maximum(next(uniform) - 2 / 3, 0)  # a third get noise: deviation up to 40
     drawn["noise"] = np.where(is_corrupted, noise, 0)
     small = np.maximum(size / 2 / 4 ** next(uniform), min(12, size // 2))
-    drawn["small"] = np.where(is_corrupted, small, 0)  # px: smaller by a factor of 2 to 8
+    drawn["small"] = np.where(is_corrupted, small, 0)  # px: 1/2 to 1/8 of `size`, at least 12
     return {name: array.astype(np.float32) for name, array in drawn.items()}
 
 
@@ -387,17 +394,17 @@ def draw(
 
 
 def sample(photos, rows, columns, dtype: str, contrast=1.0):
-    """Return photos sampled at rows and columns: for training, and, without more, for evaluation.
+    """Return photos sampled at rows and columns. Evaluation does nothing else to photos.
 
     Sampling an axis is a product with a matrix, which processors and GPUs do faster than gathering.
 
     Args:
         photos: (batch, height, width, 3), 0-255, height and width alike.
         rows, columns: float32 (batch, size), see `positions`.
-        dtype: of the products and of the result. Whole numbers up to 256 are exact in bfloat16.
+        dtype: the type of products and result. Whole numbers up to 256 are exact in bfloat16.
         contrast: what the result is multiplied by: 1, or (batch, 1, 1).
     Returns:
-        (batch, rows, columns, 3), in 0-255 unless there is a `contrast`.
+        (batch, size, size, 3), in 0-255 unless there is a `contrast`.
     """
     ops, pixels = keras.ops, keras.ops.shape(photos)[1]
     images = ops.cast(photos, dtype)
@@ -413,11 +420,10 @@ def sample(photos, rows, columns, dtype: str, contrast=1.0):
 def sampling_matrix(positions, pixels):
     """Return (batch, size, pixels): how much a position takes of each pixel; the rows sum to 1.
 
-    A triangle around the position: that of bilinear interpolation, or a wider one where a photo
-    gets smaller, so that fine fur does not turn into a pattern. It reaches 0.7 of the step between
-    positions to each side, and so averages over as much as a pixel of the smaller photo covers. A
-    whole step, as in `tf.image.resize`, blurs so much that the network knows sharp photos less
-    well: val_loss 0.24 and 0.21 instead of 0.19 and 0.16 (drawings of the demo, two seeds).
+    This is bilinear interpolation: a triangle around the position. Where a photo gets smaller, the
+    triangle is wider, so that fine fur does not turn into a pattern: it reaches 0.7 of the step
+    between positions to each side. A whole step, as in `tf.image.resize`, blurs too much: val_loss
+    0.24 and 0.21 instead of 0.19 and 0.16 (drawings of the demo, two seeds).
     """
     ops = keras.ops
     step = ops.abs(positions[:, 1:2] - positions[:, :1])
@@ -430,17 +436,19 @@ def sampling_matrix(positions, pixels):
 def augment(inputs: dict, settings: Settings, dtype: str, seed: keras.random.SeedGenerator):
     """Return photos as training sees them: sampled, turned, recoloured, corrupted, erased.
 
-    The first photos of a batch are turned and the last ones corrupted. They come in random order,
-    and how many they are is fixed, as JAX needs it.
+    The first photos of a batch are turned and the last ones corrupted. The order of a batch is
+    random, so this picks photos at random, and their numbers are fixed, as JAX needs them.
 
     Args:
-        inputs: of `training_batches`.
-        dtype: of the result.
-        seed: of the noise.
+        inputs: the inputs of a batch of `training_batches`.
+        dtype: the type of the result.
+        seed: the generator of the noise.
     Returns:
         (batch, size, size, 3) in 0-255.
     """
-    ops, photos, contrast = keras.ops, inputs["photos"], inputs["contrast"][:, None, None]
+    ops = keras.ops
+    photos = inputs["photos"]
+    contrast = inputs["contrast"][:, None, None]
     count = ops.shape(photos)[0]
     turned = count * round(1000 * settings.rotation) // 1000
     clean = count - count * round(1000 * settings.corruption) // 1000
@@ -465,7 +473,7 @@ def augment(inputs: dict, settings: Settings, dtype: str, seed: keras.random.See
 
 
 def turn(photos, angle):
-    """Turn photos by angles in radians, (batch,); what is missing in the corners is mirrored."""
+    """Turn photos by angles in radians, (batch,). Empty corners get a mirror image of the photo."""
     ops, centre = keras.ops, (photos.shape[1] - 1) / 2
     cos, sin, zero = ops.cos(angle), ops.sin(angle), ops.zeros_like(angle)
     # Output pixel (x, y) is sampled at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the photo.
@@ -476,7 +484,7 @@ def turn(photos, angle):
 
 
 def corrupt(images, grey, dark, noise, small, seed: keras.random.SeedGenerator):
-    """Make photos grey, dark, noisy, or several of these; half of them small and large again."""
+    """Make photos grey, dark or noisy, as drawn; scale half of them down and up again."""
     ops, half = keras.ops, keras.ops.shape(images)[0] // 2
     shrunk = shrink(images[:half], ops.maximum(small[:half, :, 0, 0], 1))
     shrunk = ops.where(small[:half] > 0, shrunk, images[:half])
@@ -488,10 +496,11 @@ def corrupt(images, grey, dark, noise, small, seed: keras.random.SeedGenerator):
 
 
 def shrink(images, small):
-    """Make images `small` px high and wide, (batch, 1), at most half as large, and large again."""
+    """Scale images down to `small` px, (batch, 1), at most half their size, and up again."""
     ops, size = keras.ops, keras.ops.shape(images)[1]
     small = ops.cast(small, "float32")
     scale = ops.cast(size, "float32") / small
+    # Shapes are fixed: `down` has size // 2 positions, but `up` reads only the first `small`.
     down = (ops.arange(size // 2, dtype="float32") + 0.5) * scale - 0.5
     up = ops.clip((ops.arange(size, dtype="float32") + 0.5) / scale - 0.5, 0, small - 1)
     return sample(sample(images, down, down, images.dtype), up, up, images.dtype)
@@ -506,7 +515,7 @@ def erase(images, row, column, reach):
     position = (ops.arange(size, dtype="float32") + 0.5) / ops.cast(size, "float32")
     rows = ops.abs(position - row[:, None]) < reach[:, None]
     columns = ops.repeat(ops.abs(position - column[:, None]) < reach[:, None], 3, axis=1)
-    # With three values per pixel side by side: a third of the time of a mask that broadcasts.
+    # With three equal columns per pixel: a third of the time of a mask that is broadcast.
     flat = ops.reshape(images, (-1, size, 3 * size))
     flat = ops.where(rows[:, :, None] & columns[:, None, :], ops.cast(127.5, images.dtype), flat)
     return ops.reshape(flat, (-1, size, size, 3))

@@ -24,7 +24,7 @@ class Found:
     paths: list[str]  # (n,), with forward slashes
     labels: np.ndarray  # int (n,), index into `classes`
     names: list[str]  # (n,) what identifies each photo in any layout, such as `cat.7`
-    given: np.ndarray | None = None  # int (n,), index into `SPLITS`, if the user's folders say it
+    given: np.ndarray | None = None  # int (n,), index into `SPLITS`, if folders or a CSV say it
     summary: str = ""  # one line: where labels and split come from, and the classes
     others: dict[str, int] = dataclasses.field(default_factory=dict)  # no photos: ending, number
 

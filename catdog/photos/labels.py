@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 CSV_NAME = "labels.csv"
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "breed", "category", "species", "target")
 LABEL_COLUMNS += ("diagnosis", "dx", "choice")
-SAMPLE = 2000  # rows that tell which column holds photos
-# What pandas reads as missing. A class may be called "none".
+SAMPLE = 2000  # rows that are read to find the column of photos
+# Common marks of a missing value. A class may be called "none".
 MISSING = {"nan", "NaN", "NAN", "NA", "<NA>", "#N/A", "N/A", "n/a", "null", "NULL", "None", "?"}
 
 
@@ -42,8 +42,8 @@ MISSING = {"nan", "NaN", "NAN", "NA", "<NA>", "#N/A", "N/A", "n/a", "null", "NUL
 def read_names(path: str | os.PathLike | None) -> list[str]:
     """Return the names in a file of photos to leave out, sorted; none if `path` is None.
 
-    One name per line, in quotes if it holds any (the rules of CSV) or begins with `#`: such a line
-    is a comment.
+    One name per line. A line that begins with `#` is a comment. A name that begins with `#` or with
+    a quotation mark is quoted as in CSV.
     """
     return sorted({nfc("\t".join(cells).strip()) for _, cells in _cells(path)} - {""})
 
@@ -51,8 +51,8 @@ def read_names(path: str | os.PathLike | None) -> list[str]:
 def read_relabels(path: str | os.PathLike | None) -> dict[str, str]:
     """Return the class of each name in a file of new labels; none if `path` is None.
 
-    Each line has the name of a photo, a tab and a class: both may contain spaces, and are quoted as
-    in `read_names`. A line of two words may have spaces instead of the tab: `cat.4085 dog`.
+    Each line has the name of a photo, a tab and a class. Names and classes may contain spaces and
+    are quoted as in `read_names`. Two words may have spaces between them: `cat.4085 dog`.
     """
     relabels = {}
     for number, cells in _cells(path):
@@ -80,11 +80,11 @@ def _cells(path):
     """Yield the number and the cells, with tabs between them, of each line that is no comment."""
     if path is None:
         return
-    # splitlines() would cut a name at characters such as \x0c.
     try:
         text = _text(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    # splitlines() would cut a name at characters such as \x0c.
     lines = (f"{line}\n" for line in text.split("\n"))
     lines = ("\n" if line.lstrip().startswith("#") else line for line in lines)
     reader = csv.reader(lines, delimiter="\t")
@@ -120,7 +120,7 @@ def relabelled(found: Found, data_dir: str | os.PathLike, relabels: dict[str, st
 def matching(
     found: Found, data_dir: str | os.PathLike, wanted: Collection[str]
 ) -> Iterator[tuple[int, set[str]]]:
-    """Yield the number of each photo that is `wanted`, and by which names; warn of other names.
+    """Yield the index and the `wanted` names of each photo that has one; warn of other names.
 
     A photo may be called by what identifies it (`cat.4085`), by its path below the folder of the
     classes (`Cat/4085.jpg`, as in predictions.csv), by its path below `data_dir`, and by these as
@@ -162,13 +162,15 @@ def read_csv(
 ) -> tuple[dict[str, str], dict[str, int], str, list[str]]:
     """Read the labels of photos in a CSV file, as spreadsheet programs and competitions write it.
 
-    The column that names most photos holds the photos, see `_photo_column`. One that holds nothing
-    but names of splits is the split. For the label see `_label_column`. The first line is a header
-    unless it names a photo. Rows that do not name one photo and a label are left out, and so are
-    photos that no row names.
+    1. The column that names most photos holds the photos, see `_photo_column`. The first line is a
+       header unless it names a photo.
+    2. A column that holds nothing but names of splits is the split.
+    3. For the label see `_label_column`.
+    4. Rows that do not name exactly one photo and a label are left out, and so are photos that no
+       row names.
 
     Args:
-        path: of the file.
+        path: the CSV file.
         photos: paths below the folder of the file, with forward slashes.
     Returns:
         The label of each photo by its path; its split, an index into `SPLITS`, or nothing; words
@@ -189,7 +191,7 @@ def read_csv(
     for line, row in rows:
         found, label = index.find(row[column]), nfc(printable(label_in(row)))
         named.update(found)
-        if splits and found:
+        if splits and len(found) == 1:
             split_of_photo[found[0]] = split_of(row[splits[0]])
         if len(found) != 1 or not label:
             left_out.append(row[column] or ",".join(row))
@@ -201,7 +203,8 @@ def read_csv(
     for label in sorted(labels - set(spelled.values())):
         both = f"{label} and {spelled[label.casefold()]}"
         unclear = unclear or f"{place}: expected one spelling of a label, got both {both}"
-    for label in sorted(labels) if not is_utf else ():  # mostly letters without accents, if Western
+    # Labels read as Windows-1252 that are mostly accented letters were in another encoding.
+    for label in sorted(labels) if not is_utf else ():
         if 2 * sum(letter > "\x7f" for letter in label) >= len(label):
             unclear = f"{place}: expected text in UTF-8, got labels such as {label}"
     if 2 * len(left_out) > len(rows):
@@ -226,9 +229,10 @@ def read_csv(
 
 
 def _rows(path):
-    """Return the line and the cells of each row that is not empty, all of the same length.
+    """Return (rows, is_utf): whether the text is in UTF-8 or UTF-16.
 
-    And whether the text is in UTF-8 or UTF-16.
+    A row is the number of its line and its cells. Empty rows are left out; all have equally many
+    cells.
     """
     try:
         text = _text(read_bytes(path))
@@ -253,7 +257,7 @@ def _rows(path):
 def _photo_column(rows, index, place):
     """Return which column names the photos, the header, and the rows without it.
 
-    Names with an ending go before those without, such as the numbers of an index.
+    A column of names with endings wins over one of names without, such as row numbers.
     """
 
     def photo(cell):
@@ -294,8 +298,8 @@ def _label_column(header, rows, words, place):
     """Return a function of a row that returns its label, and words that name the column.
 
     It is the column called label, or else one of `LABEL_COLUMNS`, or else the only one whose words
-    repeat and are no measured numbers; or there is one column of 0 and 1 for each class. Numbers of
-    classes beside their names are no other column.
+    repeat and are no measured numbers; or there is one column of 0 and 1 for each class. A column
+    that numbers the classes of another column does not count.
 
     Args:
         words: what is in each column that may hold labels.
@@ -350,9 +354,9 @@ def _no_names(place, photos, rows, column):
 class _Photos:
     """The photos below the folder of a CSV file, found by the names that the file gives them.
 
-    From its end on, a name agrees with the path of the photo: whole, or up to names of folders
-    above the file, or, if it is absolute, up to any folder: the file may come from another machine.
-    The ending may be missing, and capitals do not matter.
+    A name and the path of a photo are compared from their ends. They match if nothing is left of
+    the name, if the rest names the folders above the CSV file, or if the name is absolute: the file
+    may come from another machine. The ending may be missing, and capitals do not matter.
     """
 
     def __init__(self, path, photos):
@@ -373,7 +377,7 @@ class _Photos:
         return called
 
     def _find(self, name):
-        """Return the photos that a name may mean: those that it agrees with most."""
+        """Return the photos that a name may mean: those that match it best."""
         if name in self.exact:
             return [name]
         spelled = posixpath.normpath(nfc(name.replace("\\", "/")))

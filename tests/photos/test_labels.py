@@ -346,6 +346,16 @@ def test_a_column_of_splits_is_the_split(numbered):
     assert "column part the split" in found.summary
 
 
+def test_a_row_of_several_photos_changes_no_split(tmp_path):
+    for n in range(4):
+        save(tmp_path / f"{n}.jpg")
+    save(tmp_path / "0.png")
+    found = layout(
+        tmp_path, "id,part,label\n0.jpg,test,a\n1,train,a\n2,train,b\n3,train,b\n0,train,a"
+    )
+    assert found.names[0] == "0.jpg" and found.given.tolist() == [2, 0, 0, 0]
+
+
 def test_words_for_a_missing_label_are_none(numbered, caplog):
     rows = "0,nan\n1,b\n2,NULL\n3,none\n4,b\n5,none\n"
     assert layout(numbered, f"id,label\n{rows}").classes == ["b", "none"]
