@@ -2,15 +2,15 @@
 
 1. Leading folders that all photos share are left out (`archive/dataset/...`, `train/train/...`).
    If one of several folders is a data set by itself (classes in splits, Kaggle's `train/`,
-   `PetImages/`, `images/`), the others are left out. Folders of one level that hold folders of the
-   same names are parts or copies of one data set, not classes.
+   `PetImages/`, `images/`), the others are left out. Several data sets are refused, and so are
+   folders that hold the same class folders, if they are parts or copies of one data set.
 2. If folders of the next level are named like splits (train, training_set, val, test ...) and hold
    labelled photos, they are the split.
-3. The next level is the class. Without class folders, the label is in the names (`cat.7`,
-   `Abyssinian_12`) or in a CSV file. A file `labels.csv` goes before folders and names. Numbered
-   folders (`batch1`, `batch2`) are no classes if their photos have labels in names or a CSV file.
+3. Labels come from the first of these that fits: a file `labels.csv` (read before rule 2); names
+   or a CSV file, if folders are only numbered (`batch1`, `batch2`); folders of the next level, one
+   per class; another CSV file; names (`cat.7`, `Abyssinian_12`).
 
-What is left out is said, and so is what the rule did, in `Found.summary`.
+Warnings say what is left out, and `Found.summary` says what the rule did.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ KAGGLE_NAME = re.compile(r"(cat|dog)\.(\d+)\.\w+", re.IGNORECASE)
 LABEL_NAME = re.compile(
     r"(?:(.*?[^\W\d_].*?)(?:[\s._-]*\(\d+\)|[\s._-]+\d+)+|([^\W\d_]+)\d+)(?:\.\w+)?"
 )
-IMAGES = {"images", "image", "imgs", "img", "jpegimages"}  # masks and the like lie beside them
+# Folders that hold all photos of a data set. Masks may lie in folders beside them.
+IMAGES = {"images", "image", "imgs", "img", "jpegimages"}
 # Folders that hold the same classes once more.
 COPIES = {"original", "originals", "augmented", "raw", "processed", "preprocessed", "resized"}
 COPIES |= {"cropped", "segmented", "color", "colored", "grayscale", "clean", "old", "new", "data"}
@@ -53,10 +54,11 @@ NO_LABELS = {"img", "image", "images", "dsc", "dscn", "dscf", "p", "pic", "pictu
 NO_LABELS |= {"mvimg", "frame", "file", "scan", "screenshot", "wp", "gopr", "dji", "untitled"}
 # Hidden folders of programs, which are left out without a word.
 TOOLS = {".ipynb_checkpoints", ".git", ".cache", ".thumbnails", ".thumbs", ".trash"}
+# Names that are probably not those of classes: a note says so.
 PROJECT = {"demo", "cache", "runs", "results", "output", "outputs", "plots", "venv", "models"}
 PROJECT |= {"masks", "annotations", "segmentations", "labels"}
 MASK = re.compile(r"(.+)[ _-](?:mask|seg|gt)(?:_\d+)?\.\w+")  # benign (1)_mask.png
-# What lies in folders that hold no photos of the user: our drawings, a run, a Python environment.
+# A folder with one of these sets of files is not the user's: drawings, a run, a Python environment.
 MARKS = ({DEMO}, {"config.json", "history.csv"}, {"pyvenv.cfg"})
 WAYS = "labels are folders (one per class), names such as cat_7.jpg, or labels.csv"
 
@@ -74,12 +76,12 @@ def find(
 
     Args:
         cache_dir: folder of decoded photos, which is left out.
-        classes: those of a network that is to score the photos. They become the classes of what is
-            found; some may then have no photos.
+        classes: the classes of a network that will score the photos. They become the classes of
+            the result; some may have no photos.
     Raises:
         NoPhotos: no photo has a label.
-        UserError: a folder cannot be read, has no photos of its class, or has no clear meaning; too
-            few or too many classes, or others than `classes`.
+        UserError: a folder cannot be read, has no photos of its class, or is ambiguous; or there
+            are too few or too many classes, or others than `classes`.
     """
     if not os.path.isdir(data_dir):
         raise UserError(f"expected a folder, got {data_dir}")
@@ -93,16 +95,17 @@ def find(
 
 
 class _Folder:
-    """A folder and what lies in it. Paths are those below the data folder."""
+    """A folder and what lies in it. Paths are relative to the data folder."""
 
     def __init__(self, path, photos, others, keep):
         self.path, self.name = path, path.rpartition("/")[2]
-        self.start = len(path) + 1 if path else 0  # of what follows in the paths of its photos
+        self.start = len(path) + 1 if path else 0  # length of the prefix of its photos' paths
         inside = f"{path}/" if path else ""
         self.is_marked = path and any(mark <= {*others} for mark in MARKS)
         self.photos = [] if self.is_marked else [inside + name for name in photos]
         self.others = others
-        self.folders, self.below = [], [self]  # directly in it; itself and all below, as in `walk`
+        self.folders = []  # directly in it
+        self.below = [self]  # itself, and all folders below it in the order of `walk`
         self.key = class_name(self.name).casefold()
         self.split = None if self.key in keep else split_of(self.name)
 
@@ -115,7 +118,7 @@ class _Folder:
         return [path for each in self.below for path in each.photos]
 
     def endings(self):
-        """Return how many files that are no photos have which ending."""
+        """Return the number of files that are no photos, by ending."""
         ends = (os.path.splitext(name)[1].lower() for each in self.below for name in each.others)
         return dict(collections.Counter(ends).most_common())
 
@@ -148,9 +151,9 @@ class _Part:
     kind: str  # folders, csv or names
     folder: _Folder
     how: str  # where their labels come from
-    rows: list[tuple[str, str, str]]  # of each photo: path, class, what identifies it
-    notes: list[str]  # to be said if they are taken
-    splits: list[int] | None = None  # of each photo, if a CSV file says it
+    rows: list[tuple[str, str, str]]  # path, class and identity of each photo
+    notes: list[str]  # warnings to print if this part is used
+    splits: list[int] | None = None  # the split of each photo, if a CSV file says it
 
     @functools.cached_property
     def classes(self):
@@ -161,13 +164,13 @@ class _Part:
 
 
 class _Finder:
-    """Applies the rule to one data folder. Photos without labels are None."""
+    """Applies the rule to one data folder. Methods that find no labels return None."""
 
     def __init__(self, data_dir, cache_dir, classes):
         self.root, self.classes = Path(data_dir), [class_name(name) for name in classes]
         self.keep = {name.casefold() for name in self.classes}  # such folders are never left out
         self.top, self.notes = _list(data_dir, cache_dir, self.keep), []
-        self.complaints = {}  # by name, about CSV files that are no lists of photos
+        self.complaints = {}  # by file name: errors of CSV files that are no lists of photos
 
     def find(self):
         passed = self.passed = self.strip(self.top)
@@ -182,7 +185,7 @@ class _Finder:
             passed += inner
         part = self.label(passed)
         if not part and len(passed) > 1 and len(passed[-2].filled) == 1:
-            part = self.by_folder(passed[-2])  # photos without labels in one folder: one class
+            part = self.by_folder(passed[-2])  # one class, which `found` may refuse
         if not part:
             ways = self.ways(passed)
             raise NoPhotos(f"expected labelled photos in {self.root}, {self.got(home)}; {ways}")
@@ -211,7 +214,10 @@ class _Finder:
     # 1. Leading folders
 
     def strip(self, folder, known=frozenset()):
-        """Return the folder and those in it that all its photos share and that are no class."""
+        """Return the folder and the chain of folders below it that each hold all its photos.
+
+        The chain ends before a folder in `keep` or `known`, which is a class.
+        """
         passed = [folder]
         while not folder.photos and len(folder.filled) == 1:
             (folder,) = folder.filled
@@ -253,13 +259,13 @@ class _Finder:
         return [*shared], sorted(set().union(*shared.values()))
 
     def are_copies(self, twins, names):
-        """Return whether the names of such folders, or the `names` in them, are not of classes."""
+        """Return whether twins are parts or copies: their names, or those in them, say so."""
         outer = _without_numbers(each.key for each in twins)
         inner = {split_of(name) is not None or name in IMAGES | PROJECT for name in names}
         return len(outer) < len(twins) or not outer.isdisjoint(COPIES) or True in inner
 
     def is_copy(self, folder, home):
-        """Return whether a folder holds what lies beside it, that is, folders of these names."""
+        """Return whether a folder is a copy: it holds the class folders that lie beside it."""
         inner = {each.key for each in self.strip(folder)[-1].filled}
         return folder.key not in self.keep and len(inner & {each.key for each in home.filled}) > 1
 
@@ -276,7 +282,7 @@ class _Finder:
         keys = {each.key for each in (*passed, last)}
         is_named = "petimages" in keys or (keys if is_twin else {folder.key}) & IMAGES
         if is_named and not (last.filled or {x.key for x in home.filled} <= IMAGES | PROJECT):
-            is_named = self.label([last])  # or it is a class among classes
+            is_named = self.label([last])  # without labels, it is a class
         return folder.key not in self.keep and bool(splits > {0} or is_kaggles or is_named)
 
     # 2. Splits
@@ -285,17 +291,19 @@ class _Finder:
         """Return the photos of each split, by index into `SPLITS`, if folders are named so."""
         named = [each for each in home.filled if each.split is not None]
         named.sort(key=lambda each: each.split)
-        # A class may be alone in one split: there it is no folder that all photos share.
+        # `strip` would skip a class that is alone in its split. `known` are those of other splits.
         ends = [self.strip(each)[-1].filled for each in named]
         known = {each.key for end in ends for each in end if len(end) > 1}
         ways = {each: self.strip(each, known) for each in named}
         ways = {each: [*passed, *self.set_in(passed[-1])] for each, passed in ways.items()}
         taken = {each: part for each in named if (part := self.label(ways[each]))}
-        first = next(iter(taken.values()), None)  # a competition's test photos have no such class
+        first = next(iter(taken.values()), None)
+        # Drop splits that share no class with the first, such as test photos without labels.
         classes = self.classes or (first and first.classes)
         taken = {k: v for k, v in taken.items() if not v.classes.isdisjoint(classes)}
         parts = {folder.split: part for folder, part in taken.items()}
         has_train = not parts or 0 in parts or self.keep
+        # Without training photos, folders named test or val beside others are no splits.
         if not has_train and len(named) < len(home.filled):
             return {}
         if not has_train or len(parts) < len(taken):
@@ -319,7 +327,7 @@ class _Finder:
         """Return the photos of the folders in a folder, each of which is a class."""
         folders = [each for each in home.filled if each.name.lower() not in UNLABELLED]
         folders = [each for each in folders if not self.is_copy(each, home)]
-        # If all are named like splits, none is a class. Nor is one alone beside photos.
+        # None is a class if all are named like splits, or if there is one beside loose photos.
         if all(each.split is not None for each in folders) or (
             len(folders) == 1 and home.photos and folders[0].key not in self.keep
         ):
@@ -355,8 +363,8 @@ class _Finder:
     def by_csv(self, passed, name=None):
         """Return the photos that a CSV file in one of the folders gives labels of several classes.
 
-        One with "train" or "label" in its name goes before others, those of a test split are last.
-        With `name`, only a file of this name is read, and may hold one class.
+        Files with "train" or "label" in their names are tried first; among equals, those with
+        "test" or "val" last. With `name`, only a file of this name is read, and may hold one class.
         """
 
         def order(file):
@@ -374,7 +382,7 @@ class _Finder:
                     self.complaints.setdefault(file.lower(), error)
                     continue
                 if name or len(set(of.values())) > 1:
-                    # The path alone: a corrected label must not move the photo to another split.
+                    # Identified by path alone: a corrected label must not change the split.
                     rows = [(paths[path], of[path], nfc(path)) for path in sorted(of)]
                     splits = [split[path] for path in sorted(of)] if split else None
                     return _Part("csv", folder, how, rows, notes, splits)
@@ -383,7 +391,7 @@ class _Finder:
     def by_name(self, folder, paths):
         """Return the photos at `paths` in a folder that have a label in their names.
 
-        They are all, or those that are named as Kaggle's.
+        If some have no label, or labels are no classes, only those named like Kaggle's are used.
         """
         rows = []
         for path in paths:
@@ -410,7 +418,7 @@ class _Finder:
         paths = home.paths()
         table = called = None
         with contextlib.suppress(UserError):
-            table = self.by_csv(passed) if stem != {""} else None  # classes may be digits
+            table = self.by_csv(passed) if stem != {""} else None  # folders 0, 1, 2 may be classes
             called = table and re.search(r"column (\w+) the label", table.how.lower())
         # A column of another name may say something else of photos in numbered classes.
         is_clear = called and called[1] in label_files.LABEL_COLUMNS
@@ -440,7 +448,7 @@ class _Finder:
                 )
             taken = set(names)
             for path, member, name in part.rows:
-                # Numbers begin anew in each folder, but cat.7.jpg has its number from Kaggle.
+                # Each folder may number its photos from 0, but Kaggle's numbers (cat.7) are unique.
                 is_kaggles = part is first or KAGGLE_NAME.fullmatch(path.rpartition("/")[2])
                 is_new = is_kaggles and name not in taken
                 names.append(name if is_new else f"{SPLITS[split]}/{name}")
@@ -484,7 +492,7 @@ class _Finder:
     def said_otherwise(self, kind, parts):
         """Return a note if a CSV file and class folders, of which one is used, disagree.
 
-        They do if each folder that is used has several labels in the file.
+        A file with other words for labels is noted only if it has several for each folder.
         """
         other = None
         with contextlib.suppress(UserError):
@@ -504,7 +512,7 @@ class _Finder:
         return [f"not used: {other.how}; {disagrees}"]
 
     def left_out(self, home, taken):
-        """Return a note on what in a folder is left out, beside the folders that are taken."""
+        """Return a note on what is left out in a folder: all but the folders `taken`."""
         left = [
             f"{each.name}/ (photos: {len(each.paths()):,})"
             for each in home.folders
@@ -523,7 +531,7 @@ def _names(folders):
 
 
 def _are_labels(members, photos):
-    """Return whether what stands before the numbers of all photos' names may be labels."""
+    """Return whether `members`, words before numbers in names, may be labels of all photos."""
     labels = {member.casefold() for member in set(members)}
     return (
         len(members) == photos

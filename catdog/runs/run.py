@@ -1,16 +1,18 @@
 """A run directory: the settings, weights and history of one training run.
 
-    config.json     settings, versions, classes, image size, sizes of the splits, temperature, clip
-    history.csv     one row per epoch, which curves.png shows
-    model-*.keras   the averaged weights after the last epoch, in float32, and the answer fitted to
-                    them; until it is fitted, model.keras; see export.py
+    config.json     settings, folders, excluded and relabelled photos, classes, score_size, splits,
+                    digest, versions; of the trained network: files, temperature, clip, answer
+    history.csv     one row per epoch
+    curves.png      the same, drawn
+    model-*.keras   the averaged weights after the last epoch, in float32, with the calibration and
+                    the novelty fitted to them (see answer.py); until then, model.keras
     model-*.tflite  the same as LiteRT, with which predict.py starts at once
     trained_on.npy  which photos the network was trained on, as hashes of their names and looks
     metrics.json    the scores on validation and test; written last, it marks a finished run
     checkpoint.npz  while training: everything that a resumed run needs
 
-Every file is written atomically. A run directory may come from somebody else: what is read is
-checked first.
+Every file but .lock is written atomically. A run directory may come from somebody else, so what is
+read is checked first.
 """
 
 from __future__ import annotations
@@ -45,22 +47,25 @@ WEIGHTS = next(
     (path for up in (2, 1) if (path := Path(__file__).parents[up] / "weights").is_dir()),
     Path(__file__).parents[2] / "weights",
 )
-TO_RESUME = ("config.json", "checkpoint.npz", "metrics.json")  # what all processes read
+TO_RESUME = ("config.json", "checkpoint.npz", "metrics.json")  # sent by process 0 to the others
 NETWORK = re.compile(r"model(-[0-9a-f]{8})?\.(keras|tflite)")  # names of the files of a network
-PLACES = {"data_dir": "../tmp", "cache_dir": "../tmp/cache"}  # where a run does not say it
+PLACES = {"data_dir": "../tmp", "cache_dir": "../tmp/cache"}  # defaults, relative to the run
 
-MAX_SCORE_SIZE = 1280  # px: --image-size 1024 and a quarter
-# Share of photos. Of 4,472 held-out ones of Dogs vs. Cats, 5 look exactly as one that the network
-# was trained on, and are copies of it.
+MAX_SCORE_SIZE = 1280  # px: the largest image_size times the largest score_scale
+# From this share on, photos that look exactly like training photos are taken for renamed copies.
+# (Of 4,472 held-out photos of Dogs vs. Cats, 5 look so, and are copies.)
 MANY_ALIKE = 0.01
 MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos fit in
 
 
 class Run:
-    """A run directory, into which the first of several processes writes, and no other.
+    """A run directory. Of several processes, only the first may write into it.
+
+    `write_config`, `held` and `save` write nothing in the others. Check `writes` before calling
+    other methods that write.
 
     Args:
-        folder: by default that of the run that comes with the project.
+        folder: the run directory; by default the one that comes with the project.
         name: the folder as it was typed, if `folder` is a copy; for messages and relative paths.
     Attributes:
         writes: whether this process writes.
@@ -86,7 +91,7 @@ class Run:
         """The content of `config.json`.
 
         Raises:
-            UserError: prediction cannot use it.
+            UserError: it is missing, cannot be read, or a field is wrong.
         """
         path = self.folder / "config.json"
         config = _read(path, lambda: _checked(json.loads(path.read_bytes())), MAX_TEXT)
@@ -101,11 +106,11 @@ class Run:
             files.write_json(self.folder / "config.json", config)
 
     def describe(self, settings: Settings, dataset, places: dict, lists: dict) -> None:
-        """Write `config.json` of a run that begins or goes on.
+        """Write `config.json` of a new or resumed run.
 
         Args:
             dataset: the `data.Dataset` to train on.
-            places: `data_dir` and `cache_dir` as they were typed in the current folder.
+            places: `data_dir` and `cache_dir`, absolute or relative to the current folder.
             lists: `exclude` and `relabel`, as for `data.load`.
         """
         config = {
@@ -122,7 +127,7 @@ class Run:
         self.write_config(config)
 
     def place(self, name: str) -> str:
-        """Return `data_dir` or `cache_dir` of the run, as it is typed in the current folder."""
+        """Return `data_dir` or `cache_dir`, absolute or relative to the current folder."""
         return _relative(str(self.config.get(name, PLACES[name])), self.name, Path.cwd())
 
     @property
@@ -132,12 +137,12 @@ class Run:
 
     @property
     def settings(self) -> Settings:
-        """Those of `config.json` that this release has."""
+        """The settings in `config.json`, without those that this release does not know."""
         return Settings.from_dict(self.config.get("settings", {}))
 
     @property
     def scores(self) -> int:
-        """The number of validation photos that its novelty rests on; 0 for a run without it."""
+        """The number of validation photos behind its novelty; 0 for a run without novelty."""
         return self.config.get("answer", {}).get("scores", 0)
 
     # --- State ------------------------------------------------------------------------------------
@@ -162,7 +167,7 @@ class Run:
         return f"; to continue it:  {self.completed_by()}" if self.has_checkpoint() else ""
 
     def completed_by(self) -> str:
-        """Return the command that makes a network answer as those of this release do."""
+        """Return the command that completes this run: resume it, or export its network again."""
         if self.has_checkpoint():
             return f"python train.py --resume {files.quoted(self)}"
         return f"python model.py --export litert --model {files.quoted(self)}"
@@ -172,7 +177,7 @@ class Run:
         """Hold the run in this block, so that no other process trains into it.
 
         Args:
-            new: make the folder, and those above it. If nothing is written, they are removed.
+            new: whether the run is new. Folders that are made are removed if they stay empty.
         Raises:
             UserError: another process holds it, or the run neither has a checkpoint nor may begin
                 here, as other files would be lost.
@@ -182,7 +187,8 @@ class Run:
             return
         if new or not self.has_checkpoint():
             names = {path.name for path in self.folder.glob("[!.]*")}
-            # A run that ended before its first checkpoint begins again. `config` raises UserError.
+            # With config.json alone, the run ended before its first checkpoint and may start again.
+            # `config` raises UserError if it cannot be used.
             if names and (names != {"config.json"} or not self.config):
                 wanted = "a new folder" if new else "a run with a checkpoint.npz or metrics.json"
                 wrong = f"expected {wanted}, got {self}, which has other files"
@@ -206,7 +212,7 @@ class Run:
         self.clean()
 
     def clean(self) -> None:
-        """Remove from a finished run the checkpoint, and what a killed process left."""
+        """Remove the checkpoint of a finished run, and the temporary files of killed processes."""
         (self.folder / "checkpoint.npz").unlink(missing_ok=True)
         files.remove_leftovers(self.folder)
 
@@ -226,7 +232,7 @@ class Run:
 
         Args:
             history: a row of numbers per epoch, with the same keys.
-            arrays: of the network and its optimizer, as for `restore`.
+            arrays: the state of the network and its optimizer, as for `restore`.
         """
         if not self.writes:
             return
@@ -269,7 +275,7 @@ class Run:
     # --- The trained network ----------------------------------------------------------------------
 
     def save_network(self, network: keras.Model) -> None:
-        """Write `model.keras`, to which the answer is fitted next: see `switch`."""
+        """Write `model.keras`, which `export.export` replaces next: see `switch`."""
         with files.atomic_file(self.folder / "model.keras") as temporary:
             network.save(temporary)
 
@@ -281,6 +287,7 @@ class Run:
         """
         named = self.config.get("files", {})
         name = next((each for each in named if each.endswith(suffix)), f"model{suffix}")
+        # Runs of an earlier release have litert_sha256.
         old = self.config.get("litert_sha256") if suffix == ".tflite" else None
         digest, path = named.get(name, old), self.folder / name
         if digest and path.exists():
@@ -291,11 +298,11 @@ class Run:
         return path
 
     def switch(self, new: Sequence[Path], **changes: object) -> None:
-        """Replace the network: a reader, or a kill at any time, finds the old or the new one.
+        """Replace the network. At any time, `config.json` names a complete set of files.
 
         Args:
             new: the files, on the same disk as the run; they are moved there.
-            changes: of `config.json`.
+            changes: new values in `config.json`.
         """
         named = {}
         for path in new:
@@ -305,7 +312,7 @@ class Run:
                 path.rename(temporary)
             named[name] = digest
         config = {**self.config, **changes, "files": named}
-        config.pop("litert_sha256", None)  # of an earlier release
+        config.pop("litert_sha256", None)
         self.write_config(config)
         for path in [*self.networks(), self.folder / "novelty.npz"]:
             if path.name not in named:
@@ -325,12 +332,12 @@ class Run:
     def trained_on(self, identities: np.ndarray, renamed: bool = False) -> np.ndarray | None:
         """Return (n,) bool, whether the network was trained on each photo; None if not known.
 
-        It was if it knows a photo of the same name that looks the same: other photos may have the
-        same names, such as cat.0, and the same photo may be encoded again.
+        It was if a training photo has the same name and looks alike. The name alone is not enough:
+        other photos may be called cat.0. The bytes may differ: a photo may be encoded again.
 
         Args:
-            renamed: whether a photo of another name counts that looks exactly the same, if
-                `MANY_ALIKE` do. (Of pictures of 8x8 pixels, even different ones may.)
+            renamed: also count photos that look exactly like a training photo of another name, if
+                at least a share of `MANY_ALIKE` do. (Different pictures of 8x8 pixels may, too.)
         """
         known = self._known()
         if known is None:
@@ -339,6 +346,7 @@ class Run:
         first = np.searchsorted(known[:, 0], names, "left")
         count = np.searchsorted(known[:, 0], names, "right") - first
         found = np.zeros(len(names), bool)
+        # Several training photos may share a name: compare with the first of each, then the second.
         for place in range(count.max(initial=0)):
             rows = known[np.minimum(first + place, len(known) - 1)]
             found |= (place < count) & alike.are_near(rows[:, 1], looks)
@@ -370,7 +378,7 @@ def _read(path: Path, parse: Callable[[], object], most: int = files.MOST_BYTES)
 
 
 def _read_if_whole(path: Path, parse: Callable[[], object], most: int = files.MOST_BYTES) -> object:
-    """Do what `_read` does for a file that is not needed: damage costs a warning, and is None."""
+    """Do what `_read` does for a file that is not needed: if it is damaged, warn, return None."""
     try:
         return _read(path, parse, most)
     except UserError as error:
@@ -379,9 +387,9 @@ def _read_if_whole(path: Path, parse: Callable[[], object], most: int = files.MO
 
 
 def _relative(path: str, start: Path, to: Path) -> str:
-    """Return a path that begins in one folder as it is from another; absolute ones stay.
+    """Return `path`, which is relative to `start`, relative to `to`. An absolute path stays.
 
-    The paths in `config.json` are relative to the run: it is resumed from any folder.
+    The paths in `config.json` are relative to the run, so it can be resumed from any folder.
     """
     if os.path.isabs(path):
         return str(path)
@@ -420,14 +428,14 @@ def _is_answer(sizes) -> bool:
 
 
 def _is_number(value, least, most, *kinds) -> bool:
-    return type(value) in (kinds or (int, float)) and least <= value <= most  # not so for NaN
+    return type(value) in (kinds or (int, float)) and least <= value <= most  # NaN is in no range
 
 
 def _is_object(value) -> bool:
     return isinstance(value, dict)
 
 
-# What prediction needs: what is expected, the default, the check.
+# What prediction needs, by name: (what is expected, the default, the check).
 CHECKS = {
     "classes": (f"2 to {MOST_CLASSES} distinct names of folders", None, _are_classes),
     "score_size": (
