@@ -132,3 +132,9 @@ def test_the_script_exports_a_run(trained, photos_dir, tmp_path, capsys):
         model.main(["--export", "litert", "--model", str(tmp_path)])
     with pytest.raises(SystemExit):
         model.main(["--model", str(run)])
+
+
+def test_an_export_to_litert_asks_which_run_it_replaces(capsys):
+    with pytest.raises(SystemExit):
+        model.main(["--export", "litert"])
+    assert "argument --export: expected --model RUN with litert" in capsys.readouterr().err

@@ -29,7 +29,8 @@ def flags() -> argparse.ArgumentParser:
     # fmt: off
     add("--model", metavar="RUN", help="a run directory that train.py wrote (default: weights)")
     add("--export", choices=("litert", *SUFFIXES),
-        help="litert: write model.tflite into the run; others: write --output")
+        help="litert: fit calibration and novelty to the photos of --data-dir and replace the "
+        "files of --model; others: write --output")
     add("--output", metavar="FILE", help="the file to export to")
     add("--page", metavar="FILE", help="write an HTML file that runs the network in a browser")
     # fmt: on
@@ -40,6 +41,10 @@ def are_asked_for(args: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     """Return whether the arguments of `flags` ask for a file; exit if they do not fit together."""
     if (args.export in SUFFIXES) != bool(args.output):
         parser.error(f"argument --output: expected with --export {'|'.join(SUFFIXES)}")
+    if args.export == "litert" and not args.model:  # weights/ would be fitted to other photos
+        parser.error(
+            "argument --export: expected --model RUN with litert, which replaces its files"
+        )
     if args.model and not (args.export or args.page):
         parser.error("argument --model: expected together with --export or --page")
     if args.page:

@@ -274,7 +274,7 @@ def say_finished(run: Run, epochs: int | None) -> None:
     say(
         f"{run} is finished. Next:  {evaluate_command(run)}",
         f"To train it further, as a new run:  python train.py --init {quoted(run)} "
-        f"--epochs {epochs or 20}",
+        f"--epochs {epochs or 20} --data-dir {quoted(run.place('data_dir'))}",
     )
 
 
