@@ -22,6 +22,7 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import itertools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,9 +154,12 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     temperature = classifier.config.get("temperature", 1.0)
     uncalibrated = calibration.uncalibrated(probabilities, temperature)
     trained_on = classifier.run.trained_on(dataset.identities(members), renamed=True)
+    name = str(classifier.run)
+    if args.output and os.path.isabs(name):
+        name = os.path.basename(name)  # a report may be passed on, without the folders of its maker
     found = metrics.score(labels, probabilities, classifier.classes)
     found = {
-        "model": str(classifier.run),
+        "model": name,
         "runtime": classifier.runtime,
         "split": args.split,
         "images": found.pop("images"),

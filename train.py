@@ -227,8 +227,9 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     runs = {step * number: Run(output / f"fold-{number}") for number in range(args.folds)}
     begun = [run for run in runs.values() if run.is_finished() or run.has_checkpoint()]
     with cli.blame("--folds"):
-        for run in begun:
-            recipe.check_same(run, settings)
+        for fold, run in runs.items():
+            if run in begun:
+                recipe.check_same(run, dataclasses.replace(settings, fold=fold))
     for number, (fold, run) in enumerate(runs.items(), 1):
         say("", f"Fold {number} of {args.folds}: {run}")
         which = {"resume": run.folder} if run in begun else {"output": run.folder}

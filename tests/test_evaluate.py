@@ -229,6 +229,7 @@ def test_the_default_is_litert_without_tensorflow_and_the_report_names_it(
     assert "per second with LiteRT" in process.stderr
     metrics = strict((tmp_path / "report" / "metrics.json").read_text())
     assert metrics["runtime"] == "LiteRT"
+    assert metrics["model"] == trained[0].name  # a report is passed on without its maker's folders
     text = (tmp_path / "report" / "report.html").read_text()
     assert '<td data-name="setting">runtime</td><td data-name="value">LiteRT</td>' in text
 

@@ -180,6 +180,9 @@ def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, m
     assert train.main([*command, "--epochs", "7"]) == 0
     with pytest.raises(UserError, match=r"--folds: expected epochs 7, with which .* got 64"):
         train.main(command)
+    ten = ["10" if each == "5" else each for each in command]
+    with pytest.raises(UserError, match=r"--folds: expected fold 2, with which .*fold-1 was begun"):
+        train.main([*ten, "--epochs", "7"])
 
 
 def test_classes_that_no_run_can_have_are_refused_before_training(begun, tmp_path):

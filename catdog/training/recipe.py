@@ -13,8 +13,8 @@ MILD = {"crop_area": 0.35, "brightness": 0.2, "erase": 0.0, "dropout": 0.0, **UN
 SHORT_RUN = 2500  # steps
 THREE_STAGES = (0.5, 0.75, 1.0)
 
-# Decided by --folds, the photos or the device. They may differ between the folds.
-DECIDED_BY_PHOTOS = ("fold", "batch_size", "precision", *MILD)
+# Decided by the photos or the device. They may differ between the folds.
+DECIDED_BY_PHOTOS = ("batch_size", "precision", *MILD)
 
 # name: (what it is for, the settings that differ from the defaults of `Settings`)
 TABLE = {

@@ -533,3 +533,8 @@ def test_nothing_is_wider_than_the_window(width, dark, three, browser, tmp_path)
     assert browser.run("getComputedStyle(document.body).backgroundColor") == (
         "rgb(22, 21, 20)" if dark else "rgb(247, 245, 242)"
     )
+
+
+def test_scores_that_have_no_end_are_not_waited_for(tmp_path):
+    (tmp_path / "metrics.json").symlink_to("/dev/zero")
+    assert page.accuracy(Run(tmp_path)) == ""

@@ -162,7 +162,9 @@ def trained_with(config: dict) -> str:
 def accuracy(run: Run) -> str:
     """Return how many held-out photos a run has right, or nothing if it is not finished."""
     try:
-        metrics = json.loads((run.folder / "metrics.json").read_text())
+        path = run.folder / "metrics.json"
+        files.check_readable(path)
+        metrics = json.loads(path.read_text())
         split = "test" if "test" in metrics else "validation"
         score = metrics[split]
         return f"{score['accuracy']:.1%} of {score['images']:,} {split} photos correct"
