@@ -153,7 +153,9 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     probabilities, novelties = outputs["probabilities"], outputs.get("novelty")
     temperature = classifier.config.get("temperature", 1.0)
     uncalibrated = calibration.uncalibrated(probabilities, temperature)
-    trained_on = classifier.run.trained_on(dataset.identities(members), renamed=True)
+    identities = dataset.identities(members)
+    trained_on = classifier.run.trained_on(identities)
+    alike = classifier.run.trained_on(identities, renamed=True)
     name = str(classifier.run)
     if args.output and os.path.isabs(name):
         name = os.path.basename(name)  # a report may be passed on, without the folders of its maker
@@ -171,6 +173,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
         "calibration_error_uncalibrated": metrics.expected_calibration_error(labels, uncalibrated),
         "images_per_second": round(rate, 1),
         "trained_on": None if trained_on is None else int(trained_on.sum()),
+        "look_trained_on": None if alike is None else int(alike.sum()),
     }
     if novelties is not None:
         found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelties)
@@ -183,10 +186,10 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
         f"{len(members):,} photos at {rate:.0f} per second with {classifier.runtime}, "
         f"{len(dataset.skipped)} skipped, {len(dataset.excluded)} left out"
     )
-    if found["trained_on"]:
+    if found["look_trained_on"]:
         say(
-            f"Warning: the model was trained on {found['trained_on']:,} of these photos, or on "
-            "photos that look the same."
+            f"Warning: the model was trained on {found['trained_on']:,} of these photos, and "
+            f"{found['look_trained_on']:,} look exactly like training photos."
         )
     return Scored(
         classifier, dataset, members, probabilities, uncalibrated, found, novelties, outsiders

@@ -151,7 +151,11 @@ def test_copies_of_training_photos_under_other_names_raise_a_warning(folder, tmp
     places = ["--data-dir", tmp_path / "photos", "--cache-dir", tmp_path / "cache", "--json"]
     assert run(folder, *places) == 0
     out, err = capsys.readouterr()
-    assert strict(out)["split"] == "all" and strict(out)["trained_on"] == strict(out)["images"] > 9
+    assert (
+        strict(out)["split"] == "all"
+        and strict(out)["look_trained_on"] == strict(out)["images"] > 9
+    )
+    assert strict(out)["trained_on"] == 0
     assert "Warning: the model was trained on" in err
 
 

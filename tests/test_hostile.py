@@ -140,7 +140,7 @@ def test_no_bad_file_stops_a_script_and_each_is_named_with_its_reason(hostile, t
         for line in map(json.loads, predict.stdout.splitlines())
         if "error" in line
     }
-    assert failed.pop("\\xff\\n\\x1b[31m.jpg").startswith("not an image")
+    assert failed.pop("\\xff\\n\\x1b[31m.jpg").endswith("got a web page; download the photo itself")
     del reasons["cat.2005.jpg"], failed["cat.2005.jpg"]
     assert failed.keys() == reasons.keys()
     for name, reason in reasons.items():

@@ -350,7 +350,9 @@ class Run:
         for place in range(count.max(initial=0)):
             rows = known[np.minimum(first + place, len(known) - 1)]
             found |= (place < count) & alike.are_near(rows[:, 1], looks)
-        same = np.isin(looks, known[:, 1])
+        # What several of them share is the look of plain drawings, not of one photo.
+        known_looks, times = np.unique(known[:, 1], return_counts=True)
+        same = np.isin(looks, known_looks[times == 1])
         return found | same if renamed and same.mean() >= MANY_ALIKE else found
 
     def _known(self):

@@ -24,6 +24,7 @@ def metrics_of(labels, probabilities, classes):
         "skipped": 1,
         "excluded": 2,
         "trained_on": 7,
+        "look_trained_on": 7,
         "calibration_error": error,
         "calibration_error_uncalibrated": error,
         **metrics.score(labels, probabilities, classes),
