@@ -188,8 +188,8 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     )
     if found["look_trained_on"]:
         say(
-            f"Warning: the model was trained on {found['trained_on']:,} of these photos, and "
-            f"{found['look_trained_on']:,} look exactly like training photos."
+            f"Warning: the model was trained on {found['trained_on']:,} of these photos; "
+            f"{found['look_trained_on']:,} are training photos or look exactly like one."
         )
     return Scored(
         classifier, dataset, members, probabilities, uncalibrated, found, novelties, outsiders

@@ -216,6 +216,11 @@ class Run:
         (self.folder / "checkpoint.npz").unlink(missing_ok=True)
         files.remove_leftovers(self.folder)
 
+    def metrics(self) -> dict | None:
+        """Return the content of `metrics.json`; None if it is missing or damaged."""
+        path = self.folder / "metrics.json"
+        return _read_if_whole(path, lambda: json.loads(path.read_bytes()), MAX_TEXT)
+
     # --- History and checkpoint -------------------------------------------------------------------
 
     def history(self) -> list[dict[str, str]]:
@@ -324,7 +329,7 @@ class Run:
         Args:
             identities: (n, 2) uint64, hashes of the names and of the looks of the photos.
         """
-        before = None if init is None else Run(init)._known()
+        before = None if init is None else Run(init)._known
         known = identities if before is None else np.concatenate([identities, before])
         with files.atomic_file(self.folder / "trained_on.npy") as temporary:
             np.save(temporary, np.unique(known, axis=0))
@@ -339,7 +344,7 @@ class Run:
             renamed: also count photos that look exactly like a training photo of another name, if
                 at least a share of `MANY_ALIKE` do. (Different pictures of 8x8 pixels may, too.)
         """
-        known = self._known()
+        known = self._known
         if known is None:
             return None
         names, looks = identities.T
@@ -355,6 +360,7 @@ class Run:
         same = np.isin(looks, known_looks[times == 1])
         return found | same if renamed and same.mean() >= MANY_ALIKE else found
 
+    @functools.cached_property
     def _known(self):
         path = self.folder / "trained_on.npy"
 

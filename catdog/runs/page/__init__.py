@@ -162,13 +162,11 @@ def trained_with(config: dict) -> str:
 def accuracy(run: Run) -> str:
     """Return how many held-out photos a run has right, or nothing if it is not finished."""
     try:
-        path = run.folder / "metrics.json"
-        files.check_readable(path)
-        metrics = json.loads(path.read_text())
+        metrics = run.metrics() or {}
         split = "test" if "test" in metrics else "validation"
         score = metrics[split]
         return f"{score['accuracy']:.1%} of {score['images']:,} {split} photos correct"
-    except (OSError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return ""
 
 
