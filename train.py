@@ -107,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--image-size"):
         settings = make_settings(args)
+    devices.keep_freed_memory()
     with devices.join(args.hosts, args.rank, bool(args.cluster)):
         if args.folds:
             train_folds(args, settings)
