@@ -28,7 +28,7 @@ from catdog.errors import UserError
 from catdog.files import counted
 from catdog.photos import alike, cache, index
 from catdog.photos import labels as label_files
-from catdog.photos.found import SPLITS
+from catdog.photos.found import SPLITS, TRAIN
 from catdog.training import devices, recipe
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
@@ -74,11 +74,11 @@ def split(
     """
     if given_split is not None:
         assigned = given_split.copy()
-        train = np.flatnonzero(given_split == 0)
+        train = np.flatnonzero(given_split == TRAIN)
         some = [names[i] for i in train], np.asarray(digests)[train]
         hashed = split(*some, None if labels is None else labels[train], fold=fold)
         # No photo is added to a split that the user gave.
-        assigned[train] = np.where(np.isin(hashed, given_split), 0, hashed)
+        assigned[train] = np.where(np.isin(hashed, given_split), TRAIN, hashed)
         return assigned
     hashes = name_hashes(names)
     _, group, sizes = np.unique(digests, return_inverse=True, return_counts=True)
@@ -132,7 +132,7 @@ class Dataset:
     excluded: np.ndarray  # indices of the photos that are left out by `exclude`
     summary: str  # one line: where labels and split come from
     others: dict[str, int]  # files that are no photos: ending, number
-    given: bool  # whether the user's folders or a column of a CSV file say the split
+    has_given_split: bool  # whether the user's folders or a column of a CSV file say the split
 
     def split_sizes(self) -> dict[str, int]:
         """Return the number of photos of each split."""
@@ -208,9 +208,9 @@ def load(
             raise UserError(f"expected photos, got {got}; the first, {found.paths[0]}: {errors[0]}")
     good = np.delete(np.arange(len(found.paths)), list(errors))
     names = [found.names[i] for i in good.tolist()]
-    given = None if found.given is None else found.given[good]
+    given_split = None if found.given_split is None else found.given_split[good]
     # Split first, so that excluding or relabelling one photo moves no other to another split.
-    assigned = split(names, digests[good], found.labels[good], given, fold)
+    assigned = split(names, digests[good], found.labels[good], given_split, fold)
     excluded = np.isin(good, [i for i, _ in label_files.matching(found, data_dir, exclude)])
     return Dataset(
         images=images,
@@ -226,7 +226,7 @@ def load(
         excluded=np.flatnonzero(excluded),
         summary=found.summary,
         others=found.others,
-        given=given is not None,
+        has_given_split=given_split is not None,
     )
 
 

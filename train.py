@@ -188,7 +188,7 @@ def fit_to_photos(
     """Return the settings of a new run, fitted to its photos and to --minutes."""
     with cli.blame("--data-dir"):
         inspect.check(dataset)
-    if dataset.given and (args.folds or settings.fold):
+    if dataset.has_given_split and (args.folds or settings.fold):
         raise UserError(
             f"expected photos without a split of their own, got {dataset.summary}",
             "--folds" if args.folds else "--fold",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
+TRAIN, TEST = 0, 2  # indices into SPLITS
 # The last word of a name that means a split, in the order of SPLITS: training_set, train2017 ...
 SPLIT_NAME = re.compile(
     r"(?:.*[_-])?(?:(train(?:ing)?)|(val(?:id(?:ation)?)?|dev)|(test(?:ing)?|eval(?:uation)?))"
@@ -24,7 +25,7 @@ class Found:
     paths: list[str]  # (n,), with forward slashes
     labels: np.ndarray  # int (n,), index into `classes`
     names: list[str]  # (n,) what identifies each photo in any layout, such as `cat.7`
-    given: np.ndarray | None = None  # int (n,), index into `SPLITS`, if folders or a CSV say it
+    given_split: np.ndarray | None = None  # int (n,), index into `SPLITS`; None if none is said
     summary: str = ""  # one line: where labels and split come from, and the classes
     others: dict[str, int] = dataclasses.field(default_factory=dict)  # no photos: ending, number
 

@@ -10,6 +10,14 @@
    or a CSV file, if folders are only numbered (`batch1`, `batch2`); folders of the next level, one
    per class; another CSV file; names (`cat.7`, `Abyssinian_12`).
 
+For example:
+
+    archive/plots/loss.png           left out by rule 1, since pets/ is a data set by itself
+    archive/pets/train/Cats/1.jpg    for training by rule 2, a cat by rule 3
+    archive/pets/train/foxes/1.jpg   for training, of the class foxes
+    archive/pets/val/foxes/2.jpg     for validation
+    archive/pets/test/3.jpg          left out by rule 2, since it has no label
+
 Warnings say what is left out, and `Found.summary` says what the rule did.
 """
 
@@ -26,6 +34,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +42,7 @@ from catdog.errors import UserError
 from catdog.files import counted, nfc, printable, some_names
 from catdog.photos import labels as label_files
 from catdog.photos.drawings import SETTINGS as DEMO
-from catdog.photos.found import MOST_CLASSES, SPLITS, Found, split_of
+from catdog.photos.found import MOST_CLASSES, SPLITS, TEST, TRAIN, Found, split_of
 from catdog.photos.photo import SUFFIXES, walk
 
 logger = logging.getLogger(__name__)
@@ -98,10 +107,11 @@ class _Folder:
     """A folder and what lies in it. Paths are relative to the data folder."""
 
     def __init__(self, path, photos, others, keep):
-        self.path, self.name = path, path.rpartition("/")[2]
-        self.start = len(path) + 1 if path else 0  # length of the prefix of its photos' paths
         inside = f"{path}/" if path else ""
-        self.is_marked = path and any(mark <= {*others} for mark in MARKS)
+        self.path = path
+        self.name = path.rpartition("/")[2]
+        self.start = len(inside)  # where the paths of its photos go on
+        self.is_marked = bool(path) and any(mark <= {*others} for mark in MARKS)
         self.photos = [] if self.is_marked else [inside + name for name in photos]
         self.others = others
         self.folders = []  # directly in it
@@ -123,7 +133,7 @@ class _Folder:
         return dict(collections.Counter(ends).most_common())
 
 
-def _list(data_dir, cache_dir=None, keep=()):
+def _list(data_dir, cache_dir, keep):
     """Return the data folder; raise OSError if it, or one below it, cannot be listed."""
 
     def fail(error):
@@ -144,6 +154,15 @@ def _list(data_dir, cache_dir=None, keep=()):
     return listed[""]
 
 
+class _Row(NamedTuple):
+    """A labelled photo."""
+
+    path: str
+    label: str
+    name: str  # what identifies it, see `identity`
+    split: int | None = None  # if a CSV file says it
+
+
 @dataclasses.dataclass
 class _Part:
     """Labelled photos in a folder."""
@@ -151,13 +170,13 @@ class _Part:
     kind: str  # folders, csv or names
     folder: _Folder
     how: str  # where their labels come from
-    rows: list[tuple[str, str, str]]  # path, class and identity of each photo
+    rows: list[_Row]
     notes: list[str]  # warnings to print if this part is used
-    splits: list[int] | None = None  # the split of each photo, if a CSV file says it
+    is_sure: bool = False  # whether the CSV file calls a column label, class, breed ...
 
     @functools.cached_property
     def classes(self):
-        return {member for _, member, _ in self.rows}
+        return {row.label for row in self.rows}
 
 
 # --- The rule -------------------------------------------------------------------------------------
@@ -167,33 +186,41 @@ class _Finder:
     """Applies the rule to one data folder. Methods that find no labels return None."""
 
     def __init__(self, data_dir, cache_dir, classes):
-        self.root, self.classes = Path(data_dir), [class_name(name) for name in classes]
+        self.root = Path(data_dir)
+        self.classes = [class_name(name) for name in classes]
         self.keep = {name.casefold() for name in self.classes}  # such folders are never left out
-        self.top, self.notes = _list(data_dir, cache_dir, self.keep), []
+        self.top = _list(data_dir, cache_dir, self.keep)
+        self.passed = self.strip(self.top)  # the data folder and those that lead to the photos
+        self.notes = []  # warnings
         self.complaints = {}  # by file name: errors of CSV files that are no lists of photos
 
     def find(self):
-        passed = self.passed = self.strip(self.top)
         while True:  # a whole data set may lie beside other folders, which are left out
-            home = passed[-1]
-            if part := self.by_csv(passed, label_files.CSV_NAME):
-                return self.found({0: part}, home)
+            home = self.passed[-1]
+            if part := self.by_csv(self.passed, label_files.CSV_NAME):
+                return self.join({TRAIN: part}, home)
             if parts := self.by_split(home):
-                return self.found(parts, home)
+                return self.join(parts, home)
             if not (inner := self.set_in(home)):
                 break
-            passed += inner
-        part = self.label(passed)
-        if not part and len(passed) > 1 and len(passed[-2].filled) == 1:
-            part = self.by_folder(passed[-2])  # one class, which `found` may refuse
+            self.passed += inner
+        part = self.label(self.passed)
+        if not part and len(self.passed) > 1 and len(self.passed[-2].filled) == 1:
+            part = self.by_folder(self.passed[-2])  # one class, which `join` may refuse
         if not part:
-            ways = self.ways(passed)
+            splits = _names([each for each in home.filled if each.split is not None])
+            why = (
+                f"; named like splits: {splits}; if these are classes, rename them"
+                if splits
+                else ""
+            )
+            ways = self.ways() + why
             raise NoPhotos(f"expected labelled photos in {self.root}, {self.got(home)}; {ways}")
-        return self.found({0: part}, home)
+        return self.join({TRAIN: part}, home)
 
-    def ways(self, passed):
+    def ways(self):
         """Return where labels may be, and what was wrong with a CSV file."""
-        beside = [name for folder in passed for name in folder.others if self.top.paths()]
+        beside = [name for folder in self.passed for name in folder.others if self.top.paths()]
         there = [f"beside the photos: {some_names(beside, 3)}"] if beside else []
         return "; ".join([WAYS, *map(str, [*self.complaints.values(), *there][:1])])
 
@@ -229,19 +256,20 @@ class _Finder:
     def set_in(self, home):
         """Return the folders that lead to the data set in a folder, if others lie beside it."""
         twins, names = self.twins(home)
-        sets = [x for x in home.filled if self.is_set(x, home, x in twins)] or twins
+        sets = [each for each in home.filled if self.is_set(each, home, each in twins)] or twins
         what = f" with folders of the same names ({some_names(names)})" if names else ""
+        if not sets:
+            return []
         if sets is twins and not self.are_copies(twins, names):
-            note = f"taken for classes: {_names(sets)},{what}"
-            self.notes += [note] if sets and note not in self.notes else []
+            self.notes.append(f"taken for classes: {_names(sets)},{what}")
             return []
         if len(sets) > 1:
             raise UserError(
                 f"expected one folder per class in {self.place(home)}, got {_names(sets)}{what}"
                 "; use one of them, or move the photos of each class into one folder"
             )
-        self.notes += self.left_out(home, sets) if sets else []
-        return self.strip(sets[0]) if sets else []
+        self.notes += self.left_out(home, sets)
+        return self.strip(sets[0])
 
     def twins(self, home):
         """Return the folders in a folder that hold folders of the same names, and these names.
@@ -250,8 +278,8 @@ class _Finder:
         """
         ends = {each: self.strip(each)[-1] for each in home.filled if each.key not in self.keep}
         inner = {each: {x.key for x in end.filled} for each, end in ends.items() if not end.photos}
-        inner = {each: names for each, names in inner.items() if len(names) > 1}
-        is_numbered, shared = len(_without_numbers(x.key for x in home.filled)) == 1, {}
+        is_numbered = len(_without_numbers(each.key for each in home.filled)) == 1
+        shared = {}
         for first, second in itertools.combinations(inner, 2):
             names = inner[first] & inner[second]
             if len(names) > 1 and (is_numbered or len(_without_numbers(names)) > 1):
@@ -261,8 +289,8 @@ class _Finder:
     def are_copies(self, twins, names):
         """Return whether twins are parts or copies: their names, or those in them, say so."""
         outer = _without_numbers(each.key for each in twins)
-        inner = {split_of(name) is not None or name in IMAGES | PROJECT for name in names}
-        return len(outer) < len(twins) or not outer.isdisjoint(COPIES) or True in inner
+        are_parts = any(split_of(name) is not None or name in IMAGES | PROJECT for name in names)
+        return are_parts or len(outer) < len(twins) or not outer.isdisjoint(COPIES)
 
     def is_copy(self, folder, home):
         """Return whether a folder is a copy: it holds the class folders that lie beside it."""
@@ -275,15 +303,21 @@ class _Finder:
         That is: classes in splits, Kaggle's or Microsoft's photos, or those to which masks beside
         them belong.
         """
+        if folder.key in self.keep:
+            return False
         *passed, last = self.strip(folder)
-        splits = {2 if x.name.lower() in UNLABELLED else x.split for x in last.filled} - {None}
+        splits = {TEST if each.name.lower() in UNLABELLED else each.split for each in last.filled}
+        if splits - {None} > {TRAIN}:
+            return True
         name = last.photos[0][last.start :] if last.photos else ""
-        is_kaggles = passed and last.split == 0 and KAGGLE_NAME.fullmatch(name)
+        if passed and last.split == TRAIN and KAGGLE_NAME.fullmatch(name):
+            return True
         keys = {each.key for each in (*passed, last)}
-        is_named = "petimages" in keys or (keys if is_twin else {folder.key}) & IMAGES
-        if is_named and not (last.filled or {x.key for x in home.filled} <= IMAGES | PROJECT):
-            is_named = self.label([last])  # without labels, it is a class
-        return folder.key not in self.keep and bool(splits > {0} or is_kaggles or is_named)
+        if "petimages" not in keys and IMAGES.isdisjoint(keys if is_twin else {folder.key}):
+            return False
+        # Without labels, it is a class.
+        has_masks_beside = {each.key for each in home.filled} <= IMAGES | PROJECT
+        return bool(last.filled) or has_masks_beside or self.label([last]) is not None
 
     # 2. Splits
 
@@ -294,24 +328,25 @@ class _Finder:
         # `strip` would skip a class that is alone in its split. `known` are those of other splits.
         ends = [self.strip(each)[-1].filled for each in named]
         known = {each.key for end in ends for each in end if len(end) > 1}
-        ways = {each: self.strip(each, known) for each in named}
-        ways = {each: [*passed, *self.set_in(passed[-1])] for each, passed in ways.items()}
-        taken = {each: part for each in named if (part := self.label(ways[each]))}
-        first = next(iter(taken.values()), None)
+        taken = {}
+        for each in named:
+            passed = self.strip(each, known)
+            if part := self.label([*passed, *self.set_in(passed[-1])]):
+                taken[each] = part
         # Drop splits that share no class with the first, such as test photos without labels.
-        classes = self.classes or (first and first.classes)
-        taken = {k: v for k, v in taken.items() if not v.classes.isdisjoint(classes)}
-        parts = {folder.split: part for folder, part in taken.items()}
-        has_train = not parts or 0 in parts or self.keep
+        classes = self.classes or next((part.classes for part in taken.values()), ())
+        taken = {each: part for each, part in taken.items() if not part.classes.isdisjoint(classes)}
+        parts = {each.split: part for each, part in taken.items()}
+        has_train = TRAIN in parts or self.keep
         # Without training photos, folders named test or val beside others are no splits.
-        if not has_train and len(named) < len(home.filled):
+        if not parts or not (has_train or len(named) == len(home.filled)):
             return {}
         if not has_train or len(parts) < len(taken):
             raise UserError(
                 "expected a folder of training photos and one folder for each split in "
                 f"{self.place(home)}, got {_names(taken)}"
             )
-        self.notes += self.left_out(home, taken) if parts else []
+        self.notes += self.left_out(home, taken)
         return parts
 
     # 3. Classes
@@ -340,13 +375,13 @@ class _Finder:
                     f"expected one folder for each class, got both {other.name} and "
                     f"{folder.name} in {self.place(home)}"
                 )
-            member = class_name(folder.name)
-            names = {os.path.splitext(path)[0] for path in folder.paths()}
-            for path in folder.paths():
+            label, paths = class_name(folder.name), folder.paths()
+            names = {os.path.splitext(path)[0] for path in paths}
+            for path in paths:
                 if (match := MASK.fullmatch(path)) and match[1] in names:
                     masks.append(path)
                 else:
-                    rows.append((path, member, identity(member, path[folder.start :])))
+                    rows.append(_Row(path, label, identity(label, path[folder.start :])))
         for each in home.folders:
             if not self.keep and not any(inner.photos or inner.others for inner in each.below):
                 raise UserError(
@@ -366,26 +401,26 @@ class _Finder:
         Files with "train" or "label" in their names are tried first; among equals, those with
         "test" or "val" last. With `name`, only a file of this name is read, and may hold one class.
         """
-
-        def order(file):
-            return [not re.search("train|label", file), bool(re.search("test|val", file))]
-
         for folder in passed:
             files = [each for each in folder.others if each.lower().endswith((".csv", ".tsv"))]
             files = [each for each in files if name in (None, each.lower())]
-            for file in sorted(files, key=lambda each: order(each.lower())):
+            files.sort(key=lambda each: re.search("test|val", each.lower()) is not None)
+            files.sort(key=lambda each: not re.search("train|label", each.lower()))
+            for file in files:
                 paths = {path[folder.start :]: path for path in folder.paths()}
                 try:
-                    place = self.root / folder.path / file
-                    of, split, how, notes = label_files.read_csv(place, [*paths])
+                    table = label_files.read_csv(self.place(folder) / file, [*paths])
                 except label_files.NotAList as error:
                     self.complaints.setdefault(file.lower(), error)
                     continue
-                if name or len(set(of.values())) > 1:
-                    # Identified by path alone: a corrected label must not change the split.
-                    rows = [(paths[path], of[path], nfc(path)) for path in sorted(of)]
-                    splits = [split[path] for path in sorted(of)] if split else None
-                    return _Part("csv", folder, how, rows, notes, splits)
+                # Identified by path alone: a corrected label must not change the split.
+                rows = [
+                    _Row(paths[path], label, nfc(path), table.splits.get(path))
+                    for path, label in sorted(table.labels.items())
+                ]
+                part = _Part("csv", folder, table.how, rows, table.notes, table.is_sure)
+                if name or len(part.classes) > 1:
+                    return part
         return None
 
     def by_name(self, folder, paths):
@@ -393,21 +428,24 @@ class _Finder:
 
         If some have no label, or labels are no classes, only those named like Kaggle's are used.
         """
-        rows = []
-        for path in paths:
-            if member := _label_in_name(path):
-                rows.append((path, member, identity(member, path[folder.start :])))
-        if not _are_labels([member for _, member, _ in rows], len(paths)):
-            rows = [row for row in rows if KAGGLE_NAME.fullmatch(row[0], folder.start)]
+        rows = [
+            _Row(path, label, identity(label, path[folder.start :]))
+            for path in paths
+            if (label := _label_in_name(path))
+        ]
+        if not _are_labels([row.label for row in rows], len(paths)):
+            rows = [row for row in rows if KAGGLE_NAME.fullmatch(row.path, folder.start)]
         if not rows:
             return None
-        without = sorted({*paths}.difference(path for path, _, _ in rows))
-        notes = [f"left out, without a label: {some_names(without)}"] if without else []
-        if not (self.classes or all(KAGGLE_NAME.fullmatch(p, p.rfind("/") + 1) for p, *_ in rows)):
-            members = some_names(sorted({member for _, member, _ in rows}))
-            notes.append(f"{members}: taken for classes from names; if they are none, use folders")
-        how = f"labels from names such as {rows[0][0][folder.start :]}"
-        return _Part("names", folder, how, rows, notes)
+        how = f"labels from names such as {rows[0].path[folder.start :]}"
+        part = _Part("names", folder, how, rows, [])
+        if without := sorted({*paths}.difference(row.path for row in rows)):
+            part.notes.append(f"left out, without a label: {some_names(without)}")
+        if not (self.classes or all(_is_kaggles(row.path) for row in rows)):
+            labels = some_names(sorted(part.classes))
+            what = "taken for classes from names; if they are none, use folders"
+            part.notes.append(f"{labels}: {what}")
+        return part
 
     def in_batches(self, passed):
         """Return the photos of numbered folders that all hold photos of several labels."""
@@ -416,16 +454,14 @@ class _Finder:
         if len(stem := _without_numbers(keys)) != 1 or keys & self.keep or home.photos:
             return None
         paths = home.paths()
-        table = called = None
+        table = None
         with contextlib.suppress(UserError):
             table = self.by_csv(passed) if stem != {""} else None  # folders 0, 1, 2 may be classes
-            called = table and re.search(r"column (\w+) the label", table.how.lower())
         # A column of another name may say something else of photos in numbered classes.
-        is_clear = called and called[1] in label_files.LABEL_COLUMNS
-        for part in (self.by_name(home, paths), table if is_clear else None):
+        for part in (self.by_name(home, paths), table if table and table.is_sure else None):
             rows = part.rows if part else []
-            found = {(path[home.start :].split("/")[0], label) for path, label, _ in rows}
-            labels = collections.Counter(folder for folder, _ in found)
+            pairs = {(row.path[home.start :].split("/")[0], row.label) for row in rows}
+            labels = collections.Counter(folder for folder, _ in pairs)
             if len(labels) > 1 and min(labels.values()) > 1 and len(rows) > 0.9 * len(paths):
                 part.notes.append(f"not taken for classes: {_names(home.filled)}")
                 return part
@@ -433,51 +469,65 @@ class _Finder:
 
     # What is found, what is left out, what cannot be decided
 
-    def found(self, parts, home):
-        """Return the photos of all parts, in folders of `home`, as one `Found`."""
-        first = parts[min(parts)]
+    def join(self, parts, home):
+        """Return the photos of all parts, in folders of `home`, as one `Found`.
+
+        Args:
+            parts: by index into `SPLITS`, in its order; a single one is all photos.
+        """
+        first = next(iter(parts.values()))
         if first.kind == "folders" or (first.kind == "names" and len(parts) == 1):
             self.check_one_layout([*self.passed, *(part.folder for part in parts.values())])
-        folder, how = (home, "") if len(parts) > 1 else (first.folder, first.how)
-        place, paths, names, members, given, tops = self.place(folder), [], [], [], [], []
-        for split, part in sorted(parts.items()):
+        self.warn(parts)
+        folder = home if len(parts) > 1 else first.folder
+        classes = self.checked_classes(parts, self.place(folder))
+        rows = [row for part in parts.values() for row in part.rows]
+        splits = [row.split for row in rows]
+        how = first.how
+        if len(parts) > 1:
+            splits = [split for split, part in parts.items() for _ in part.rows]
+            tops = [part.rows[0].path[folder.start :].split("/")[0] for part in parts.values()]
+            how = f"split from {' and '.join(f'{top}/' for top in tops)}"
+        number = {name: index for index, name in enumerate(classes)}
+        return Found(
+            root=self.place(folder),
+            classes=classes,
+            paths=[row.path[folder.start :] for row in rows],
+            labels=np.array([number[row.label] for row in rows], np.int32),
+            names=_names_in_splits(parts),
+            given_split=None if None in splits else np.array(splits),
+            summary=printable(f"{how}; {len(classes):,} classes: {some_names(classes)}"),
+            others=home.endings(),
+        )
+
+    def warn(self, parts):
+        """Log what is worth a warning about these parts, and on the way to them."""
+        first = next(iter(parts.values()))
+        for part in parts.values():
             self.notes += part.notes
-            if missing := sorted(first.classes - part.classes):
-                self.notes.append(
-                    f"{self.place(part.folder)} has no photos of {some_names(missing)}"
-                )
-            taken = set(names)
-            for path, member, name in part.rows:
-                # Each folder may number its photos from 0, but Kaggle's numbers (cat.7) are unique.
-                is_kaggles = part is first or KAGGLE_NAME.fullmatch(path.rpartition("/")[2])
-                is_new = is_kaggles and name not in taken
-                names.append(name if is_new else f"{SPLITS[split]}/{name}")
-                members.append(member)
-                paths.append(path[folder.start :])
-            given += (len(parts) == 1 and part.splits) or [split] * len(part.rows)
-            tops.append(f"{paths[-1].partition('/')[0]}/")
+            if missing := some_names(sorted(first.classes - part.classes)):
+                self.notes.append(f"{self.place(part.folder)} has no photos of {missing}")
         if complaint := self.complaints.get(label_files.CSV_NAME):
             self.notes.append(f"{complaint}; it is not taken for labels")
         self.notes += self.said_otherwise(first.kind, parts)
         for note in dict.fromkeys(self.notes):
             logger.warning(note)
+
+    def checked_classes(self, parts, place):
+        """Return the classes; raise `UserError` if their number or a label is not as expected."""
+        first = next(iter(parts.values()))
         classes = self.classes or sorted(first.classes)
-        if unknown := sorted(set(members).difference(classes)):
+        labels = set().union(*(part.classes for part in parts.values()))
+        if unknown := sorted(labels.difference(classes)):
             whose = "the network" if self.classes else self.place(first.folder)
             raise UserError(
                 f"expected photos of the classes of {whose}, {some_names(classes)}, got "
                 f"{some_names(unknown)} too in {place}"
             )
         if not 2 <= len(classes) <= MOST_CLASSES:
-            got, ways = f"{len(classes):,}: {some_names(classes)}", self.ways(self.passed)
-            raise UserError(f"expected 2 to {MOST_CLASSES:,} classes, got {got} in {place}; {ways}")
-        number = {name: index for index, name in enumerate(classes)}
-        labels = np.array([number[member] for member in members], np.int32)
-        how = how or f"split from {' and '.join(tops)}"
-        summary = printable(f"{how}; {len(classes):,} classes: {some_names(classes)}")
-        given = np.array(given) if len(parts) > 1 or first.splits else None
-        others = home.endings()
-        return Found(self.root / folder.path, classes, paths, labels, names, given, summary, others)
+            got = f"{len(classes):,}: {some_names(classes)} in {place}"
+            raise UserError(f"expected 2 to {MOST_CLASSES:,} classes, got {got}; {self.ways()}")
+        return classes
 
     def check_one_layout(self, homes):
         """Raise `UserError` if Kaggle's photos lie beside folders: either may be a mistake."""
@@ -500,16 +550,18 @@ class _Finder:
                 other = self.by_csv(self.passed)
             elif kind == "csv":
                 other = self.by_folder(self.passed[-1])
-        theirs = {path: class_name(member) for path, member, _ in other.rows} if other else {}
-        rows = [(path, class_name(m)) for part in parts.values() for path, m, _ in part.rows]
-        differ = [path for path, member in rows if theirs.get(path, member) != member]
-        if not differ or {member for _, member in rows}.isdisjoint(theirs.values()):
-            pairs = {(member, theirs[path]) for path, member in rows if path in theirs}
-            labels = collections.Counter(member for member, _ in pairs)
-            is_finer = kind == "folders" and min(labels.values(), default=0) > 1
-            return [f"not used: {other.how}"] if is_finer else []
-        disagrees = f"it disagrees on {counted(len(differ), 'photo')}, such as {differ[0]}"
-        return [f"not used: {other.how}; {disagrees}"]
+        theirs = {row.path: class_name(row.label) for row in other.rows} if other else {}
+        ours = {row.path: class_name(row.label) for part in parts.values() for row in part.rows}
+        if not {*ours.values()}.isdisjoint(theirs.values()):
+            if differ := [path for path in ours if theirs.get(path, ours[path]) != ours[path]]:
+                photos = f"{counted(len(differ), 'photo')}, such as {differ[0]}"
+                return [f"not used: {other.how}; it disagrees on {photos}"]
+        elif kind == "folders":
+            pairs = {(label, theirs[path]) for path, label in ours.items() if path in theirs}
+            labels = collections.Counter(label for label, _ in pairs)
+            if min(labels.values(), default=0) > 1:
+                return [f"not used: {other.how}"]
+        return []
 
     def left_out(self, home, taken):
         """Return a note on what is left out in a folder: all but the folders `taken`."""
@@ -519,7 +571,7 @@ class _Finder:
             if each not in taken
         ]
         left += [f"{len(home.photos):,} photos beside the folders"] if home.photos else []
-        for path in sorted((self.root / home.path).glob(".*")):
+        for path in sorted(self.place(home).glob(".*")):
             if path.is_dir() and path.name.lower() not in TOOLS:
                 photos = sum(name.lower().endswith(SUFFIXES) for name in os.listdir(path))
                 left += [f"{path.name}/ (photos: {photos:,})"] if photos else []
@@ -530,19 +582,35 @@ def _names(folders):
     return some_names([each.name for each in folders])
 
 
-def _are_labels(members, photos):
-    """Return whether `members`, words before numbers in names, may be labels of all photos."""
-    labels = {member.casefold() for member in set(members)}
+def _are_labels(labels, photos):
+    """Return whether `labels`, words before numbers in names, may be those of all photos."""
+    keys = {label.casefold() for label in set(labels)}
     return (
-        len(members) == photos
-        and 2 <= len(labels) <= photos / 2
-        and len(labels) == len(set(members))
-        and not labels & NO_LABELS
-        and all(split_of(label) is None for label in labels)
+        len(labels) == photos
+        and 2 <= len(keys) <= photos / 2
+        and len(keys) == len(set(labels))
+        and not keys & NO_LABELS
+        and all(split_of(key) is None for key in keys)
     )
 
 
 # --- Names ----------------------------------------------------------------------------------------
+
+
+def _names_in_splits(parts):
+    """Return what identifies each photo of all parts, by index into `SPLITS`."""
+    names = []
+    for split, part in parts.items():
+        taken = set(names)
+        for row in part.rows:
+            # Each folder may number its photos from 0, but Kaggle's numbers (cat.7) are unique.
+            is_unique = not taken or (_is_kaggles(row.path) and row.name not in taken)
+            names.append(row.name if is_unique else f"{SPLITS[split]}/{row.name}")
+    return names
+
+
+def _is_kaggles(path):
+    return KAGGLE_NAME.fullmatch(path, path.rfind("/") + 1) is not None
 
 
 def _label_in_name(path):
@@ -562,14 +630,14 @@ def class_name(folder_name: str) -> str:
     return nfc(printable(folder_name))  # it is shown, drawn, and kept as JSON
 
 
-def identity(member: str, path: str) -> str:
+def identity(label: str, path: str) -> str:
     """Return what identifies a photo in every layout.
 
     It is class and number (`cat.7`) if the name is one of Kaggle's or Microsoft's, which number the
     photos alike; otherwise class and path below the class folder.
     """
-    if member in ("cat", "dog"):
-        match = KAGGLE_NAME.fullmatch(path) or KAGGLE_NAME.fullmatch(f"{member}.{path}")
-        if match and match[1].lower() == member:
-            return f"{member}.{int(match[2])}"
-    return nfc(f"{member}/{path}")
+    if label in ("cat", "dog"):
+        match = KAGGLE_NAME.fullmatch(path) or KAGGLE_NAME.fullmatch(f"{label}.{path}")
+        if match and match[1].lower() == label:
+            return f"{label}.{int(match[2])}"
+    return nfc(f"{label}/{path}")

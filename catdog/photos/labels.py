@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import collections
 import csv
+import dataclasses
 import functools
 import io
 import itertools
@@ -18,6 +19,7 @@ import posixpath
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,22 +80,11 @@ def quoted(name: str) -> str:
 
 def _cells(path):
     """Yield the number and the cells, with tabs between them, of each line that is no comment."""
-    if path is None:
-        return
-    try:
-        text = _text(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    # splitlines() would cut a name at characters such as \x0c.
-    lines = (f"{line}\n" for line in text.split("\n"))
-    lines = ("\n" if line.lstrip().startswith("#") else line for line in lines)
-    reader = csv.reader(lines, delimiter="\t")
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}") from None
+    if path is not None:
+        # splitlines() would cut a name at characters such as \x0c.
+        lines = (f"{line}\n" for line in _text(path).split("\n"))
+        lines = ("\n" if line.lstrip().startswith("#") else line for line in lines)
+        yield from _parsed(path, lines, "\t")
 
 
 def relabelled(found: Found, data_dir: str | os.PathLike, relabels: dict[str, str]) -> np.ndarray:
@@ -141,91 +132,133 @@ def matching(
         )
 
 
-def _text(content):
+# --- Text and cells -------------------------------------------------------------------------------
+
+
+class NotAList(UserError):
+    """A file that is no list of photos, such as a map of classes."""
+
+
+def _text(path):
     """Return text that is in UTF-8, or in UTF-16 as spreadsheet programs write it."""
+    try:
+        content = read_bytes(path)
+    except PhotoError as error:
+        raise NotAList(f"cannot read {path}: {error}") from None
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "surrogateescape")
     encoding = ("utf-16-le", "replace") if content[1:2] == b"\0" else encoding
-    text = content.decode(*encoding)
-    return text.replace("\r\n", "\n")
+    return content.decode(*encoding).replace("\r\n", "\n")
+
+
+def _parsed(path, lines, delimiter):
+    """Yield the number and the cells of each line that is not empty."""
+    reader = csv.reader(lines, delimiter=delimiter)
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise NotAList(f"{path}, line {reader.line_num}: {error}") from None
 
 
 # --- The labels of all photos ---------------------------------------------------------------------
 
 
-class NotAList(UserError):
-    """A CSV file that is no list of photos and labels, such as a map of classes."""
+@dataclasses.dataclass
+class Table:
+    """What a CSV file says of photos, by their paths below its folder."""
+
+    labels: dict[str, str]
+    splits: dict[str, int]  # indices into `SPLITS`; empty if no column says it
+    how: str  # which columns were understood
+    notes: list[str]  # what is left out
+    is_sure: bool  # whether the column of labels has one of the names in `LABEL_COLUMNS`
 
 
-def read_csv(
-    path: str | os.PathLike, photos: Sequence[str]
-) -> tuple[dict[str, str], dict[str, int], str, list[str]]:
+class _Columns(NamedTuple):
+    """What stands in which column."""
+
+    header: list[str]
+    photo: int
+    labels: list[int]  # one, or one of 0 and 1 for each class
+    split: int | None
+
+    def label(self, row):
+        if len(self.labels) == 1:
+            return row[self.labels[0]]
+        return self.header[next(each for each in self.labels if float(row[each]))]
+
+    def __str__(self):
+        photo, label = (_named(self.header, each) for each in (self.photo, self.labels[0]))
+        label = label if len(self.labels) == 1 else f"{len(self.labels)} columns of 0 and 1"
+        split = "" if self.split is None else f", {_named(self.header, self.split)} the split"
+        return f"{photo} names the photo, {label} the label{split}"
+
+
+def read_csv(path: str | os.PathLike, photos: Sequence[str]) -> Table:
     """Read the labels of photos in a CSV file, as spreadsheet programs and competitions write it.
 
     1. The column that names most photos holds the photos, see `_photo_column`. The first line is a
        header unless it names a photo.
     2. A column that holds nothing but names of splits is the split.
-    3. For the label see `_label_column`.
+    3. For the label see `_label_columns`.
     4. Rows that do not name exactly one photo and a label are left out, and so are photos that no
        row names.
 
     Args:
         path: the CSV file.
         photos: paths below the folder of the file, with forward slashes.
-    Returns:
-        The label of each photo by its path; its split, an index into `SPLITS`, or nothing; words
-        that say what was understood; and notes on what is left out.
     Raises:
         NotAList: too few of the rows name a photo, or no column holds labels.
         UserError: a photo has two labels.
     """
-    place, index = str(path), _Photos(path, photos)
     rows, is_utf = _rows(path)
-    column, header, rows = _photo_column(rows, index, place)
-    words = {c: {row[c] for _, row in rows} for c in range(len(header)) if c != column}
-    splits = [c for c in words if len(words) > 1 and _are_splits(words[c])]
-    label_in, said = _label_column(
-        header, rows, {c: words[c] for c in words if c not in splits}, place
-    )
-    label_of, split_of_photo, named, left_out, unclear = {}, {}, set(), [], None
+    names = _Photos(path, photos)
+    columns, rows = _columns(rows, names, path)
+    labels, splits, left_out, named, contrary = {}, {}, [], set(), ""
     for line, row in rows:
-        found, label = index.find(row[column]), nfc(printable(label_in(row)))
-        named.update(found)
-        if splits and len(found) == 1:
-            split_of_photo[found[0]] = split_of(row[splits[0]])
-        if len(found) != 1 or not label:
-            left_out.append(row[column] or ",".join(row))
-        elif (other := label_of.setdefault(found[0], label)) != label:
-            got = f"one label for {found[0]}, got both {other} and {label}"
-            unclear = unclear or f"{place}, line {line}: expected {got}"
-    labels = set(label_of.values())
-    spelled = {label.casefold(): label for label in sorted(labels)}
-    for label in sorted(labels - set(spelled.values())):
-        both = f"{label} and {spelled[label.casefold()]}"
-        unclear = unclear or f"{place}: expected one spelling of a label, got both {both}"
-    # Labels read as Windows-1252 that are mostly accented letters were in another encoding.
+        meant = names.find(row[columns.photo])
+        label = nfc(printable(columns.label(row)))
+        named.update(meant)
+        if len(meant) != 1 or not label:
+            left_out.append(row[columns.photo] or ",".join(row))
+            continue
+        photo = meant[0]
+        if columns.split is not None:
+            splits[photo] = split_of(row[columns.split])
+        if (other := labels.setdefault(photo, label)) != label and not contrary:
+            got = f"got both {other} and {label}"
+            contrary = f", line {line}: expected one label for {photo}, {got}"
+    if 2 * len(left_out) > len(rows):
+        raise _no_names(path, photos, rows, columns.photo)
+    classes = {*labels.values()}
+    if wrong := _misspelled(classes, is_utf) or contrary:
+        raise UserError(f"{path}{wrong}")
+    if len(classes) == len(labels) < len(photos) / 10:
+        raise NotAList(f"{path}: expected several photos with the same label, got one of each")
+    beside = [photo for photo in photos if photo not in named]
+    notes = []
+    for each, noun, lack in ((left_out, "row", "a photo or a label"), (beside, "photo", "a row")):
+        if each:
+            what = f"{counted(len(each), noun)} without {lack}"
+            notes.append(f"{path}: left out {what}: {some_names(each, 3)}")
+    encoding = "" if is_utf else "; read as Windows-1252, as it is not UTF-8"
+    is_sure = columns.header[columns.labels[0]].lower() in LABEL_COLUMNS
+    return Table(labels, splits, f"labels from {path} ({columns}{encoding})", notes, is_sure)
+
+
+def _misspelled(labels, is_utf):
+    """Return what is wrong with labels as they are written; nothing if all is well."""
+    # Read as Windows-1252, labels that are mostly accented letters were in another encoding.
     for label in sorted(labels) if not is_utf else ():
         if 2 * sum(letter > "\x7f" for letter in label) >= len(label):
-            unclear = f"{place}: expected text in UTF-8, got labels such as {label}"
-    if 2 * len(left_out) > len(rows):
-        raise _no_names(place, photos, rows, column)
-    if unclear:
-        raise UserError(unclear)
-    if len(labels) == len(label_of) < len(photos) / 10:
-        raise NotAList(f"{place}: expected several photos with the same label, got one of each")
-    beside = [photo for photo in photos if photo not in named]
-    notes = [
-        f"{place}: left out {counted(len(names), noun)} without {lack}: {some_names(names, 3)}"
-        for names, noun, lack in (
-            (left_out, "row", "a photo or a label"),
-            (beside, "photo", "a row"),
-        )
-        if names
-    ]
-    said += "".join(f", {_named(header, each)} the split" for each in splits[:1])
-    said += "" if is_utf else "; read as Windows-1252, as it is not UTF-8"
-    how = f"labels from {place} ({_named(header, column)} names the photo, {said})"
-    return label_of, split_of_photo, how, notes
+            return f": expected text in UTF-8, got labels such as {label}"
+    spelled = {label.casefold(): label for label in sorted(labels)}
+    for label in sorted(labels - {*spelled.values()}):
+        both = f"{label} and {spelled[label.casefold()]}"
+        return f": expected one spelling of a label, got both {both}"
+    return ""
 
 
 def _rows(path):
@@ -234,55 +267,62 @@ def _rows(path):
     A row is the number of its line and its cells. Empty rows are left out; all have equally many
     cells.
     """
-    try:
-        text = _text(read_bytes(path))
-    except PhotoError as error:
-        raise NotAList(f"{path}: {error}") from None
+    text = _text(path)
     if not (is_utf := not re.search("[\udc80-\udcff]", text)):  # a spreadsheet on Windows
         text = text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
     first, _, rest = text.partition("\n")
     delimiter = max(",;\t|", key=first.count)
     if first.lower().startswith("sep="):  # what spreadsheet programs write above the table
-        delimiter, text = first.strip()[4:5] or ",", "\n" + rest
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        rows = [(reader.line_num, [*map(str.strip, row)]) for row in reader]
-        rows = [(line, ["" if cell in MISSING else cell for cell in row]) for line, row in rows]
-    except csv.Error as error:
-        raise NotAList(f"{path}, line {reader.line_num}: {error}") from None
+        text = "\n" + rest
+    rows = [
+        (line, ["" if (cell := each.strip()) in MISSING else cell for each in cells])
+        for line, cells in _parsed(path, io.StringIO(text, newline=""), delimiter)
+    ]
     width = max((len(row) for _, row in rows), default=0)
     return [(line, row + [""] * (width - len(row))) for line, row in rows if any(row)], is_utf
 
 
-def _photo_column(rows, index, place):
-    """Return which column names the photos, the header, and the rows without it.
+def _columns(rows, names, path):
+    """Return what stands in which column, and the rows without the header."""
+    photo = _photo_column(rows, names, path)
+    header = rows[0][1]
+    if names.find(header[photo]):
+        header = [""] * len(header)
+    else:
+        rows = rows[1:]
+    words = {each: {row[each] for _, row in rows} for each in range(len(header)) if each != photo}
+    splits = [each for each in words if len(words) > 1 and _are_splits(words[each])]
+    labels = _label_columns(header, rows, {x: words[x] for x in words if x not in splits}, path)
+    return _Columns(header, photo, labels, splits[0] if splits else None), rows
+
+
+def _photo_column(rows, names, path):
+    """Return which column names the photos.
 
     A column of names with endings wins over one of names without, such as row numbers.
     """
 
     def photo(cell):
-        found = index.find(cell)
-        return found[0] if len(found) == 1 else None
+        meant = names.find(cell)
+        return meant[0] if len(meant) == 1 else None
 
     columns = list(zip(*(row for _, row in rows[:SAMPLE]), strict=True))
-    found = [[photo(cell) for cell in cells] for cells in columns]
-    named = [len({*photos} - {None}) for photos in found]
+    photos = [[photo(cell) for cell in cells] for cells in columns]
+    named = [len({*each} - {None}) for each in photos]
     if len(named) < 2 or not max(named):
-        raise _no_names(place, index.photos, rows, 0)
+        raise _no_names(path, names.photos, rows, 0)
     whole = [
         len({photo for cell, photo in zip(*each, strict=True) if photo and _ends(photo, cell)})
-        for each in zip(columns, found, strict=True)
+        for each in zip(columns, photos, strict=True)
     ]
     named = whole if 2 * max(whole) > max(named) else named
     column = named.index(max(named))
     others = [each for each in range(len(named)) if 2 * named[each] > named[column]]
-    pairs = (zip(found[each], found[column], strict=True) for each in others)
+    pairs = (zip(photos[each], photos[column], strict=True) for each in others)
     if any(other and own and other != own for each in pairs for other, own in each):
-        names = some_names([_named(rows[0][1], each) for each in others])
-        raise NotAList(f"{place}: expected one column that names photos, got {names}")
-    if index.find(rows[0][1][column]):
-        return column, [""] * len(named), rows
-    return column, rows[0][1], rows[1:]
+        got = some_names([_named(rows[0][1], each) for each in others])
+        raise NotAList(f"{path}: expected one column that names photos, got {got}")
+    return column
 
 
 def _ends(photo, cell):
@@ -294,12 +334,12 @@ def _are_splits(words):
     return all(split_of(word) is not None for word in words) and len({*map(split_of, words)}) > 1
 
 
-def _label_column(header, rows, words, place):
-    """Return a function of a row that returns its label, and words that name the column.
+def _label_columns(header, rows, words, path):
+    """Return the column of labels, or the columns of 0 and 1, one for each class.
 
     It is the column called label, or else one of `LABEL_COLUMNS`, or else the only one whose words
-    repeat and are no measured numbers; or there is one column of 0 and 1 for each class. A column
-    that numbers the classes of another column does not count.
+    repeat and are no measured numbers. A column that numbers the classes of another column does not
+    count.
 
     Args:
         words: what is in each column that may hold labels.
@@ -310,13 +350,12 @@ def _label_column(header, rows, words, place):
     ones = [each for each in words if header[each] and words[each] <= {"0", "1", "0.0", "1.0"}]
     is_one_hot = all(sum(float(row[each]) for each in ones) == 1 for _, row in rows)
     if not known and len(ones) > 1 and is_one_hot:
-        said = f"{len(ones)} columns of 0 and 1 the label"
-        return lambda row: header[next(each for each in ones if float(row[each]))], said
+        return ones
     possible = known or [*words]
     for is_label in (
-        lambda words: 1 < len(words - {""}) < len(rows),
-        lambda words: not _are_numbers(words) or _are_class_numbers(words - {""}),
-        lambda words: len(words) <= len(rows) / 2,
+        lambda cells: 1 < len(cells - {""}) < len(rows),
+        lambda cells: not _are_numbers(cells) or _are_class_numbers(cells - {""}),
+        lambda cells: len(cells) <= len(rows) / 2,
     ):
         if len(possible) > 1:
             possible = [each for each in possible if is_label(words[each])]
@@ -326,9 +365,9 @@ def _label_column(header, rows, words, place):
         if _are_numbers(words[each]) and len(pairs) == len(words[possible[0]]) == len(words[each]):
             possible.remove(each)
     if len(possible) != 1:
-        names = some_names([_named(header, each) for each in possible or words])
-        raise NotAList(f"{place}: expected a column named label, got {names}")
-    return lambda row: row[possible[0]], f"{_named(header, possible[0])} the label"
+        got = some_names([_named(header, each) for each in possible or words])
+        raise NotAList(f"{path}: expected a column named label, got {got}")
+    return possible
 
 
 def _are_numbers(words):
@@ -345,10 +384,10 @@ def _named(header, column):
     return f"column {header[column] or column + 1}"
 
 
-def _no_names(place, photos, rows, column):
+def _no_names(path, photos, rows, column):
     got = some_names([row[column] for _, row in rows[:3]]) or "nothing"
     like = f" such as {photos[0]}" if photos else ""
-    return NotAList(f"{place}: expected names of photos{like} and labels, got {got}")
+    return NotAList(f"{path}: expected names of photos{like} and labels, got {got}")
 
 
 class _Photos:

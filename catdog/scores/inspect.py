@@ -63,7 +63,7 @@ def warnings(dataset) -> list[str]:
             f"Warning: only {len(test):,} test photos, the fewest of {fewest}: the score will say "
             "little."
         )
-        if not dataset.given:
+        if not dataset.has_given_split:
             told.append(f"To score all:  python train.py {here} --folds 5")
     copies = alike.have_copies(dataset.images, test, dataset.splits["train"]).sum()
     if copies >= max(1, 0.01 * len(test)):

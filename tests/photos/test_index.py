@@ -172,7 +172,7 @@ def test_copies_stay_where_the_user_put_them_and_are_reported(tmp_path, capsys):
 def test_a_test_folder_without_the_classes_is_no_split(tmp_path, caplog):
     fill(tmp_path, "train/ant", "train/bee", "test", "test/unknown", "validation")
     found = index.find(tmp_path)
-    assert found.given is None and found.root == tmp_path / "train"
+    assert found.given_split is None and found.root == tmp_path / "train"
     (said,) = caplog.messages
     assert said.endswith(": test/ (photos: 2), validation/ (photos: 1)")
 
@@ -181,7 +181,7 @@ def test_kaggles_test_photos_are_still_no_split(tmp_path):
     for c in ("cat", "dog"):
         save(tmp_path / f"train/{c}.1.jpg")
     fill(tmp_path, "test1", "test")
-    assert index.find(tmp_path).given is None
+    assert index.find(tmp_path).given_split is None
 
 
 def test_a_class_that_train_lacks_is_refused_and_one_that_test_lacks_is_told(tmp_path, caplog):
@@ -218,7 +218,7 @@ def test_names_of_splits_are_read_in_many_spellings(tmp_path, caplog):
         fill(root, f"{train}/cats", f"{train}/dogs", f"{test}/dogs", f"{test}/cats")
         fill(root, "x/seg_pred" if train[0] == "x" else ".git", photos=2)
         found = index.find(root)
-        assert found.classes == ["cat", "dog"] and found.given.tolist() == [0, 0, 2, 2], train
+        assert found.classes == ["cat", "dog"] and found.given_split.tolist() == [0, 0, 2, 2], train
         assert all((found.root / path).is_file() for path in found.paths)
         assert "split from" in found.summary and "2 classes: cat, dog" in found.summary
     assert "seg_pred/ (photos: 2)" in caplog.text and len(caplog.messages) == 1
@@ -227,14 +227,14 @@ def test_names_of_splits_are_read_in_many_spellings(tmp_path, caplog):
 def test_a_class_that_is_alone_in_a_split_is_not_left_out(tmp_path):
     fill(tmp_path, "train/cats", "train/dogs", "test/cats", "val/val/dogs")
     found = index.find(tmp_path)
-    assert found.classes == ["cat", "dog"] and found.given.tolist() == [0, 0, 1, 2]
+    assert found.classes == ["cat", "dog"] and found.given_split.tolist() == [0, 0, 1, 2]
 
 
 def test_splits_without_training_photos_are_refused(tmp_path):
     fill(tmp_path, "test/a", "test/b", "val/a", "val/b")
     assert "got val, test" in refused(tmp_path, "expected a folder of training photos")
     found = index.find(tmp_path, classes=["a", "b"])
-    assert found.given.tolist() == [1, 1, 2, 2]
+    assert found.given_split.tolist() == [1, 1, 2, 2]
     fill(tmp_path, "one/val/a", "one/val/b", "one/c")
     assert index.find(tmp_path / "one", classes=["a", "b"]).labels.tolist() == [0, 1]
 
@@ -301,6 +301,12 @@ def test_names_without_labels_are_refused_with_what_helps(tmp_path, names):
         index.NoPhotos, match=r"photos such as .* names such as cat_7.jpg, or labels.csv"
     ):
         data.load(tmp_path, 8, tmp_path / "cache")
+
+
+def test_classes_that_are_named_like_splits_are_refused_with_the_reason(tmp_path):
+    fill(tmp_path, "blood_test", "urine_test")
+    words = "named like splits: blood_test, urine_test; if these are classes, rename them"
+    assert refused(tmp_path, "got photos such as blood_test/0.png without").endswith(words)
 
 
 def test_files_that_are_no_photos_are_counted(tmp_path, caplog):
@@ -427,7 +433,7 @@ def test_numbered_folders_give_way_to_a_csv_file_and_others_are_told(tmp_path, c
 
 def test_splits_of_one_class_each_are_scored_for_a_network(tmp_path):
     fill(tmp_path, "val/ant", "test/bee")
-    assert index.find(tmp_path, classes=["ant", "bee"]).given.tolist() == [1, 2]
+    assert index.find(tmp_path, classes=["ant", "bee"]).given_split.tolist() == [1, 2]
 
 
 # --- Mistakes -------------------------------------------------------------------------------------

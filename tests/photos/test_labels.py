@@ -44,9 +44,15 @@ def test_photos_to_leave_out_are_named_in_three_ways(tmp_path, caplog):
 
 
 def test_a_file_of_names_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"^cannot read .*missing.txt: No such file"):
-        labels.read_names(tmp_path / "missing.txt")
+    refused(lambda: labels.read_names(tmp_path / "missing.txt"), "missing.txt: not found")
     assert labels.read_names(None) == []
+
+
+@pytest.mark.parametrize("read", [labels.read_names, labels.read_relabels])
+def test_a_pipe_or_a_device_is_not_read_as_a_file_of_names(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        refused(lambda path=path: read(path), f"cannot read {path}: not a regular file")
 
 
 # --- New labels -----------------------------------------------------------------------------------
@@ -249,7 +255,7 @@ def test_paths_of_another_machine_are_found_quickly_among_equal_names(tmp_path):
     rows = "".join(f"/a/{photo},{'xy'[i % 2]}\n" for i, photo in enumerate(photos))
     (tmp_path / "labels.csv").write_text(rows)
     started = time.process_time()
-    of, *_ = labels.read_csv(tmp_path / "labels.csv", photos)
+    of = labels.read_csv(tmp_path / "labels.csv", photos).labels
     assert [of[photo] for photo in photos] == ["x", "y"] * 15_000
     assert time.process_time() - started < 10  # 22 s if all of one name are compared
 
@@ -342,18 +348,19 @@ def test_a_column_of_splits_is_the_split(numbered):
     splits = ["train", "TRAIN", "valid", "train", "test", "training"]
     rows = "".join(f"{n},{split},{'ab'[n % 2]}\n" for n, split in enumerate(splits))
     found = layout(numbered, f"id,part,animal\n{rows}")
-    assert labels_of(found) == LABELS and found.given.tolist() == [0, 0, 1, 0, 2, 0]
+    assert labels_of(found) == LABELS and found.given_split.tolist() == [0, 0, 1, 0, 2, 0]
     assert "column part the split" in found.summary
 
 
-def test_a_row_of_several_photos_changes_no_split(tmp_path):
+def test_rows_that_are_left_out_change_no_split(tmp_path):
     for n in range(4):
         save(tmp_path / f"{n}.jpg")
     save(tmp_path / "0.png")
     found = layout(
-        tmp_path, "id,part,label\n0.jpg,test,a\n1,train,a\n2,train,b\n3,train,b\n0,train,a"
+        tmp_path,
+        "id,part,label\n0.jpg,test,a\n1,train,a\n2,train,b\n3,train,b\n0,train,a\n1,test,\n",
     )
-    assert found.names[0] == "0.jpg" and found.given.tolist() == [2, 0, 0, 0]
+    assert found.names[0] == "0.jpg" and found.given_split.tolist() == [2, 0, 0, 0]
 
 
 def test_words_for_a_missing_label_are_none(numbered, caplog):
@@ -388,7 +395,7 @@ def test_names_are_compared_in_one_unicode_normalization(tmp_path, caplog):
     composed, decomposed = (unicodedata.normalize(form, "Kätzchen") for form in ("NFC", "NFD"))
     fill(tmp_path, f"a/train/{composed}", "a/train/x", f"a/test/{decomposed}", "a/test/x")
     found = index.find(tmp_path / "a")
-    assert found.classes == [composed, "x"] and found.given is not None
+    assert found.classes == [composed, "x"] and found.given_split is not None
     names = [f"test/{form}/0.png" for form in (composed, decomposed)]
     for name in names:
         assert len(list(labels.matching(found, tmp_path / "a", [name]))) == 1
