@@ -16,6 +16,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import numpy as np
 from PIL import (
@@ -153,12 +154,8 @@ _files, _pixels = _Budget(MAX_BYTES), _Budget(MAX_MEMORY)
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """Return the content of a file of up to `MAX_BYTES`; raise PhotoError for anything else."""
-
-    def open_without_waiting(path, flags):  # for a pipe or a device
-        return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
+        with _opened(path) as file:
             status = os.fstat(file.fileno())  # of what is open: the path may lead elsewhere by now
             if not stat.S_ISREG(status.st_mode):
                 raise PhotoError("not a regular file")
@@ -170,13 +167,18 @@ def read_bytes(path: str | os.PathLike) -> bytes:
     return data
 
 
+def _opened(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading, without waiting for a pipe or a device."""
+    more = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    return open(path, "rb", opener=lambda path, flags: os.open(path, flags | more))
+
+
 @contextlib.contextmanager
 def content_of(path: str | os.PathLike) -> Iterator[bytes]:
     """Yield what `read_bytes` returns, in a block that bounds the memory of all threads."""
-    try:
+    size = 0
+    with contextlib.suppress(OSError, ValueError):
         size = min(os.path.getsize(path), MAX_BYTES)
-    except (OSError, ValueError):
-        size = 0
     with _files.take(size):
         yield read_bytes(path)
 
@@ -247,14 +249,10 @@ def _is_image(parent: str, name: str) -> bool:
         return True
     if ENDING.fullmatch(name):
         return False
-    patterns = [pattern for pattern, _ in _OPENERS.values()]
-    with contextlib.suppress(OSError, ValueError):
-        file = os.open(os.path.join(parent, name), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:  # a pipe has nothing to read yet
-            start = os.read(file, 64)
-        finally:
-            os.close(file)
-        return any(re.match(each, start, re.DOTALL) for each in [*patterns, _HEIC])
+    with contextlib.suppress(OSError, ValueError), _opened(os.path.join(parent, name)) as file:
+        start = file.read(64) or b""  # a pipe has nothing to read yet
+        patterns = [_HEIC, *(pattern for pattern, _ in _OPENERS.values())]
+        return any(re.match(pattern, start, re.DOTALL) for pattern in patterns)
     return False
 
 
@@ -298,8 +296,6 @@ def load_image(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _square(image, size):
-    if image.size == (size, size):  # or Pillow would copy it
-        return image
     # Averages all pixels under each new one, so that fine fur does not turn into a pattern.
     return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
@@ -382,17 +378,11 @@ def _decode(data, draft_size, finish):
     if width * height > most:
         limit = f"the limit of {most / 1e6:.0f} megapixels"
         raise PhotoError(f"{width}x{height} is more than {limit}")
-    pixels = image.width * image.height  # fewer than width * height in a draft
-    memory = pixels * (BYTES_PER_PIXEL.get(kind, 4) + 4)  # and four for what is made of a pixel
-    memory += 16 * (width + height)  # each row costs memory, be it a pixel wide
-    if kind == "TIFF":  # a strip, or a tile, which may be larger than the image
-        tags = image.tag_v2
-        rows = tags.get(323) or min(height, tags.get(278, height))
-        memory += 8 * float(tags.get(322, width)) * float(rows)
+    if width * height * scans > MAX_SCANNED_PIXELS:  # each is a few bytes, but a walk over all
+        raise PhotoError(f"damaged: {scans} scans of {width}x{height} pixels in one JPEG")
+    memory = _memory(kind, image, width, height)
     if scans:
         memory += 2 * width * height * image.layers  # coefficients, whatever the size of the draft
-        if width * height * scans > MAX_SCANNED_PIXELS:  # each is a few bytes, but a walk over all
-            raise PhotoError(f"damaged: {scans} scans of {width}x{height} pixels in one JPEG")
     if memory > MAX_MEMORY:
         raise PhotoError(
             f"{width}x{height} takes {memory / 2**20:,.0f} MiB to decode, more than the limit "
@@ -401,14 +391,25 @@ def _decode(data, draft_size, finish):
     is_deep = kind in ("PNG", "TIFF") and image.mode[:3] == "RGB" and ";16" in str(image.tile[:1])
     with _pixels.take(memory):
         image.load()
-        if (
-            is_deep and max(high for _, high in image.getextrema()[:3]) < 64
-        ):  # Pillow cuts to 8 bits
+        # Pillow has cut each colour to its upper 8 bits.
+        if is_deep and max(high for _, high in image.getextrema()[:3]) < 64:
             raise PhotoError("uses few of its 16 bits per colour; save it with 8 bits")
         turn = None if kind == "HEIC" else _TURNS.get(_orientation(image))  # libheif turns it
         image = _to_rgb(image, draft_size)
         image.info = {}  # or a comment would be saved with what is drawn from the photo
         return finish(image if turn is None else image.transpose(turn))
+
+
+def _memory(kind: str, image: Image.Image, width: int, height: int) -> float:
+    """Return the bytes that decoding takes. Drafts are smaller than `width` and `height`."""
+    # What Pillow needs for a pixel, and four bytes for what is made of it.
+    memory = image.width * image.height * (BYTES_PER_PIXEL.get(kind, 4) + 4)
+    memory += 16 * (width + height)  # each row costs memory, be it a pixel wide
+    if kind == "TIFF":  # a strip, or a tile, which may be larger than the image
+        tags = image.tag_v2
+        rows = tags.get(323) or min(height, tags.get(278, height))
+        memory += 8 * float(tags.get(322, width)) * float(rows)
+    return memory
 
 
 def _scans(data: bytes, image: Image.Image) -> int:
