@@ -34,7 +34,7 @@ import model
 from catdog import cli
 from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import to_json
+from catdog.files import counted, to_json
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError
 from catdog.runs import calibration, novelty
@@ -183,7 +183,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     part = "all photos" if args.split == "all" else f"the {args.split} split"
     say(
         f"{classifier.run} on {part} of {args.data_dir}: "
-        f"{len(members):,} photos at {rate:.0f} per second with {classifier.runtime}, "
+        f"{counted(len(members), 'photo')} at {rate:.0f} per second with {classifier.runtime}, "
         f"{len(dataset.skipped)} skipped, {len(dataset.excluded)} left out"
     )
     if found["look_trained_on"]:
@@ -251,7 +251,7 @@ def score_held_out(pairs: list[tuple], args: argparse.Namespace) -> None:
     with cli.blame("--model"):
         ranking = suspects.rank(pairs, cli.progress("scoring", " photos"))
     say(
-        f"{args.data_dir}: {len(ranking.members):,} photos, each scored by a network "
+        f"{args.data_dir}: {counted(len(ranking.members), 'photo')}, each scored by a network "
         "that did not see it"
     )
     if args.pool:

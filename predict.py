@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from catdog import cli, files
 from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import printable, some_names
+from catdog.files import counted, printable, some_names
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError
 from catdog.runs import lines
@@ -226,7 +226,7 @@ def submit(args: argparse.Namespace) -> int:
     unreadable = [identity for identity, value in dogs.items() if value is None]
     for identity in unreadable:
         say(f"id {identity} cannot be read and is submitted as {kaggle.UNREADABLE[metric]}")
-    say(f"wrote {args.kaggle}: {len(dogs):,} ids, for {metric}")
+    say(f"wrote {args.kaggle}: {counted(len(dogs), 'id')}, for {metric}")
     return 1 if unreadable else 0
 
 

@@ -243,11 +243,14 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
         except KeyboardInterrupt:
             say("To continue with all folds, run the same command again.")
             raise
-    models, photos = " ".join(map(quoted, runs.values())), quoted(args.data_dir)
+    models, flags = " ".join(map(quoted, runs.values())), ""
+    for name in ("data_dir", "cache_dir", "exclude", "relabel"):
+        if value := getattr(args, name):
+            flags += f"--{name.replace('_', '-')} {quoted(value)} "
     say(
         "",
         "All photos, each scored by a network that did not see it:",
-        f"       python evaluate.py --data-dir {photos} --pool --model {models}",
+        f"       python evaluate.py {flags}--pool --model {models}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The command `catdog`, and `python -m catdog`: label photos with the project's own network."""
+"""The command `catdog`, and `python -m catdog`: label photos."""
 
 import argparse
 
@@ -13,9 +13,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "photos", nargs="+", metavar="PHOTO", help="image files, folders, - for paths on stdin"
     )
+    parser.add_argument(
+        "--model", metavar="RUN", help="a run directory (default: the project's own network)"
+    )
     args = parser.parse_args(argv)
     code = 0
-    for found in lines.answered(Classifier().batches(decode.find(args.photos))):
+    with cli.blame("--model"):
+        classifier = Classifier(args.model)
+    for found in lines.answered(classifier.batches(decode.find(args.photos))):
         if found.error:
             code = 1
         else:

@@ -201,8 +201,9 @@ def addresses(text: str) -> list[str]:
 # --- Running --------------------------------------------------------------------------------------
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C."""
+# The signal that is to end this script, SIGINT or SIGTERM. It is raised as a KeyboardInterrupt,
+# which TensorFlow may swallow or replace: once it became a TypeError of its own.
+stopped_by = 0
 
 
 class _Say(logging.Handler):
@@ -221,6 +222,7 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
     Args:
         closed_pipe: the exit code if the reader of stdout leaves early, as in `| head -1`.
     """
+    global stopped_by
     _open_closed_streams()
     handler, before = _Say(), _catch_signals()
     logging.getLogger("catdog").addHandler(handler)
@@ -230,6 +232,7 @@ def run(main: Callable[[], int], closed_pipe: int = 0) -> None:
         code = _ended(main, closed_pipe)
     finally:  # argparse ends by SystemExit
         if "IPython" in sys.modules:  # a notebook goes on
+            stopped_by = 0
             logging.getLogger("catdog").removeHandler(handler)
             sys.unraisablehook = sys.__unraisablehook__
             for number, each in before.items():
@@ -246,20 +249,19 @@ def _ended(main, closed_pipe):
         with _temporary_folder():
             code = main()
         sys.stdout.flush()
-    except UserError as error:
-        message = f"error: {error}"
-    except ModuleNotFoundError as error:
-        command = "pip install -r requirements.txt"
-        message = f"error: this needs {error.name}, which is not installed: {command}"
-    except Terminated:
-        code, message = 143, "terminated"
-    except KeyboardInterrupt:
-        code, message = 130, "interrupted"
-    except BrokenPipeError:
-        _discard(sys.stdout)
-        code = closed_pipe
-    except Exception as error:
-        if getattr(error, "errno", None) in NO_ROOM:
+    except BaseException as error:
+        if stopped_by or isinstance(error, KeyboardInterrupt):
+            code = 128 + (stopped_by or signal.SIGINT)
+            message = "terminated" if stopped_by == signal.SIGTERM else "interrupted"
+        elif isinstance(error, UserError):
+            message = f"error: {error}"
+        elif isinstance(error, ModuleNotFoundError):
+            command = "pip install -r requirements.txt"
+            message = f"error: this needs {error.name}, which is not installed: {command}"
+        elif isinstance(error, BrokenPipeError):
+            _discard(sys.stdout)
+            code = closed_pipe
+        elif getattr(error, "errno", None) in NO_ROOM:
             _discard(sys.stdout)
             message = f"error: cannot write: {error.strerror}"
         elif is_out_of_memory(error):
@@ -286,16 +288,17 @@ def _catch_signals() -> dict:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(signum, frame):
+        global stopped_by
+        stopped_by = signum
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda *_: os._exit(128 + signum))
-        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+        raise KeyboardInterrupt
 
     def send_again(ignored):
         # Python ignores an exception in a destructor, also this one.
-        if issubclass(ignored.exc_type, KeyboardInterrupt):
-            signum = signal.SIGTERM if ignored.exc_type is Terminated else signal.SIGINT
-            signal.signal(signum, stop)
-            threading.Timer(0.1, os.kill, (os.getpid(), signum)).start()
+        if issubclass(ignored.exc_type, KeyboardInterrupt) and stopped_by:
+            signal.signal(stopped_by, stop)
+            threading.Timer(0.1, os.kill, (os.getpid(), stopped_by)).start()
         else:
             sys.__unraisablehook__(ignored)
 

@@ -146,7 +146,7 @@ def lock(path: Path) -> Iterator[None]:
     try:
         file = _locked(path, plain)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     try:
         yield
     finally:

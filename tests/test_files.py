@@ -185,6 +185,12 @@ def test_lock_is_a_plain_file_where_the_file_system_has_none(tmp_path, monkeypat
     assert not any(tmp_path.iterdir())
 
 
+def test_lock_that_is_a_pipe_is_refused_with_the_reason(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(UserError, match=r"cannot write .*lock: .*not seekable"):
+        files.lock(tmp_path / "lock").__enter__()
+
+
 # --- Messages -------------------------------------------------------------------------------------
 
 

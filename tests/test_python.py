@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catdog import Classifier
+from catdog import Classifier, __main__
+from catdog.errors import UserError
 from catdog.photos.photo import PhotoError
 from catdog.runs.run import WEIGHTS
 from conftest import ROOT, draw_photos, run_script
@@ -111,6 +112,11 @@ def test_the_command_prints_what_predict_py_prints(folder):
     got = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert got.stdout == script.stdout and got.stdout.count("\n") == 3
     assert got.returncode == script.returncode == 1 and "gone.jpg: " in got.stderr
+
+
+def test_the_command_takes_another_run(tmp_path):
+    with pytest.raises(UserError, match=r"--model: expected a run directory with a config\.json"):
+        __main__.main(["--model", str(tmp_path), "photo.jpg"])
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))

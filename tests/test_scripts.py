@@ -558,3 +558,21 @@ cli.run(main)
 """
     process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
     assert process.returncode == code, process.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_that_became_another_error_ends_the_script(number, code):
+    program = f"""
+import os, signal
+from catdog import cli
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.{number})
+    except KeyboardInterrupt:
+        raise TypeError("of TensorFlow") from None
+
+cli.run(main)
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True)
+    assert process.returncode == code and len(process.stderr.splitlines()) == 1, process.stderr

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import keras
@@ -15,10 +16,11 @@ import conftest
 import data
 import model
 import train
+from catdog import cli
 from catdog.errors import UserError
 from catdog.runs.run import Run
 from catdog.scores.metrics import wilson
-from catdog.training import optimizer, progress
+from catdog.training import devices, optimizer, progress
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 from conftest import change_config, make_run
@@ -169,7 +171,7 @@ def test_epochs_of_a_finished_run_are_added_by_a_new_one(trained, capsys):
     assert f"train.py --init {trained[0]} --epochs 60" in capsys.readouterr().err
 
 
-def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, monkeypatch):
+def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, monkeypatch, capsys):
     def begin(run, *_):
         run.save([{"epoch": 1}], [])
 
@@ -177,6 +179,8 @@ def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, m
     command = ["--data-dir", str(photos_dir), "--cache-dir", str(tmp_path / "cache"), "--folds",
                "5", "--image-size", "32", "--output", str(tmp_path / "folds")]  # fmt: skip
     assert train.main([*command, "--epochs", "7"]) == 0
+    hint = f"evaluate.py --data-dir {photos_dir} --cache-dir {tmp_path / 'cache'} --pool --model "
+    assert hint in capsys.readouterr().err
     assert train.main([*command, "--epochs", "7"]) == 0
     with pytest.raises(UserError, match=r"--folds: expected epochs 7, with which .* got 64"):
         train.main(command)
@@ -240,7 +244,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_s
 def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
     dataset, tmp_path, capsys
 ):
-    settings = dataclasses.replace(SETTINGS, lr=1e-9, weight_decay=0.0)
+    settings = dataclasses.replace(SETTINGS, lr=1e-9, weight_decay=0.0, epochs=4, warmup=0.3)
     train.train(Run(new_run(tmp_path / "run")), settings, dataset, [Poison(1e3, 1, 1)])
     lines = [
         line
@@ -248,11 +252,20 @@ def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
         if line.startswith(("epoch", "Warning"))
     ]
     said = [line.split("/")[0].split(":")[0] for line in lines]
-    assert said == ["epoch   1", "epoch   2", "Warning", "epoch   3"]
+    # While the learning rate rises, as in the first epoch, it says nothing.
+    assert said == ["epoch   1", "epoch   2", "epoch   3", "Warning", "epoch   4"]
     assert (
         "for 2 epochs the network has predicted the same class for every validation photo"
-        in lines[2]
+        in lines[3]
     )
+
+
+def test_a_signal_that_was_swallowed_ends_training_at_the_next_step(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "stopped_by", signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(Run(new_run(tmp_path / "run")), SETTINGS, dataset)
+    with pytest.raises(KeyboardInterrupt), devices.explained(SETTINGS):
+        raise TypeError("of TensorFlow, in place of the KeyboardInterrupt")
 
 
 def test_no_better_than_the_most_frequent_class_is_at_chance():

@@ -570,7 +570,8 @@ class _Finder:
             for each in home.folders
             if each not in taken
         ]
-        left += [f"{len(home.photos):,} photos beside the folders"] if home.photos else []
+        beside = f"{counted(len(home.photos), 'photo')} beside the folders"
+        left += [beside] if home.photos else []
         for path in sorted(self.place(home).glob(".*")):
             if path.is_dir() and path.name.lower() not in TOOLS:
                 photos = sum(name.lower().endswith(SUFFIXES) for name in os.listdir(path))

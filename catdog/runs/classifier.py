@@ -371,9 +371,11 @@ def _signature_runner(path, config):
 
         with files.reading(path):
             files.check_readable(path)
-            interpreter = Interpreter(os.fspath(path), num_threads=os.cpu_count())
+            # Not its path, which LiteRT takes for UTF-8.
+            content = path.read_bytes()
+            interpreter = Interpreter(model_content=content, num_threads=os.cpu_count())
             safe_load.check_litert_network(
-                interpreter, path.stat().st_size, config["score_size"], len(config["classes"])
+                interpreter, len(content), config["score_size"], len(config["classes"])
             )
             interpreter.allocate_tensors()
             return interpreter.get_signature_runner()

@@ -148,10 +148,10 @@ class Run:
     # --- State ------------------------------------------------------------------------------------
 
     def has_checkpoint(self) -> bool:
-        return (self.folder / "checkpoint.npz").exists()
+        return os.path.exists(self.folder / "checkpoint.npz")  # False in a closed folder
 
     def is_finished(self) -> bool:
-        return (self.folder / "metrics.json").exists()
+        return os.path.exists(self.folder / "metrics.json")
 
     def networks(self) -> list[Path]:
         """Return the files that hold a network."""
@@ -378,10 +378,11 @@ class Run:
 
 def _read(path: Path, parse: Callable[[], object], most: int = files.MOST_BYTES) -> object:
     """Return what `parse` makes of a file of a run, or None if there is no such file."""
-    if not os.path.lexists(path):
-        return None
     with files.reading(path):
-        files.check_readable(path, most)
+        try:
+            files.check_readable(path, most)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         return parse()
 
 

@@ -45,7 +45,7 @@ def check(dataset) -> None:
         first = f"; skipped {number}, the first {': '.join(skipped[0])}" if skipped else ""
         raise UserError(
             "expected enough photos of every class for training, validation and test, at least 3, "
-            f"got {len(dataset.names)} photos in {dataset.root} ("
+            f"got {counted(len(dataset.names), 'photo')} in {dataset.root} ("
             + ", ".join(f"{name} {count}" for name, count in sizes.items())
             + f"), of which {(dataset.labels == label).sum()} of "
             + dataset.classes[label]
@@ -60,11 +60,11 @@ def warnings(dataset) -> list[str]:
     if len(test) < FEW or counts.min() < FEW_OF_CLASS:
         fewest = f"{dataset.classes[counts.argmin()]} ({counts.min()})"
         told.append(
-            f"Warning: only {len(test):,} test photos, the fewest of {fewest}: the score will say "
-            "little."
+            f"Warning: only {counted(len(test), 'test photo')}, the fewest of {fewest}: the score "
+            "will say little."
         )
         if not dataset.has_given_split:
-            told.append(f"To score all:  python train.py {here} --folds 5")
+            told.append("To score every photo, train with --folds 5.")
     copies = alike.have_copies(dataset.images, test, dataset.splits["train"]).sum()
     if copies >= max(1, 0.01 * len(test)):
         told += [
@@ -179,14 +179,14 @@ def overview(dataset) -> tuple[str, list[list]]:
     smallest, median, largest = (areas[i][1] for i in (0, len(areas) // 2, -1))
     formats = collections.Counter(header[0] for header in found).most_common()
     text = [
-        f"{len(splits):,} photos in {printable(dataset.root)}",
+        f"{counted(len(splits), 'photo')} in {printable(dataset.root)}",
         dataset.summary,
         "",
         *count_table(dataset, splits),
         "",
         f"sizes     {smallest} to {largest} pixels, median {median}",
         "formats   " + ", ".join(f"{name} {count:,}" for name, count in formats),
-        f"skipped   {len(dataset.skipped):,} files",
+        f"skipped   {counted(len(dataset.skipped), 'file')}",
         *_some(f"  {printable(path)}: {reason}" for path, reason in dataset.skipped),
     ]
     if others := [f"{end or 'no ending'} {n:,}" for end, n in dataset.others.items()]:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from catdog.files import printable
+from catdog.files import counted, printable
 from catdog.scores import explain, fonts, tables
 from catdog.scores.plots import Plot
 
@@ -50,6 +50,7 @@ def render(template: str, sections: Sequence[Section], title: str, width: int, *
         percent=tables.percent,
         number=tables.number,
         count="{:,}".format,
+        counted=counted,
         base64=lambda data: base64.b64encode(data).decode(),
     )
     given = {"sections": sections, "title": title, "width": width}

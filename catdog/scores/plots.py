@@ -57,11 +57,12 @@ def picture(path: Path, families: Sequence[str] = (), **options) -> Iterator:
         families: of fonts for the characters that the usual one lacks.
         options: of the Figure.
     """
+    fonts.import_matplotlib()
     import matplotlib.style
     from matplotlib.figure import Figure
 
     style = STYLE | {"font.family": ["DejaVu Sans", *families]}
-    with matplotlib.style.context(style, after_reset=True):  # not as a user's matplotlibrc says
+    with matplotlib.style.context(style, after_reset=True):
         try:
             figure = Figure(layout="constrained", **options)
             figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)

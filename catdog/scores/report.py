@@ -1,5 +1,6 @@
 """The report on the scores of a run, and the comparison of several: a folder with a page."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -172,6 +173,8 @@ def _shown(value):
     if isinstance(value, list):
         more = f" and {len(value) - MOST_ROWS:,} more" if len(value) > MOST_ROWS else ""
         return (", ".join(map(_shown, value[:MOST_ROWS])) or "none") + more
+    if isinstance(value, str) and os.path.isabs(value):
+        return os.path.basename(value)  # without the folders of its maker
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -198,8 +201,9 @@ def compare(scored: Sequence, result: dict) -> str:
         ),
         pages.Section(
             "Photos on which they disagree",
-            f"The runs give different labels to {len(disputed):,} photos. {len(shown):,} are "
-            "shown, first those where the probabilities of the right label differ most. "
+            f"The runs give different labels to {files.counted(len(disputed), 'photo')}, of which "
+            f"up to {DISPUTED} are shown: first those where the probabilities of the right label "
+            "differ most. "
             + pages.about_maps(shown, "the label that a run gives, in the order of the runs"),
             photos=shown,
         ),

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from catdog import files
 from catdog.errors import UserError
-from catdog.files import printable
+from catdog.files import counted, printable
 from catdog.scores import explain, fonts, metrics, pages, tables
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def rank(
             members = members if seen is None else members[~seen]
             judge_of[members], split_of[members] = number, split
     if count := (held_out & (judge_of < 0)).sum():
-        logger.warning(f"Left out {count:,} photos that the model was trained on.")
+        logger.warning(f"Left out {counted(count, 'photo')} that the model was trained on.")
     members = np.flatnonzero(judge_of >= 0)
     if not len(members):
         raise UserError("expected photos that the model was not trained on, got none")

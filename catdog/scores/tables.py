@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog.files import printable
+from catdog.files import counted, printable
 
 LARGEST_MATRIX = 8  # classes; a larger confusion matrix does not fit on a terminal
 MOST_ROWS = 10  # confusions and classes that are shown instead
@@ -88,7 +88,8 @@ def unknown_rows(score: dict) -> list[list[str]]:
     rows = []
     if unknown := score.get("unknown"):
         kept = percent(unknown["accuracy_of_the_others"])
-        note = f"({unknown['refused']:,} photos; accuracy of the others {kept})"
+        refused = counted(unknown["refused"], "photo")
+        note = f"({refused}; accuracy of the others {kept})"
         rows.append(["called unknown", percent(unknown["share_refused"]), note])
     if others := score.get("outsiders"):
         note = (
@@ -108,7 +109,8 @@ def format_score(score: dict) -> str:
     if score["accuracy"] is not None:
         low, high = percent(score["accuracy_low"]), percent(score["accuracy_high"])
         interval = f"95% interval {low} to {high}, "
-    figures = [["accuracy", percent(score["accuracy"]), f"({interval}{score['images']:,} photos)"]]
+    photos = counted(score["images"], "photo")
+    figures = [["accuracy", percent(score["accuracy"]), f"({interval}{photos})"]]
     if "top_5_accuracy" in score:
         figures.append(["top-5 accuracy", percent(score["top_5_accuracy"]), ""])
     figures += [
@@ -165,4 +167,5 @@ def comparison(scores: Sequence[dict], pairs: Sequence[dict]) -> tuple[list[list
 def format_comparison(scores: Sequence[dict], pairs: Sequence[dict]) -> str:
     """Return what `comparison` does as text of several lines for the terminal."""
     rows, lines = comparison(scores, pairs)
-    return "\n".join([*table(rows, 1), f"on the same {scores[0]['images']:,} photos", "", *lines])
+    photos = counted(scores[0]["images"], "photo")
+    return "\n".join([*table(rows, 1), f"on the same {photos}", "", *lines])

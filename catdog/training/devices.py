@@ -166,11 +166,9 @@ def _check_equal_devices() -> None:
 
 
 def _exit_code(error: BaseException) -> int:
-    if isinstance(error, UserError):
-        return 2
-    if isinstance(error, KeyboardInterrupt):
-        return 130 if type(error) is KeyboardInterrupt else 143
-    return 1
+    if cli.stopped_by:
+        return 128 + cli.stopped_by
+    return 2 if isinstance(error, UserError) else 1
 
 
 def share(count: int) -> slice:
@@ -268,6 +266,8 @@ def explained(settings: Settings) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if cli.stopped_by:
+            raise KeyboardInterrupt from None
         if not is_out_of_memory(error):
             raise
         raise UserError(

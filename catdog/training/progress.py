@@ -9,7 +9,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-from catdog import files
+from catdog import cli, files
 from catdog.backend import keras
 from catdog.cli import say
 from catdog.files import counted, quoted, some_names
@@ -24,8 +24,9 @@ Warning: for 2 epochs the network has predicted the same class for every validat
          If this continues, try a lower --lr or more --epochs. Run python data.py to check
          the labels and the number of photos per class."""
 AT_CHANCE = """
-The network is hardly better than always naming the most frequent class. Run python data.py to check
-the labels. If left and right tell the classes apart, as with arrows, train with --no-mirror."""
+On the validation photos, the network may be no better than always naming the most frequent class.
+Train longer (--epochs), or check the labels with python data.py. If left and right tell the classes
+apart, as with arrows, train with --no-mirror."""
 DRAWINGS = """
 These are drawings: the figure says nothing about photos, and this network knows
 drawings only."""
@@ -123,6 +124,8 @@ def bar(steps: int, settings: Settings, done: int) -> keras.callbacks.Callback:
             self.bar = tqdm(total=steps, desc=name, unit=" steps", disable=None, leave=False)
 
         def on_train_batch_end(self, batch, logs=None):
+            if cli.stopped_by:  # and TensorFlow swallowed the exception
+                raise KeyboardInterrupt
             self.bar.update()
             if not self.bar.disable and batch % 10 == 0:
                 self.bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
@@ -196,7 +199,9 @@ def report_epoch(
         one_label: for each earlier epoch, whether a single class was predicted. The value of this
             epoch is appended.
     """
-    one_label.append(scores["largest_share"] == 1 and scores["accuracy"] < 1)
+    # While the learning rate rises, it is normal: in two of twelve epochs with 320 photos.
+    risen = row["epoch"] > settings.warmup * settings.epochs
+    one_label.append(risen and scores["largest_share"] == 1 and scores["accuracy"] < 1)
     say(epoch_line(row, settings))
     if one_label[-2:] == [True, True] and one_label[-3:-2] != [True]:
         say(*ONE_LABEL.splitlines())

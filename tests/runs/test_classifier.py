@@ -84,6 +84,19 @@ def test_the_projects_network_still_knows_its_photos(tmp_path):
     assert set(classifier.predict(tmp_path / "grey.png")) == {"cat", "dog"}
 
 
+def test_a_run_is_read_where_paths_are_not_utf_8(tmp_path):
+    shutil.copytree(WEIGHTS, tmp_path / "ä 日本")
+    code = "import sys; from catdog import Classifier; print(Classifier(sys.argv[1]).runtime)"
+    process = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "ä 日本"],
+        cwd=ROOT,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout == "LiteRT\n", process.stderr
+
+
 def test_importing_the_package_loads_nothing_slow():
     code = """if True:
         import sys, catdog

@@ -84,6 +84,18 @@ def test_a_config_that_is_no_file_is_refused_without_waiting(tmp_path):
         os.rmdir(path) if path.is_dir() else path.unlink()
 
 
+def test_a_closed_folder_is_refused_with_the_reason(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    run = Run(tmp_path)
+    with monkeypatch.context() as patch:  # the tests may run as root
+        patch.setattr(os, "stat", refuse)
+        assert not run.is_finished() and not run.has_checkpoint()
+        with pytest.raises(UserError, match=r"cannot read .*config\.json: Permission denied"):
+            assert run.config
+
+
 # --- Paths ----------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,9 @@
 """Plots: they are written atomically and say what they show."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from PIL import Image
 
 from catdog.errors import UserError
 from catdog.scores import fonts, plots
+from conftest import ROOT
 
 
 def history(epochs):
@@ -177,6 +181,19 @@ def test_settings_of_the_user_do_not_change_a_plot(tmp_path):
         plots.plot_history(history(3), tmp_path / "theirs.png")
         assert matplotlib.rcParams["text.usetex"]
     assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()
+
+
+def test_a_matplotlibrc_of_any_content_is_not_read(tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xe4\n")
+    program = "from catdog.scores import fonts; import sys; sys.exit(not fonts.find('ä'))"
+    for place in ("matplotlibrc", "no-such-file"):  # ./matplotlibrc goes first
+        process = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "MATPLOTLIBRC": str(tmp_path / place)},
+            capture_output=True,
+        )
+        assert process.returncode == 0, process.stderr
 
 
 def test_a_plot_that_cannot_be_drawn_costs_a_line(tmp_path, caplog, monkeypatch):

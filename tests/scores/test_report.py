@@ -13,7 +13,12 @@ from catdog.runs.calibration import softmax
 from catdog.scores import metrics, plots, report
 from catdog.scores.pages import Section
 
-CONFIG = {"settings": {"lr": 0.005, "arch": "<plain>"}, "classes": ["cat", "dog"], "exclude": []}
+CONFIG = {
+    "settings": {"lr": 0.005, "arch": "<plain>", "init": "/home/me/run"},
+    "data_dir": "/home/me/photos",
+    "classes": ["cat", "dog"],
+    "exclude": [],
+}
 
 
 def metrics_of(labels, probabilities, classes):
@@ -75,7 +80,7 @@ def test_the_page_needs_nothing_else_and_escapes_every_name():
     for words in (
         "66.67%",
         "trained on 7 of",
-        "1 files could not be read, 2 photos were left out",
+        "1 file could not be read, 2 photos left out",
         "the more it supports the prediction.",
         "dog\\x1b 98.70%</span>",
         "There are none.",
@@ -83,6 +88,7 @@ def test_the_page_needs_nothing_else_and_escapes_every_name():
         "a\\n&lt;script&gt;.jpg",
     ):
         assert words in text
+    assert ">photos</td>" in text and "/home/me" not in text
 
 
 class Classifier:

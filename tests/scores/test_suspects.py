@@ -94,7 +94,7 @@ def test_estimate_is_a_number_if_few_labels_are_disputed(dataset):
 def test_photos_that_the_run_was_trained_on_are_left_out(dataset, caplog):
     oracle = Oracle(of_label(dataset, VALUES), seen=[3])
     assert suspects.rank([(oracle, dataset)]).members.tolist() == [9, 4, 8]
-    assert "Left out 1 photos that the model was trained on" in caplog.text
+    assert "Left out 1 photo that the model was trained on" in caplog.text
     oracle = Oracle(of_label(dataset, VALUES), seen=range(10))
     with pytest.raises(UserError, match="expected photos that the model was not trained on"):
         suspects.rank([(oracle, dataset)])

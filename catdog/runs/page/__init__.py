@@ -154,7 +154,7 @@ def trained_with(config: dict) -> str:
     try:
         settings, photos = config["settings"], config["splits"]["train"]
         epochs = counted(settings["epochs"], "epoch")
-        return f"recipe {settings['recipe']}, {epochs}, {photos:,} photos"
+        return f"recipe {settings['recipe']}, {epochs}, {counted(photos, 'photo')}"
     except (KeyError, TypeError, ValueError):
         return ""
 
@@ -165,7 +165,7 @@ def accuracy(run: Run) -> str:
         metrics = run.metrics() or {}
         split = "test" if "test" in metrics else "validation"
         score = metrics[split]
-        return f"{score['accuracy']:.1%} of {score['images']:,} {split} photos correct"
+        return f"{score['accuracy']:.1%} of {counted(score['images'], f'{split} photo')} correct"
     except (KeyError, TypeError, ValueError):
         return ""
 
