@@ -173,10 +173,11 @@ class _Part:
     rows: list[_Row]
     notes: list[str]  # warnings to print if this part is used
     is_sure: bool = False  # whether the CSV file calls a column label, class, breed ...
+    inner: Sequence[_Folder] = ()  # those of the parts that are joined in it
+    classes: set[str] = dataclasses.field(default_factory=set)  # of a split, those of training
 
-    @functools.cached_property
-    def classes(self):
-        return {row.label for row in self.rows}
+    def __post_init__(self):
+        self.classes = self.classes or {row.label for row in self.rows}
 
 
 # --- The rule -------------------------------------------------------------------------------------
@@ -197,32 +198,27 @@ class _Finder:
     def find(self):
         while True:  # a whole data set may lie beside other folders, which are left out
             home = self.passed[-1]
-            if part := self.by_csv(self.passed, label_files.CSV_NAME):
-                return self.join({TRAIN: part}, home)
-            if parts := self.by_split(home):
-                return self.join(parts, home)
-            if not (inner := self.set_in(home)):
+            part = self.by_csv(self.passed, label_files.CSV_NAME) or self.by_split(home)
+            inner = [] if part else self.set_in(home)
+            if not inner:
                 break
             self.passed += inner
-        part = self.label(self.passed)
+        part = part or self.label(self.passed)
         if not part and len(self.passed) > 1 and len(self.passed[-2].filled) == 1:
-            part = self.by_folder(self.passed[-2])  # one class, which `join` may refuse
+            part = self.by_folder(self.passed[-2])  # one class, which `result` may refuse
         if not part:
-            splits = _names([each for each in home.filled if each.split is not None])
-            why = (
-                f"; named like splits: {splits}; if these are classes, rename them"
-                if splits
-                else ""
-            )
-            ways = self.ways() + why
-            raise NoPhotos(f"expected labelled photos in {self.root}, {self.got(home)}; {ways}")
-        return self.join({TRAIN: part}, home)
+            got = f"expected labelled photos in {self.root}, {self.got(home)}"
+            raise NoPhotos(f"{got}; {self.ways()}")
+        return self.result(part, home)
 
     def ways(self):
-        """Return where labels may be, and what was wrong with a CSV file."""
+        """Return where labels may be, and what was wrong with folders or a CSV file."""
+        hints = [WAYS]
+        if splits := _names([each for each in self.passed[-1].filled if each.split is not None]):
+            hints.append(f"named like splits: {splits}; rename those that are classes")
         beside = [name for folder in self.passed for name in folder.others if self.top.paths()]
         there = [f"beside the photos: {some_names(beside, 3)}"] if beside else []
-        return "; ".join([WAYS, *map(str, [*self.complaints.values(), *there][:1])])
+        return "; ".join([*hints, *map(str, [*self.complaints.values(), *there][:1])])
 
     def got(self, home):
         """Return what there is instead of labelled photos."""
@@ -292,10 +288,11 @@ class _Finder:
         are_parts = any(split_of(name) is not None or name in IMAGES | PROJECT for name in names)
         return are_parts or len(outer) < len(twins) or not outer.isdisjoint(COPIES)
 
-    def is_copy(self, folder, home):
-        """Return whether a folder is a copy: it holds the class folders that lie beside it."""
+    def may_be_class(self, folder, home):
+        """Return whether a folder in `home` is no copy of the class folders that lie beside it."""
         inner = {each.key for each in self.strip(folder)[-1].filled}
-        return folder.key not in self.keep and len(inner & {each.key for each in home.filled}) > 1
+        is_copy = len(inner & {each.key for each in home.filled}) > 1
+        return folder.key in self.keep or not (is_copy or folder.name.lower() in UNLABELLED)
 
     def is_set(self, folder, home, is_twin):
         """Return whether a folder in `home` holds a data set.
@@ -309,8 +306,7 @@ class _Finder:
         splits = {TEST if each.name.lower() in UNLABELLED else each.split for each in last.filled}
         if splits - {None} > {TRAIN}:
             return True
-        name = last.photos[0][last.start :] if last.photos else ""
-        if passed and last.split == TRAIN and KAGGLE_NAME.fullmatch(name):
+        if passed and last.split == TRAIN and any(map(_is_kaggles, last.photos[:1])):
             return True
         keys = {each.key for each in (*passed, last)}
         if "petimages" not in keys and IMAGES.isdisjoint(keys if is_twin else {folder.key}):
@@ -322,7 +318,7 @@ class _Finder:
     # 2. Splits
 
     def by_split(self, home):
-        """Return the photos of each split, by index into `SPLITS`, if folders are named so."""
+        """Return the photos in folders that are named like splits."""
         named = [each for each in home.filled if each.split is not None]
         named.sort(key=lambda each: each.split)
         # `strip` would skip a class that is alone in its split. `known` are those of other splits.
@@ -336,18 +332,38 @@ class _Finder:
         # Drop splits that share no class with the first, such as test photos without labels.
         classes = self.classes or next((part.classes for part in taken.values()), ())
         taken = {each: part for each, part in taken.items() if not part.classes.isdisjoint(classes)}
-        parts = {each.split: part for each, part in taken.items()}
-        has_train = TRAIN in parts or self.keep
+        splits = {each.split for each in taken}
+        has_train = TRAIN in splits or self.keep
         # Without training photos, folders named test or val beside others are no splits.
-        if not parts or not (has_train or len(named) == len(home.filled)):
-            return {}
-        if not has_train or len(parts) < len(taken):
+        if not taken or not (has_train or len(named) == len(home.filled)):
+            return None
+        if not has_train or len(splits) < len(taken):
             raise UserError(
                 "expected a folder of training photos and one folder for each split in "
                 f"{self.place(home)}, got {_names(taken)}"
             )
         self.notes += self.left_out(home, taken)
-        return parts
+        return self.joined(taken, home)
+
+    def joined(self, parts, home):
+        """Return the parts of a split, by their folders in `home`, as one."""
+        first, *others = parts.values()
+        if not others:
+            return first
+        rows, notes = [], []
+        for folder, part in parts.items():
+            notes += part.notes
+            if missing := some_names(sorted(first.classes - part.classes)):
+                notes.append(f"{self.place(part.folder)} has no photos of {missing}")
+            names = {row.name for row in rows}
+            for row in part.rows:
+                # Each folder may number its photos from 0, but Kaggle's numbers (cat.7) are unique.
+                is_unique = part is first or (_is_kaggles(row.path) and row.name not in names)
+                name = row.name if is_unique else f"{SPLITS[folder.split]}/{row.name}"
+                rows.append(_Row(row.path, row.label, name, folder.split))
+        how = f"split from {' and '.join(f'{folder.name}/' for folder in parts)}"
+        inner = [part.folder for part in parts.values()]
+        return _Part(first.kind, home, how, rows, notes, inner=inner, classes=first.classes)
 
     # 3. Classes
 
@@ -360,8 +376,7 @@ class _Finder:
 
     def by_folder(self, home):
         """Return the photos of the folders in a folder, each of which is a class."""
-        folders = [each for each in home.filled if each.name.lower() not in UNLABELLED]
-        folders = [each for each in folders if not self.is_copy(each, home)]
+        folders = [each for each in home.filled if self.may_be_class(each, home)]
         # None is a class if all are named like splits, or if there is one beside loose photos.
         if all(each.split is not None for each in folders) or (
             len(folders) == 1 and home.photos and folders[0].key not in self.keep
@@ -469,94 +484,73 @@ class _Finder:
 
     # What is found, what is left out, what cannot be decided
 
-    def join(self, parts, home):
-        """Return the photos of all parts, in folders of `home`, as one `Found`.
-
-        Args:
-            parts: by index into `SPLITS`, in its order; a single one is all photos.
-        """
-        first = next(iter(parts.values()))
-        if first.kind == "folders" or (first.kind == "names" and len(parts) == 1):
-            self.check_one_layout([*self.passed, *(part.folder for part in parts.values())])
-        self.warn(parts)
-        folder = home if len(parts) > 1 else first.folder
-        classes = self.checked_classes(parts, self.place(folder))
-        rows = [row for part in parts.values() for row in part.rows]
-        splits = [row.split for row in rows]
-        how = first.how
-        if len(parts) > 1:
-            splits = [split for split, part in parts.items() for _ in part.rows]
-            tops = [part.rows[0].path[folder.start :].split("/")[0] for part in parts.values()]
-            how = f"split from {' and '.join(f'{top}/' for top in tops)}"
+    def result(self, part, home):
+        """Return the photos of a part, with a warning of what may be wrong, as a `Found`."""
+        self.check_one_layout(part)
+        self.warn(part)
+        place = self.place(part.folder)
+        classes = self.classes or sorted(part.classes)
+        names = some_names(classes)
+        if unknown := sorted({row.label for row in part.rows}.difference(classes)):
+            whose = "the network" if self.classes else self.place(part.inner[0])
+            raise UserError(
+                f"expected photos of the classes of {whose}, {names}, got {some_names(unknown)} "
+                f"too in {place}"
+            )
+        if not 2 <= len(classes) <= MOST_CLASSES:
+            got = f"{len(classes):,}: {names} in {place}"
+            raise UserError(f"expected 2 to {MOST_CLASSES:,} classes, got {got}; {self.ways()}")
         number = {name: index for index, name in enumerate(classes)}
+        splits = [row.split for row in part.rows]
         return Found(
-            root=self.place(folder),
+            root=place,
             classes=classes,
-            paths=[row.path[folder.start :] for row in rows],
-            labels=np.array([number[row.label] for row in rows], np.int32),
-            names=_names_in_splits(parts),
+            paths=[row.path[part.folder.start :] for row in part.rows],
+            labels=np.array([number[row.label] for row in part.rows], np.int32),
+            names=[row.name for row in part.rows],
             given_split=None if None in splits else np.array(splits),
-            summary=printable(f"{how}; {len(classes):,} classes: {some_names(classes)}"),
+            summary=printable(f"{part.how}; {len(classes):,} classes: {names}"),
             others=home.endings(),
         )
 
-    def warn(self, parts):
-        """Log what is worth a warning about these parts, and on the way to them."""
-        first = next(iter(parts.values()))
-        for part in parts.values():
-            self.notes += part.notes
-            if missing := some_names(sorted(first.classes - part.classes)):
-                self.notes.append(f"{self.place(part.folder)} has no photos of {missing}")
-        if complaint := self.complaints.get(label_files.CSV_NAME):
-            self.notes.append(f"{complaint}; it is not taken for labels")
-        self.notes += self.said_otherwise(first.kind, parts)
-        for note in dict.fromkeys(self.notes):
-            logger.warning(note)
-
-    def checked_classes(self, parts, place):
-        """Return the classes; raise `UserError` if their number or a label is not as expected."""
-        first = next(iter(parts.values()))
-        classes = self.classes or sorted(first.classes)
-        labels = set().union(*(part.classes for part in parts.values()))
-        if unknown := sorted(labels.difference(classes)):
-            whose = "the network" if self.classes else self.place(first.folder)
-            raise UserError(
-                f"expected photos of the classes of {whose}, {some_names(classes)}, got "
-                f"{some_names(unknown)} too in {place}"
-            )
-        if not 2 <= len(classes) <= MOST_CLASSES:
-            got = f"{len(classes):,}: {some_names(classes)} in {place}"
-            raise UserError(f"expected 2 to {MOST_CLASSES:,} classes, got {got}; {self.ways()}")
-        return classes
-
-    def check_one_layout(self, homes):
+    def check_one_layout(self, part):
         """Raise `UserError` if Kaggle's photos lie beside folders: either may be a mistake."""
-        for home in homes:
+        if part.kind == "csv" or (part.kind == "names" and part.inner):
+            return
+        for home in (*self.passed, part.folder, *part.inner):
             for path in home.photos if home.filled else ():
-                if KAGGLE_NAME.fullmatch(path, home.start):
+                if _is_kaggles(path):
                     raise UserError(
                         f"expected one layout in {self.place(home)}, got photos beside the folders "
                         f"({path[home.start :]}) and in them ({_names(home.filled)})"
                     )
 
-    def said_otherwise(self, kind, parts):
+    def warn(self, part):
+        """Log what may be wrong with the part, and what is left out on the way to it."""
+        notes = [*self.notes, *part.notes]
+        if complaint := self.complaints.get(label_files.CSV_NAME):
+            notes.append(f"{complaint}; it is not taken for labels")
+        for note in dict.fromkeys(notes + self.said_otherwise(part)):
+            logger.warning(note)
+
+    def said_otherwise(self, part):
         """Return a note if a CSV file and class folders, of which one is used, disagree.
 
         A file with other words for labels is noted only if it has several for each folder.
         """
         other = None
         with contextlib.suppress(UserError):
-            if kind == "folders":
+            if part.kind == "folders":
                 other = self.by_csv(self.passed)
-            elif kind == "csv":
+            elif part.kind == "csv":
                 other = self.by_folder(self.passed[-1])
         theirs = {row.path: class_name(row.label) for row in other.rows} if other else {}
-        ours = {row.path: class_name(row.label) for part in parts.values() for row in part.rows}
+        ours = {row.path: class_name(row.label) for row in part.rows}
         if not {*ours.values()}.isdisjoint(theirs.values()):
             if differ := [path for path in ours if theirs.get(path, ours[path]) != ours[path]]:
                 photos = f"{counted(len(differ), 'photo')}, such as {differ[0]}"
                 return [f"not used: {other.how}; it disagrees on {photos}"]
-        elif kind == "folders":
+        elif part.kind == "folders":
             pairs = {(label, theirs[path]) for path, label in ours.items() if path in theirs}
             labels = collections.Counter(label for label, _ in pairs)
             if min(labels.values(), default=0) > 1:
@@ -596,18 +590,6 @@ def _are_labels(labels, photos):
 
 
 # --- Names ----------------------------------------------------------------------------------------
-
-
-def _names_in_splits(parts):
-    """Return what identifies each photo of all parts, by index into `SPLITS`."""
-    names = []
-    for split, part in parts.items():
-        taken = set(names)
-        for row in part.rows:
-            # Each folder may number its photos from 0, but Kaggle's numbers (cat.7) are unique.
-            is_unique = not taken or (_is_kaggles(row.path) and row.name not in taken)
-            names.append(row.name if is_unique else f"{SPLITS[split]}/{row.name}")
-    return names
 
 
 def _is_kaggles(path):

@@ -305,7 +305,7 @@ def test_names_without_labels_are_refused_with_what_helps(tmp_path, names):
 
 def test_classes_that_are_named_like_splits_are_refused_with_the_reason(tmp_path):
     fill(tmp_path, "blood_test", "urine_test")
-    words = "named like splits: blood_test, urine_test; if these are classes, rename them"
+    words = "named like splits: blood_test, urine_test; rename those that are classes"
     assert refused(tmp_path, "got photos such as blood_test/0.png without").endswith(words)
 
 
