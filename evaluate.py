@@ -198,10 +198,10 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
 
 def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
     """Return the novelty of the pictures in the folder of --unknown and below it, (n,)."""
-    if not classifier.run.scores:
+    if not classifier.run.novelty_photos:
         raise UserError(f"expected a run with novelty, got {classifier.run}", "--model")
     found = []
-    for batch in decode.Stream(decode.find([folder]), classifier.image_size).batches():
+    for batch in decode.Stream(decode.find([folder]), classifier.score_size).batches():
         images = [image for _, image in batch if not isinstance(image, PhotoError)]
         for path, image in batch:
             if isinstance(image, PhotoError):

@@ -148,7 +148,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
         classifier.call_unknown_at(args.unknown_at)
     say(
         f"model {classifier.run}: {some_names(classifier.classes)}; "
-        f"{classifier.image_size} px; {classifier.runtime}"
+        f"{classifier.score_size} px; {classifier.runtime}"
     )
     if classifier.run.settings.recipe == "demo":
         say("Warning: this network was trained on drawings (--demo) and knows drawings only.")
@@ -186,7 +186,7 @@ def make_outputs(args: argparse.Namespace, classifier: Classifier) -> dict:
         with cli.blame("--model"):
             network = load_run(classifier.run).network
         with cli.blame("--layers"):
-            drawer = explain.Layers(network, classifier.image_size)
+            drawer = explain.Layers(network, classifier.score_size)
             folder = files.make_folder(args.layers, args.photos)
             outputs["--layers"] = explain.Folder(folder, drawer)
     if args.sort:

@@ -17,9 +17,7 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import functools
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,9 +32,9 @@ from catdog.files import quoted
 from catdog.photos import download
 from catdog.runs import export, safe_load
 from catdog.runs.classifier import Classifier
-from catdog.runs.run import PLACES, TO_RESUME, Run
+from catdog.runs.run import PLACES, TO_RESUME, Run, new_folder
 from catdog.scores import inspect, metrics, plots
-from catdog.training import budget, devices, finite, progress, recipe
+from catdog.training import budget, devices, finite, pixels, progress, recipe
 from catdog.training.recipe import RECIPES
 from catdog.training.settings import Settings
 
@@ -129,57 +127,60 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
         settings: the settings of a new run. A resumed run has its own.
         started: `time.perf_counter()` at the start of the program.
     """
-    folder, to_copy = args.resume or args.output or dated_folder(), TO_RESUME if args.resume else ()
-    with devices.own_copy(Path(folder), to_copy) as copy, contextlib.ExitStack() as held:
+    folder = args.resume or args.output or new_folder()
+    with devices.own_copy(Path(folder), TO_RESUME if args.resume else ()) as copy:
         run = Run(copy, name=folder)
         if args.resume and run.is_finished():
             run.clean()
             progress.say_finished(run, args.epochs)
             yield None
             return
-        with cli.blame("--resume" if args.resume else "--output"):
-            if not args.resume:
-                files.check_outside(folder, args.data_dir)
-            elif args.epochs:
-                raise UserError("cannot be combined with --epochs before the run is finished")
-            else:
-                settings = recipe.fit_to_machine(Settings.to_resume(run.config))
-            held.enter_context(run.held(new=not args.resume))
-        if settings.init and not args.resume:
-            with cli.blame("--init"):
-                Run(settings.init).check_trained()  # before photos are decoded, maybe for minutes
-        # The photos of a resumed run may be elsewhere by now.
+        with contextlib.ExitStack() as held:
+            with cli.blame("--resume" if args.resume else "--output"):
+                if not args.resume:
+                    files.check_outside(folder, args.data_dir)
+                held.enter_context(run.held(new=not args.resume))
+            yield run, *(resume(args, run) if args.resume else begin(args, run, settings, started))
+
+
+def begin(
+    args: argparse.Namespace, run: Run, settings: Settings, started: float
+) -> tuple[Settings, data.Dataset]:
+    """Load the photos of a new run, fit its settings to them and describe the run on disk."""
+    if settings.init:
+        with cli.blame("--init"):
+            Run(settings.init).check_trained()  # before photos are decoded, maybe for minutes
+    places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
+    lists = data.read_lists(args)
+    download.ensure_photos(**places, demo=settings.recipe == "demo")
+    load = functools.partial(data.load, **places, **lists, fold=settings.fold)
+    dataset = load(size=settings.score_size)
+    settings = fit_to_photos(args, settings, dataset, started)
+    if args.minutes:
+        dataset = load(size=settings.score_size)  # --minutes chose the size
+    with cli.blame("--data-dir"):
+        run.describe(settings, dataset, places, lists)
+    return settings, dataset
+
+
+def resume(args: argparse.Namespace, run: Run) -> tuple[Settings, data.Dataset]:
+    """Return the settings of an interrupted run, and its photos, which must be the same."""
+    with cli.blame("--resume"):
+        if args.epochs:
+            raise UserError("cannot be combined with --epochs before the run is finished")
+        settings = recipe.fit_to_machine(Settings.to_resume(run.config))
+        # The photos may be elsewhere by now: --data-dir says where.
         places = {name: getattr(args, name) or run.place(name) for name in PLACES}
-        lists = run.lists if args.resume else data.read_lists(args)
         download.ensure_photos(**places, demo=settings.recipe == "demo")
-        if args.resume and not os.path.isdir(places["data_dir"]):
-            raise UserError(
-                f"expected the photos of this run in {places['data_dir']}, which is no folder; "
-                "--data-dir says where they are now",
-                "--resume",
-            )
-        load = functools.partial(data.load, **places, **lists, fold=settings.fold)
-        dataset = load(image_size=settings.score_size)
-        if not args.resume:
-            settings = fit_to_photos(args, settings, dataset, started)
-            if args.minutes:
-                dataset = load(image_size=settings.score_size)  # --minutes chose the size
-        elif dataset.digest() != run.config.get("digest"):
+        size, fold = settings.score_size, settings.fold
+        dataset = data.load(**places, **run.lists, size=size, fold=fold)
+        if dataset.digest() != run.config.get("digest"):
             raise UserError(
                 f"the photos in {places['data_dir']} have changed since this run was started; "
-                "restore them or start a new run",
-                "--resume",
+                "restore them or start a new run"
             )
-        with cli.blame("--data-dir"):
-            run.describe(settings, dataset, places, lists)
-        yield run, settings, dataset
-
-
-def dated_folder() -> str:
-    """Return runs/<date-time>, with a number behind it if that folder exists."""
-    dated = f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
-    suffixes = ("", *(f"-{count}" for count in range(2, 100)))
-    return next(dated + suffix for suffix in suffixes if not os.path.lexists(dated + suffix))
+        run.describe(settings, dataset, places, run.lists)
+    return settings, dataset
 
 
 def fit_to_photos(
@@ -257,9 +258,7 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
 # --- The loop -------------------------------------------------------------------------------------
 
 
-def train(
-    run: Run, settings: Settings, dataset: data.Dataset, callbacks: Sequence = ()
-) -> tuple[keras.Model, list[dict]]:
+def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Model, list[dict]]:
     """Train a network, or continue from the checkpoint of the run.
 
     Each epoch trains on augmented photos, validates the averaged weights and writes a checkpoint.
@@ -268,7 +267,6 @@ def train(
         run: receives `checkpoint.npz` and `history.csv`.
         settings: fitted to the photos and the devices.
         dataset: photos decoded at `settings.score_size`.
-        callbacks: further Keras callbacks.
     Returns:
         The network with the averaged weights, in float32, and the rows of `history.csv`.
     Raises:
@@ -281,8 +279,7 @@ def train(
         history = run.restore(network.set_state)
     if history:
         say(progress.resuming(len(history), settings))
-    callbacks = [progress.bar(steps, settings, len(history)), *callbacks]
-    one_label = []  # for each epoch, whether a single class was predicted
+    bar = progress.bar(steps, settings, len(history))
     # One call of Keras's fit per epoch, as the image size changes between epochs.
     for epoch in range(len(history), settings.epochs):
         started = time.perf_counter()
@@ -291,7 +288,7 @@ def train(
             initial_epoch=epoch,
             epochs=epoch + 1,
             class_weight=dataset.class_weights() if settings.class_weight else None,
-            callbacks=callbacks,
+            callbacks=[bar],
             shuffle=False,  # the batches are shuffled
             verbose=0,
         ).history
@@ -305,8 +302,7 @@ def train(
         state = network.get_state()
         finite.check(history[-1]["loss"], state, len(history), settings)
         run.save(history, state)
-        progress.report_epoch(history[-1], scores, settings, one_label)
-        progress.draw_curves(run, history)
+        progress.report_epoch(run, settings, history, scores)
     # Standard float32 layers. Training may use bfloat16 and fused batch normalization.
     averaged = model.from_settings(settings, len(dataset.classes))
     averaged.set_weights(network.averaged_weights())
@@ -335,7 +331,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
     dtype = keras.dtype_policies.get(settings.precision).compute_dtype
     network = average.AveragedNetwork(
         network,
-        sample=functools.partial(data.sample, dtype=dtype),
+        sample=functools.partial(pixels.sample, dtype=dtype),
         augment=functools.partial(data.augment, settings=settings, dtype=dtype),
         steps_per_epoch=steps,
     )
@@ -354,26 +350,18 @@ def finish_run(
     run.write_trained_on(dataset.identities(dataset.splits["train"]), settings.init)
     export.export(run, network, dataset, cli.progress("fitting", " photos"))
     plots.plot_history(history, run.folder / "curves.png")
-    seconds = round(sum(row["seconds"] for row in history), 1)
-    about = {"training_seconds": seconds, "device": devices.devices()[0]}
-    scores = about | score_held_out(run, dataset)
-    run.finish(scores)
-    progress.say_scores(run, settings, scores)
-
-
-def score_held_out(run: Run, dataset: data.Dataset) -> dict:
-    """Score the network of a run on validation and test.
-
-    Returns:
-        `validation` and `test`, as `metrics.score` returns them, and `runtime`, LiteRT or Keras.
-    """
-    classifier = Classifier(run.folder, model.load)
-    show, scores = cli.progress("scoring", " photos"), {"runtime": classifier.runtime}
+    classifier, show = Classifier(run.folder, model.load), cli.progress("scoring", " photos")
+    scores = {
+        "training_seconds": round(sum(row["seconds"] for row in history), 1),
+        "device": devices.devices()[0],
+        "runtime": classifier.runtime,
+    }
     for split in ("validation", "test"):
         members = dataset.splits[split]
         probabilities = classifier.outputs_of(dataset, members, show)["probabilities"]
         scores[split] = metrics.score(dataset.labels[members], probabilities, dataset.classes)
-    return scores
+    run.finish(scores)
+    progress.say_scores(run, settings, scores)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def bulk(folder: Path, paths: list[str], budget: measuring.Budget) -> tuple[int,
         The number of photos that the programs are given; {name: {photos_per_second, memory_mb}}.
     """
     classifier = Classifier(folder, model.load)
-    size = classifier.image_size
+    size = classifier.score_size
     images = np.stack(list(decoded(paths[:KEPT], size)))
     ways = {
         "decoding alone": lambda: (
@@ -209,14 +209,14 @@ def compare(folder: Path, other: Path, paths: list[str], args) -> tuple[list[str
         first = Classifier(folder)
     with cli.blame("--other"):
         second = Classifier(other)
-        if (second.classes, second.image_size) != (first.classes, first.image_size):
+        if (second.classes, second.score_size) != (first.classes, first.score_size):
             raise UserError(
                 f"expected a run of the same classes and image size as {printable(folder)}, got "
                 f"others in {printable(other)}"
             )
     classifiers = (first, second)
     seconds, answers = ([], []), ([], [])
-    images = np.stack(list(decoded(paths[:COMPARED], first.image_size)))
+    images = np.stack(list(decoded(paths[:COMPARED], first.score_size)))
     for classifier in classifiers:
         classifier.outputs(images[:SCORED_BATCH])  # the first call is slower
     for start in range(0, len(images), SCORED_BATCH):

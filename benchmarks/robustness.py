@@ -105,7 +105,7 @@ def main(argv=None):
     for name in args.model or [str(Run())]:
         with cli.blame("--model"):
             classifier = Classifier(name, model.load)
-        dataset = data.load(str(folder), classifier.image_size, args.cache_dir)
+        dataset = data.load(str(folder), classifier.score_size, args.cache_dir)
         members = dataset.splits["test"][: 100 if args.quick else None]
         result[name] = {}
         for form, change in FORMS.items():

@@ -120,9 +120,9 @@ def main(argv: list[str] | None = None) -> int:
 
     with cli.blame("--model"):
         classifier = Classifier(args.model, model.load)
-        if not classifier.run.scores:
+        if not classifier.run.novelty_photos:
             raise UserError(f"expected a run with novelty, got {classifier.run}")
-    dataset = data.load(args.data_dir, classifier.image_size, args.cache_dir, [])
+    dataset = data.load(args.data_dir, classifier.score_size, args.cache_dir, [])
     members = dataset.members_of("test")[: 200 if args.quick else None]
 
     def score(images):
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = [row("test photos", known, known)]
     with cli.blame("--other"):
         for name, images in kinds(
-            args.other, classifier.image_size, 10 if args.quick else PICTURES
+            args.other, classifier.score_size, 10 if args.quick else PICTURES
         ):
             rows.append(row(name, known, score(images)))
             cli.say(" ".join(rows[-1]))

@@ -153,7 +153,7 @@ def change_config(folder, **changes):
 
 def network_file(folder, suffix=".keras"):
     """The file of a run that holds its network."""
-    return Run(folder).network(suffix)
+    return Run(folder).network_file(suffix)
 
 
 def write_answer(folder, network, constants=None, photos=0, scores=0):

@@ -10,7 +10,7 @@ import data
 from catdog.errors import UserError
 from catdog.photos import index, labels
 from catdog.scores import inspect
-from catdog.training import devices
+from catdog.training import devices, pixels
 from catdog.training.recipe import MILD
 from catdog.training.settings import Settings
 from conftest import draw_photos
@@ -264,7 +264,7 @@ def test_without_crop_and_colours_a_photo_stays_or_is_mirrored():
 @pytest.mark.parametrize("size", [20, 40, 64])
 def test_sampling_is_bilinear_and_averages_where_a_photo_shrinks(size):
     whole = data.positions(np.zeros(8), np.ones(8), size, 40)
-    images = data.sample(PHOTOS[:8], whole, whole, "float32")
+    images = pixels.sample(PHOTOS[:8], whole, whole, "float32")
     expected = tf.image.resize(PHOTOS[:8], (size, size))  # of half the size: the mean of four
     np.testing.assert_allclose(images, expected, atol=1e-2)
 
@@ -272,20 +272,20 @@ def test_sampling_is_bilinear_and_averages_where_a_photo_shrinks(size):
 def test_fine_patterns_vanish_where_a_photo_shrinks():
     stripes = np.tile(np.array([0, 255], np.uint8)[:, None], (1, 20, 40, 3)).reshape(1, 40, 40, 3)
     whole = data.positions(np.zeros(1), np.ones(1), 13, 40)
-    images = np.array(data.sample(stripes, whole, whole, "float32"))
+    images = np.array(pixels.sample(stripes, whole, whole, "float32"))
     assert np.abs(images - 127.5).max() < 30
 
 
 def test_whole_numbers_are_exact_in_bfloat16():
     whole = data.positions(np.zeros(8), np.ones(8), 40, 40)
-    images = data.sample(PHOTOS[:8], whole, whole, "bfloat16")
+    images = pixels.sample(PHOTOS[:8], whole, whole, "bfloat16")
     np.testing.assert_array_equal(np.array(images, "float32"), PHOTOS[:8])
 
 
 def test_a_crop_is_the_part_of_the_photo_that_was_drawn():
     rows = data.positions(np.array([0.25]), np.array([0.5]), 20, 40)
     columns = data.positions(np.array([0.75]), np.array([-0.5]), 20, 40)
-    image = data.sample(PHOTOS[:1], rows, columns, "float32")
+    image = pixels.sample(PHOTOS[:1], rows, columns, "float32")
     np.testing.assert_allclose(image[0], PHOTOS[0, 10:30, 10:30][:, ::-1], atol=1e-2)
 
 
@@ -319,7 +319,7 @@ def test_the_last_epochs_are_augmented_mildly():
 
 
 def test_a_turn_is_about_the_middle_of_the_photo():
-    turned = data.turn(PHOTOS[:2], keras.ops.convert_to_tensor([np.pi / 2, 0], "float32"))
+    turned = pixels.turn(PHOTOS[:2], keras.ops.convert_to_tensor([np.pi / 2, 0], "float32"))
     np.testing.assert_allclose(turned[1], PHOTOS[1], atol=0.1)
     np.testing.assert_allclose(turned[0], np.rot90(PHOTOS[0], 1), atol=0.1)
 
@@ -327,7 +327,7 @@ def test_a_turn_is_about_the_middle_of_the_photo():
 def test_erasing_makes_a_square_grey():
     square = np.array([[0, 0.25], [0, 0.5], [0, 0.1]], np.float32)  # row, column, reach
     images = np.zeros((2, 40, 40, 3), np.float32)
-    erased = np.array(data.erase(images, *square))
+    erased = np.array(pixels.erase(images, *square))
     assert (erased[0] == 0).all()
     grey = (erased[1] == 127.5).all(-1)
     assert grey.sum() == 64 and grey[6:14, 16:24].all()
@@ -336,10 +336,10 @@ def test_erasing_makes_a_square_grey():
 def test_small_and_large_again_keeps_slopes_and_loses_details():
     noise = tf.image.resize(PHOTOS[:4], (48, 48)).numpy()
     small = np.full((4, 1), 12, np.float32)
-    assert np.array(data.shrink(noise, small)).std() < noise.std() / 3
+    assert np.array(pixels.shrink(noise, small)).std() < noise.std() / 3
     slope = np.broadcast_to(np.arange(48, dtype=np.float32)[:, None], (4, 48, 48, 3))
     inner = (slice(None), slice(4, -4), slice(4, -4))
-    np.testing.assert_allclose(np.array(data.shrink(slope, small))[inner], slope[inner], atol=0.1)
+    np.testing.assert_allclose(np.array(pixels.shrink(slope, small))[inner], slope[inner], atol=0.1)
 
 
 @pytest.mark.parametrize("size", [7, 64, 500])

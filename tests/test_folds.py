@@ -55,7 +55,7 @@ def test_planted_wrong_labels_are_ranked_first(tmp_path, no_export):
         classifier = Classifier(folder, model.load)
         fold = classifier.config["settings"]["fold"]
         dataset = data.load(
-            tmp_path / "photos", classifier.image_size, tmp_path / "cache", fold=fold
+            tmp_path / "photos", classifier.score_size, tmp_path / "cache", fold=fold
         )
         runs.append((classifier, dataset))
     assert len(runs) == 5

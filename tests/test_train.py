@@ -210,6 +210,10 @@ class Poison(keras.callbacks.Callback):
         super().__init__()
         self.value, self.place = value, (epoch, step)
 
+    @classmethod
+    def instead_of_the_bar(cls, monkeypatch, *args):
+        monkeypatch.setattr(train.progress, "bar", lambda *_: cls(*args))
+
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch + 1
 
@@ -220,21 +224,24 @@ class Poison(keras.callbacks.Callback):
 
 
 def test_numbers_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_stays(
-    dataset, whole, tmp_path
+    dataset, whole, tmp_path, monkeypatch
 ):
     steps = len(dataset.splits["train"]) // SETTINGS.batch_size
     folder = new_run(tmp_path / "run")
+    Poison.instead_of_the_bar(monkeypatch, np.inf, 2, 3)
     with pytest.raises(UserError) as caught:
-        train.train(Run(folder), SETTINGS, dataset, [Poison(np.inf, 2, 3)])
+        train.train(Run(folder), SETTINGS, dataset)
     assert "expected a finite loss and finite weights, got nan or inf in epoch 2" in str(
         caught.value
     )
     assert f"--lr, here {SETTINGS.lr:g}" in str(caught.value)
     good = (folder / "checkpoint.npz").read_bytes()
     # After the last step no loss tells of it, but the weights do.
+    Poison.instead_of_the_bar(monkeypatch, np.nan, 2, steps)
     with pytest.raises(UserError, match="finite weights, got nan or inf in epoch 2"):
-        train.train(Run(folder), SETTINGS, dataset, [Poison(np.nan, 2, steps)])
+        train.train(Run(folder), SETTINGS, dataset)
     assert (folder / "checkpoint.npz").read_bytes() == good
+    monkeypatch.undo()
     network, rows = train.train(Run(folder), SETTINGS, dataset)
     for a, b in zip(whole[0].get_weights(), network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -242,10 +249,11 @@ def test_numbers_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_s
 
 
 def test_a_network_that_knows_one_class_only_for_two_epochs_brings_a_warning(
-    dataset, tmp_path, capsys
+    dataset, tmp_path, capsys, monkeypatch
 ):
     settings = dataclasses.replace(SETTINGS, lr=1e-9, weight_decay=0.0, epochs=4, warmup=0.3)
-    train.train(Run(new_run(tmp_path / "run")), settings, dataset, [Poison(1e3, 1, 1)])
+    Poison.instead_of_the_bar(monkeypatch, 1e3, 1, 1)
+    train.train(Run(new_run(tmp_path / "run")), settings, dataset)
     lines = [
         line
         for line in capsys.readouterr().err.splitlines()

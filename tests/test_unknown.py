@@ -24,7 +24,7 @@ def images_of(count, size, seed=9):
 @pytest.fixture(scope="module")
 def with_reference(trained):
     """The trained run: with its 20 validation photos a novelty reaches 0.86."""
-    assert novelty.highest(Classifier(trained[0]).run.scores) > 0.8
+    assert novelty.highest(Classifier(trained[0]).run.novelty_photos) > 0.8
     return trained[0]
 
 
@@ -123,7 +123,7 @@ def test_training_says_which_limit_would_work(trained):
 
 def test_both_runtimes_have_the_same_novelty(trained):
     litert, keras = Classifier(trained[0]), Classifier(trained[0], model.load, "keras")
-    images = images_of(6, litert.image_size)
+    images = images_of(6, litert.score_size)
     expected = keras.outputs(images)["novelty"]
     assert expected.shape == (6,)
     assert np.abs(litert.outputs(images)["novelty"] - expected).max() < 0.2

@@ -87,7 +87,7 @@ class Graph:
 
     Args:
         network: as a function of model.py builds it.
-        image_size: height and width of the photos in pixels.
+        score_size: height and width of the photos in pixels.
         mirror: average over each photo and its mirror image.
         photos, scores: as for `Answer`; 0 for a network without features.
     Attributes:
@@ -103,13 +103,13 @@ class Graph:
     def __init__(
         self,
         network: keras.Model,
-        image_size: int,
+        score_size: int,
         mirror: bool = True,
         photos: int = 0,
         scores: int = 0,
     ):
         self.network = network
-        inputs = keras.Input((image_size, image_size, 3), name="photos")
+        inputs = keras.Input((score_size, score_size, 3), name="photos")
         views = ops.concatenate([inputs, ops.flip(inputs, axis=2)], axis=0) if mirror else inputs
         found = outputs(network, views)
         if mirror:
@@ -129,7 +129,7 @@ def load(run: Run, network_of: Callable[[int | None], keras.Model], size: int | 
         network_of: builds its network for an image size; for any size if that is None.
         size: the one image size that the network takes, or None.
     """
-    config, path = run.config, run.network(".keras")
+    config, path = run.config, run.network_file(".keras")
     with files.reading(path):
         files.check_readable(path)
         if size:

@@ -93,7 +93,7 @@ class Classifier:
         unknown_at: the novelty from which on a photo is unknown (default: 0.99); 1 for never.
     Attributes:
         classes: the names.
-        image_size: height and width in pixels of the photos that it takes.
+        score_size: height and width in pixels of the photos that it takes.
         runtime: "LiteRT" or "Keras".
         config: the content of `config.json`.
     Raises:
@@ -110,14 +110,14 @@ class Classifier:
         self.run = Run(folder)
         self.config = self.run.config
         self.classes: list[str] = self.config["classes"]
-        self.image_size: int = self.config["score_size"]
+        self.score_size: int = self.config["score_size"]
         self.call_unknown_at(unknown_at)
         self._made_of = (self.run.folder.absolute(), load, runtime)
         self.run.check_trained()
         self.runtime, self._compute = "LiteRT", None
         if runtime == "litert":
             try:
-                self._compute = LiteRT(self.run.network(".tflite"), self.config)
+                self._compute = LiteRT(self.run.network_file(".tflite"), self.config)
             except (FileNotFoundError, ImportError) as error:
                 if load is None:
                     raise UserError(f"cannot load {self.run}: {error}") from None
@@ -139,7 +139,7 @@ class Classifier:
 
     def call_unknown_at(self, limit: float | None) -> None:
         """Set the novelty from which on a photo is unknown; see `unknown_at`."""
-        novelty.check_limit(limit, self.run.scores)
+        novelty.check_limit(limit, self.run.novelty_photos)
         self._limit = limit
         self.unknown_at = novelty.DEFAULT_LIMIT if limit is None else limit
 
@@ -147,7 +147,7 @@ class Classifier:
         """Return the answer of the network, with that to the mirror image averaged.
 
         Args:
-            images: uint8 `(n, image_size, image_size, 3)`, RGB.
+            images: uint8 `(n, score_size, score_size, 3)`, RGB.
         Returns:
             `probabilities` `(n, classes)`, calibrated; `novelty` `(n,)`, 0 to 1, if the run has it;
             `evidence` `(n, height, width, 1 or classes)`, if the network has it.
@@ -155,7 +155,7 @@ class Classifier:
             UserError: the numbers are not finite.
             ValueError: the images have another size or type.
         """
-        shape = (self.image_size, self.image_size, 3)
+        shape = (self.score_size, self.score_size, 3)
         if images.dtype != np.uint8 or images.shape[1:] != shape:
             raise ValueError(f"expected uint8 (n, *{shape}), got {images.dtype} {images.shape}")
         outputs = self._compute(images)
@@ -180,7 +180,7 @@ class Classifier:
         photos = _plain(photos)
         if not _is_one(photos):
             return list(self.stream(photos))
-        return self._predictions([(photos, read(photos, self.image_size))])[0]
+        return self._predictions([(photos, read(photos, self.score_size))])[0]
 
     def stream(self, photos: Iterable[Photo]) -> Iterator[Prediction]:
         """Yield the predictions for photos, in order, while the next ones are read and decoded."""
@@ -200,7 +200,7 @@ class Classifier:
             on_progress: called with how many are done and, once it is known, of how many.
             evidence: whether predictions hold it.
         """
-        waiting, done = decode.Stream(found, self.image_size, read), 0
+        waiting, done = decode.Stream(found, self.score_size, read), 0
         for batch in waiting.batches():
             yield self._predictions(batch, evidence)
             done += len(batch)

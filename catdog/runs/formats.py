@@ -73,7 +73,7 @@ def write(args: argparse.Namespace, run: Run, graph, load_photos: Callable) -> N
             weights = export.export(run, graph.network, dataset, progress)
             if weights is None:
                 raise UserError("expected a network that LiteRT can run")
-        path = run.network(".tflite")
+        path = run.network_file(".tflite")
         cli.say(f"wrote {path}: {weights} weights, {path.stat().st_size:,} bytes")
     elif args.export:
         with cli.blame("--output"):

@@ -20,8 +20,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import datetime
 import functools
 import io
+import itertools
 import json
 import logging
 import math
@@ -56,6 +58,13 @@ MAX_SCORE_SIZE = 1280  # px: the largest image_size times the largest score_scal
 # (Of 4,472 held-out photos of Dogs vs. Cats, 5 look so, and are copies.)
 MANY_ALIKE = 0.01
 MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos fit in
+
+
+def new_folder() -> str:
+    """Return runs/<date-time>, with a number behind it if that folder exists."""
+    dated = f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
+    numbered = itertools.chain([dated], (f"{dated}-{count}" for count in itertools.count(2)))
+    return next(each for each in numbered if not os.path.lexists(each))
 
 
 class Run:
@@ -141,7 +150,7 @@ class Run:
         return Settings.from_dict(self.config.get("settings", {}))
 
     @property
-    def scores(self) -> int:
+    def novelty_photos(self) -> int:
         """The number of validation photos behind its novelty; 0 for a run without novelty."""
         return self.config.get("answer", {}).get("scores", 0)
 
@@ -153,13 +162,13 @@ class Run:
     def is_finished(self) -> bool:
         return os.path.exists(self.folder / "metrics.json")
 
-    def networks(self) -> list[Path]:
+    def network_files(self) -> list[Path]:
         """Return the files that hold a network."""
         return [path for path in self.folder.glob("model*") if NETWORK.fullmatch(path.name)]
 
     def check_trained(self) -> None:
         """Raise UserError unless there is a run with a trained network."""
-        if self.config and not self.networks():
+        if self.config and not self.network_files():
             wrong = f"expected a finished run, got {self} without a model.keras"
             raise UserError(wrong + self._how_to_continue())
 
@@ -284,7 +293,7 @@ class Run:
         with files.atomic_file(self.folder / "model.keras") as temporary:
             network.save(temporary)
 
-    def network(self, suffix: str) -> Path:
+    def network_file(self, suffix: str) -> Path:
         """Return the file of the network that ends in `suffix`, ".keras" or ".tflite".
 
         Raises:
@@ -319,7 +328,7 @@ class Run:
         config = {**self.config, **changes, "files": named}
         config.pop("litert_sha256", None)
         self.write_config(config)
-        for path in [*self.networks(), self.folder / "novelty.npz"]:
+        for path in [*self.network_files(), self.folder / "novelty.npz"]:
             if path.name not in named:
                 path.unlink(missing_ok=True)
 

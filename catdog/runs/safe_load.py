@@ -98,10 +98,10 @@ def stored_shapes(file: io.BytesIO) -> list[tuple[int, ...]]:
 
 
 def check_litert_network(
-    interpreter: Interpreter, file_size: int, image_size: int, classes: int
+    interpreter: Interpreter, file_size: int, score_size: int, classes: int
 ) -> None:
     """Raise ValueError unless a network fits `config.json`; nothing is allocated yet."""
-    most = max(file_size, VALUES_PER_PIXEL * image_size**2)
+    most = max(file_size, VALUES_PER_PIXEL * score_size**2)
     for tensor in interpreter.get_tensor_details():
         size = math.prod(map(int, tensor["shape"]))
         if not 0 <= size <= most:
@@ -109,8 +109,8 @@ def check_litert_network(
     runner = interpreter.get_signature_runner()
     inputs, outputs = runner.get_input_details(), runner.get_output_details()
     photos = inputs["photos"]["shape"].tolist()
-    if set(inputs) != {"photos"} or photos[1:] != [image_size, image_size, 3]:
-        raise ValueError(f"expected photos of {image_size} px, as config.json says, got {photos}")
+    if set(inputs) != {"photos"} or photos[1:] != [score_size, score_size, 3]:
+        raise ValueError(f"expected photos of {score_size} px, as config.json says, got {photos}")
     if "probabilities" in outputs:
         name, expected = "probabilities", classes
     else:  # what an answer is fitted to, or a run of an earlier release

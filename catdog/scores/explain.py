@@ -82,7 +82,7 @@ class Explanations:
     ending = ".jpg"
 
     def __init__(self, classifier):
-        size = classifier.image_size
+        size = classifier.score_size
         if "evidence" not in classifier.outputs(np.zeros((1, size, size, 3), np.uint8)):
             raise UserError(
                 "expected a network that ends in global average pooling and one fully connected "
@@ -190,8 +190,8 @@ class Layers:
 
     ending = ".png"
 
-    def __init__(self, network, image_size: int):
-        self.size = image_size
+    def __init__(self, network, size: int):
+        self.size = size
         maps = [layer for layer in network.layers if len(layer.output.shape) == 4]
         starts = [i for i, layer in enumerate(maps) if type(layer).__name__ == "Conv2D"]
         if not starts:

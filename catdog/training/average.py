@@ -21,7 +21,7 @@ class AveragedNetwork(keras.Model):
 
     Args:
         network: a functional `keras.Model` from images to logits.
-        sample: `data.sample`, with its dtype.
+        sample: `pixels.sample`, with its dtype.
         augment: `data.augment`, with its settings and dtype.
         steps_per_epoch: the average reaches back about one epoch. At first it reaches back a ninth
             of the steps so far, as TensorFlow's `ExponentialMovingAverage(num_updates)` does, so

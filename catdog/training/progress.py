@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import shutil
 import time
 
@@ -178,6 +179,24 @@ def epoch_line(row: dict, settings: Settings) -> str:
     )
 
 
+def report_epoch(run: Run, settings: Settings, history: list[dict], scores: dict) -> None:
+    """Print one line about an epoch; warn if a network predicts a single class; draw the curves.
+
+    Args:
+        history: the rows of `history.csv` so far.
+        scores: of the validation photos after the last epoch.
+    """
+    say(epoch_line(history[-1], settings))
+    # While the learning rate rises, it is normal: in two of twelve epochs with 320 photos.
+    risen = history[math.floor(settings.warmup * settings.epochs) :]
+    if risen and scores["largest_share"] == 1 > scores["accuracy"]:
+        # As long as a network predicts one class, the accuracy stays the share of this class.
+        same = [row["val_accuracy"] == scores["accuracy"] for row in risen[-3:-1]]
+        if same in ([True], [False, True]):  # said once
+            say(*ONE_LABEL.splitlines())
+    draw_curves(run, history)
+
+
 def draw_curves(run: Run, history: list[dict]) -> None:
     """Draw `curves.png` of a run, but not before the last one is a minute old.
 
@@ -186,25 +205,6 @@ def draw_curves(run: Run, history: list[dict]) -> None:
     path = run.folder / "curves.png"
     if run.writes and (not path.exists() or files.age(path) > REDRAW):
         plots.plot_history(history, path)
-
-
-def report_epoch(
-    row: dict[str, float], scores: dict[str, float], settings: Settings, one_label: list[bool]
-) -> None:
-    """Print one line about an epoch, and a warning if the network predicts a single class.
-
-    Args:
-        row: of `history.csv`.
-        scores: of the validation photos.
-        one_label: for each earlier epoch, whether a single class was predicted. The value of this
-            epoch is appended.
-    """
-    # While the learning rate rises, it is normal: in two of twelve epochs with 320 photos.
-    risen = row["epoch"] > settings.warmup * settings.epochs
-    one_label.append(risen and scores["largest_share"] == 1 and scores["accuracy"] < 1)
-    say(epoch_line(row, settings))
-    if one_label[-2:] == [True, True] and one_label[-3:-2] != [True]:
-        say(*ONE_LABEL.splitlines())
 
 
 def resuming(done: int, settings: Settings) -> str:
@@ -243,7 +243,7 @@ def say_scores(run: Run, settings: Settings, metrics: dict) -> None:
         metrics: as `metrics.json` keeps them.
     """
     say(
-        *novelty.advice(run.scores),
+        *novelty.advice(run.novelty_photos),
         "",
         f"Trained for {clock(metrics['training_seconds'])}. On the test split, which training "
         "never saw:",

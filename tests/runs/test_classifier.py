@@ -46,7 +46,7 @@ def test_both_runtimes_compute_about_the_same(trained, drawn):
     quick = Classifier(trained[0])
     slow = Classifier(trained[0], model.load, runtime="keras")
     assert (quick.runtime, slow.runtime) == ("LiteRT", "Keras")
-    images = np.stack([photo.load_photo(path, quick.image_size) for path in drawn])
+    images = np.stack([photo.load_photo(path, quick.score_size) for path in drawn])
     expected = slow.outputs(images)
     for name, values in quick.outputs(images).items():
         np.testing.assert_allclose(values, expected[name], atol=0.2, rtol=0.1)
@@ -60,7 +60,7 @@ def test_both_runtimes_compute_about_the_same(trained, drawn):
 
 def test_an_answer_does_not_depend_on_the_photos_beside_it(trained, drawn):
     classifier = Classifier(trained[0])
-    some = np.stack([photo.load_photo(path, classifier.image_size) for path in drawn])
+    some = np.stack([photo.load_photo(path, classifier.score_size) for path in drawn])
     many = np.concatenate([some] * 5)  # more than LiteRT gets at a time, and not a multiple of it
     assert len(many) > LITERT_BATCH and len(many) % LITERT_BATCH
     alone = np.concatenate([asked(classifier, image[None]) for image in some])
@@ -124,7 +124,7 @@ def ours():
 @pytest.fixture(scope="module")
 def batches(ours):
     """Batches of one to twelve pictures, each with the answers to it alone."""
-    rng, shape = np.random.default_rng(0), (ours.image_size, ours.image_size, 3)
+    rng, shape = np.random.default_rng(0), (ours.score_size, ours.score_size, 3)
     found = []
     for count in (1, 3, 12, 2, 9, 1):
         levels = rng.integers(0, 256, (count, 1, 1, 3))

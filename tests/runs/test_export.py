@@ -134,7 +134,7 @@ def test_without_litert_the_run_answers_with_keras(folder, network, dataset, no_
     assert export.export(Run(folder), network, dataset) is None
     assert "could not write model.tflite, so predict.py starts more slowly: not in" in caplog.text
     classifier = Classifier(folder, model.load)
-    assert classifier.runtime == "Keras" and classifier.run.scores == 60
+    assert classifier.runtime == "Keras" and classifier.run.novelty_photos == 60
     assert classifier.outputs(dataset.images[:2])["novelty"].shape == (2,)
 
 

@@ -401,11 +401,11 @@ def test_a_new_network_takes_the_place_of_the_old_one_in_one_step(tmp_path, monk
     for number in (1, 2):
         new.write_text(f"network {number}")
         Run(folder).switch([new], temperature=1.0 + number)
-        path = Run(folder).network(".keras")
+        path = Run(folder).network_file(".keras")
         assert path.read_text() == f"network {number}"
         assert Run(folder).config["temperature"] == 1 + number
         assert Run(folder).config["files"] == {path.name: files.sha256(path)}
-        assert Run(folder).networks() == [path]
+        assert Run(folder).network_files() == [path]
     assert (folder / "model-mine.keras").exists()
 
     def killed(*_):
@@ -415,5 +415,5 @@ def test_a_new_network_takes_the_place_of_the_old_one_in_one_step(tmp_path, monk
     monkeypatch.setattr(files, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         Run(folder).switch([new], temperature=4.0)
-    assert Run(folder).network(".keras") == path
+    assert Run(folder).network_file(".keras") == path
     assert path.read_text() == "network 2" and Run(folder).config["temperature"] == 3

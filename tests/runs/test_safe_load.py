@@ -433,7 +433,7 @@ def load_and_run():
     signal.alarm(60)
     try:
         run = Classifier(sys.argv[1])
-        run.outputs(np.zeros((1, run.image_size, run.image_size, 3), np.uint8))
+        run.outputs(np.zeros((1, run.score_size, run.score_size, 3), np.uint8))
     except UserError as error:
         assert "cannot read" in str(error) or "finite" in str(error), error
 

@@ -64,7 +64,7 @@ def test_fit_keeps_the_aspect_ratio_and_a_pixel(size, fitted):
 
 def test_explanations_refuse_a_network_whose_regions_are_mixed():
     class Mixed:
-        classes, image_size, run = ["cat", "dog"], 32, "runs/mixed"
+        classes, score_size, run = ["cat", "dog"], 32, "runs/mixed"
 
         def outputs(self, images):
             return {"probabilities": np.full((len(images), 2), 0.5)}

@@ -94,7 +94,7 @@ def test_the_page_needs_nothing_else_and_escapes_every_name():
 class Classifier:
     """A network that takes 32 px and finds a dog in every photo."""
 
-    classes, image_size = ("cat", "dog"), 32
+    classes, score_size = ("cat", "dog"), 32
 
     def outputs(self, images):
         return {"evidence": np.ones((len(images), 1, 1, 1))}

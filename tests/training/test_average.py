@@ -7,6 +7,7 @@ import numpy as np
 
 import data
 import model
+from catdog.training import pixels
 from catdog.training.average import AveragedNetwork
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype("float32")
@@ -61,7 +62,7 @@ def test_evaluation_runs_the_averaged_weights_and_changes_nothing(small_plain):
 
 def test_sampling_is_that_of_data_py(small_plain):
     both = averaged()
-    both.sample = functools.partial(data.sample, dtype="float32")
+    both.sample = functools.partial(pixels.sample, dtype="float32")
     whole = data.positions(np.zeros(8), np.ones(8), 32, 32)
     inputs = {"photos": IMAGES.astype("uint8"), "rows": whole, "columns": whole}
     np.testing.assert_allclose(both(inputs), both.network(IMAGES), rtol=1e-5, atol=1e-5)

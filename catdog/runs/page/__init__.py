@@ -62,7 +62,7 @@ def fill_page(run: Run, network, content: bytes) -> str:
         content: the .tflite file of `network`, for one photo at a time.
     """
     classes, size = [printable(name) for name in run.config["classes"]], network.input_shape[1]
-    known = run.scores
+    known = run.novelty_photos
     about = {"classes": classes, "size": size, "limit": novelty.DEFAULT_LIMIT if known else None}
     mirror = ", and the mirror image" if run.settings.mirror else ""
     style, script = _read("page.css"), _read("page.js")
