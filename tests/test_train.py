@@ -122,7 +122,7 @@ def begun(photos_dir, tmp_path, monkeypatch):
 def test_a_run_goes_on_where_its_photos_have_moved(begun, tmp_path):
     folder, photos, seen = begun
     photos.rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"--resume: expected the photos .*; --data-dir says where"):
+    with pytest.raises(UserError, match=r"--data-dir: expected a folder, got .*photos"):
         train.main(["--resume", str(folder)])
     assert train.main(["--resume", str(folder), "--data-dir", str(tmp_path / "moved")]) == 0
     assert train.main(["--resume", str(folder)]) == 0  # the run keeps the new place
