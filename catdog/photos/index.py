@@ -466,7 +466,7 @@ class _Finder:
         """Return the photos of numbered folders that all hold photos of several labels."""
         home = passed[-1]
         keys = {each.key for each in home.filled}
-        if len(stem := _without_numbers(keys)) != 1 or keys & self.keep or home.photos:
+        if len(stem := _without_numbers(keys)) != 1 or keys & self.keep:
             return None
         paths = home.paths()
         table = None

@@ -274,8 +274,10 @@ def test_labels_in_names_within_numbered_folders_are_read(tmp_path):
     found = index.find(tmp_path)
     assert found.classes == ["cat", "fox"] and np.bincount(found.labels).tolist() == [6, 6]
     assert "labels from names such as batch1/cat_0.jpg" in found.summary
+    batches = ["batch1", "batch2"]
+    assert index.find(tmp_path, classes=batches).classes == batches
     save(tmp_path / "batch2/unnamed.jpg")
-    assert index.find(tmp_path).classes == ["batch1", "batch2"]
+    assert index.find(tmp_path).classes == batches
     fill(tmp_path / "digits", "1", "2", "3", photos=2)
     assert index.find(tmp_path / "digits").classes == ["1", "2", "3"]
 
@@ -328,6 +330,8 @@ def test_the_classes_of_a_network_keep_their_folders(tmp_path):
     (tmp_path / "ant").mkdir()
     found = index.find(tmp_path, classes=["ant", "bee"])
     assert found.classes == ["ant", "bee"] and found.labels.tolist() == [1, 1]
+    save(tmp_path / "beside.jpg")
+    assert index.find(tmp_path, classes=["ant", "bee"]).paths == found.paths
     fill(tmp_path, "train")
     assert index.find(tmp_path, classes=["ant", "bee", "train"]).labels.tolist() == [1, 1, 2]
 
@@ -336,6 +340,7 @@ def test_the_classes_of_a_network_keep_their_folders(tmp_path):
     ("folders", "words"),
     [
         ("fold_{1,2}/{ant,bee}", "got fold_1, fold_2 with folders of the same names (ant, bee)"),
+        ("fold_{1,2}/{0,1}", "got fold_1, fold_2 with folders of the same names (0, 1)"),
         ("{old,new}/{ant,bee}", "got new, old with folders of the same names (ant, bee)"),
         ("{ant,bee}/{images,masks}", "got ant, bee with folders of the same names (images, masks)"),
         ("{ant,bee}/{train,test}", "got ant, bee with folders of the same names (test, train)"),
@@ -515,6 +520,7 @@ def test_links_that_lead_back_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("inside", ["train/cat.{}.jpg train/dog.{}.jpg",
+                                    "train/cat.{}.jpg train/dog.{}.jpg test1/{}.jpg",
                                     "PetImages/Cat/{}.jpg PetImages/Dog/{}.jpg"])  # fmt: skip
 def test_a_public_data_set_one_folder_down_is_found_beside_others(tmp_path, inside):
     for name in [*(each.format(i) for each in inside.split() for i in range(3)), "../notes/a.jpg"]:

@@ -168,6 +168,7 @@ BREEDS = dict(zip(PATHS, ["great dane", "whippet", "whippet"], strict=True))
         'id,width,label\n"0b",3,whippet\n0a,4,"great dane"\n\nsub/0c,5,whippet\n0a,4,great dane',
         "0b,whippet\n0a,great dane\n0c,whippet\n",  # no header; a name alone
         "sep=;\nx;y\n0b.JPG;whippet\n0A.jpg;great dane\n0c.png;whippet\n",
+        "sep=\t\nx\ty\n0b\twhippet\n0a\tgreat dane\n0c\twhippet\n",
         "f|great dane|whippet\n0b.jpg|0|1\n0a.jpg|1|0\n0c.png|0.0|1.0\n",  # one-hot
         "C:\\my\\0b.jpg,whippet\n/x/train/0a.jpg,great dane\n{here}/train/sub/0c.png,whippet\n",
         "{name}/train/0b.jpg,whippet\n{name}/0a,great dane\n{name}/train/sub/0c.png,whippet",
