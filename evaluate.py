@@ -82,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--model"):
         classifiers = [Classifier(each, model.load, args.runtime) for each in args.model or [None]]
-    args.data_dir = args.data_dir or classifiers[0].run.place("data_dir")
-    args.cache_dir = args.cache_dir or "tmp/cache"
+    classifiers[0].run.set_places(args)
     cli.check_output(args.output, args.data_dir)
     cli.check_output(args.suspects, args.data_dir, "--suspects")
     with cli.blame("--model"):

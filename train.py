@@ -28,7 +28,6 @@ from catdog import cli, files
 from catdog.backend import keras
 from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import quoted
 from catdog.photos import download
 from catdog.runs import export, safe_load
 from catdog.runs.classifier import Classifier
@@ -150,7 +149,7 @@ def begin(
     if settings.init:
         with cli.blame("--init"):
             Run(settings.init).check_trained()  # before photos are decoded, maybe for minutes
-    places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
+    places = {name: getattr(args, name) for name in PLACES}
     lists = data.read_lists(args)
     download.ensure_photos(**places, demo=settings.recipe == "demo")
     load = functools.partial(data.load, **places, **lists, fold=settings.fold)
@@ -169,8 +168,8 @@ def resume(args: argparse.Namespace, run: Run) -> tuple[Settings, data.Dataset]:
         if args.epochs:
             raise UserError("cannot be combined with --epochs before the run is finished")
         settings = recipe.fit_to_machine(Settings.to_resume(run.config))
-        # The photos may be elsewhere by now: --data-dir says where.
-        places = {name: getattr(args, name) or run.place(name) for name in PLACES}
+        run.set_places(args)  # --data-dir says where the photos are by now
+        places = {name: getattr(args, name) for name in PLACES}
         download.ensure_photos(**places, demo=settings.recipe == "demo")
         size, fold = settings.score_size, settings.fold
         dataset = data.load(**places, **run.lists, size=size, fold=fold)
@@ -244,15 +243,7 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
         except KeyboardInterrupt:
             say("To continue with all folds, run the same command again.")
             raise
-    models, flags = " ".join(map(quoted, runs.values())), ""
-    for name in ("data_dir", "cache_dir", "exclude", "relabel"):
-        if value := getattr(args, name):
-            flags += f"--{name.replace('_', '-')} {quoted(value)} "
-    say(
-        "",
-        "All photos, each scored by a network that did not see it:",
-        f"       python evaluate.py {flags}--pool --model {models}",
-    )
+    progress.say_folds(runs.values(), args)
 
 
 # --- The loop -------------------------------------------------------------------------------------

@@ -95,25 +95,25 @@ def progress(description: str, unit: str) -> Callable[[int, int | None], None]:
 # --- Arguments ------------------------------------------------------------------------------------
 
 
-def data_arguments(default: str | None = "tmp", said: str = "tmp") -> argparse.ArgumentParser:
+def data_arguments(default: str | None = "tmp", said: str = "") -> argparse.ArgumentParser:
     """Return a parent parser of the arguments that say which photos are meant.
 
     Args:
         default: the value of --data-dir if it is not given.
-        said: what `--help` says of it.
+        said: what `--help` says of the default folders, if they are others.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--data-dir",
         default=default,
         metavar="DIR",
-        help=f"folder of labelled photos (default: {said})",
+        help=f"folder of labelled photos (default: {said or 'tmp'})",
     )
     parser.add_argument(
         "--cache-dir",
         default=default and f"{default}/cache",
         metavar="DIR",
-        help="folder for decoded photos (default: tmp/cache)",
+        help=f"folder for decoded photos (default: {said or 'tmp/cache'})",
     )
     parser.add_argument(
         "--exclude",

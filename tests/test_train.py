@@ -176,11 +176,12 @@ def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, m
         run.save([{"epoch": 1}], [])
 
     monkeypatch.setattr(train, "train_and_finish", begin)
+    (out := tmp_path / "out.txt").write_text("cat.1\n")
     command = ["--data-dir", str(photos_dir), "--cache-dir", str(tmp_path / "cache"), "--folds",
-               "5", "--image-size", "32", "--output", str(tmp_path / "folds")]  # fmt: skip
+               "5", "--exclude", str(out), "--image-size", "32", "--output",
+               str(tmp_path / "folds")]  # fmt: skip
     assert train.main([*command, "--epochs", "7"]) == 0
-    hint = f"evaluate.py --data-dir {photos_dir} --cache-dir {tmp_path / 'cache'} --pool --model "
-    assert hint in capsys.readouterr().err
+    assert f"evaluate.py --exclude {out} --pool --model {tmp_path}" in capsys.readouterr().err
     assert train.main([*command, "--epochs", "7"]) == 0
     with pytest.raises(UserError, match=r"--folds: expected epochs 7, with which .* got 64"):
         train.main(command)

@@ -17,6 +17,7 @@ read is checked first.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import dataclasses
@@ -138,6 +139,11 @@ class Run:
     def place(self, name: str) -> str:
         """Return `data_dir` or `cache_dir`, absolute or relative to the current folder."""
         return _relative(str(self.config.get(name, PLACES[name])), self.name, Path.cwd())
+
+    def set_places(self, args: argparse.Namespace) -> None:
+        """Set --data-dir and --cache-dir, where they are not given, to those of this run."""
+        for name in PLACES:
+            setattr(args, name, getattr(args, name) or self.place(name))
 
     @property
     def lists(self) -> dict:

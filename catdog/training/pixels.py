@@ -3,6 +3,8 @@
 `sample` is all that evaluation does; the others are parts of the augmentation, see `data.augment`.
 """
 
+from __future__ import annotations  # or the annotations would load Keras
+
 from catdog.backend import keras
 
 

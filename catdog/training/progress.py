@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import math
 import shutil
 import time
+from collections.abc import Iterable
 
 import numpy as np
 from tqdm import tqdm
@@ -280,6 +282,17 @@ def say_finished(run: Run, epochs: int | None) -> None:
         f"{run} is finished. Next:  {evaluate_command(run)}",
         f"To train it further, as a new run:  python train.py --init {quoted(run)} "
         f"--epochs {epochs or 20} --data-dir {quoted(run.place('data_dir'))}",
+    )
+
+
+def say_folds(runs: Iterable[Run], args: argparse.Namespace) -> None:
+    """Print the command that scores all photos with the runs of all folds."""
+    lists = [(name, getattr(args, name)) for name in ("exclude", "relabel")]
+    flags = "".join(f"--{name} {quoted(path)} " for name, path in lists if path)
+    say(
+        "",
+        "All photos, each scored by a network that did not see it:",
+        f"       python evaluate.py {flags}--pool --model {' '.join(map(quoted, runs))}",
     )
 
 
