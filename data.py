@@ -76,8 +76,8 @@ def split(
     if given_split is not None:
         assigned = given_split.copy()
         train = np.flatnonzero(given_split == TRAIN)
-        some = [names[i] for i in train], np.asarray(digests)[train]
-        hashed = split(*some, None if labels is None else labels[train], fold=fold)
+        of_train = None if labels is None else labels[train]
+        hashed = split([names[i] for i in train], np.asarray(digests)[train], of_train, fold=fold)
         # No photo is added to a split that the user gave.
         assigned[train] = np.where(np.isin(hashed, given_split), TRAIN, hashed)
         return assigned
@@ -88,17 +88,19 @@ def split(
     for i in sorted(np.flatnonzero(sizes[group] > 1).tolist(), key=names.__getitem__):
         leader[i] = first_of_group.setdefault(group[i], i)
     position = hashes / 2.0**64  # in [0, 1)
-    counts = [] if labels is None else np.bincount(labels)
-    for label in np.flatnonzero(np.less(counts, SMALL_CLASS) & np.greater(counts, 0)):
+    counts = np.zeros(0, int) if labels is None else np.bincount(labels)
+    for label in np.flatnonzero((counts < SMALL_CLASS) & (counts > 0)):
         members = np.flatnonzero((labels == label) & (leader == np.arange(len(leader))))
         members = members[np.argsort(hashes[members], kind="stable")]
-        followers = sizes[group[members]]
-        # Start at a random fraction of one photo's share. From 0, the split sizes of all small
-        # classes would be rounded in the same direction.
+        copies = sizes[group[members]]  # of each photo, itself included
+        # Start at a fraction of one photo's share that looks random: the low bits of the smallest
+        # hash. From 0, the split sizes of all small classes would be rounded in the same direction.
+        # A photo that is alone is for training.
         start = int(hashes[members].min()) % 2**32 / 2**32 if len(members) > 1 else 0
-        position[members] = (followers.cumsum() - followers + start) / followers.sum()
+        position[members] = (copies.cumsum() - copies + start) / copies.sum()
         if 2 < len(members) < 10:
-            # The last two are validation and test. The others share the eight tenths of training.
+            # The last two are validation and test, the others are spread over the eight tenths of
+            # training: five photos are at 0.05, 0.25, 0.55, 0.85 and 0.95.
             rest = len(members) - 2
             position[members] = np.add([*np.arange(rest) * 8 // rest, 8, 9], 0.5) / 10
     position = (position[leader] + fold / 10) % 1  # shifted by `fold` tenths
@@ -207,6 +209,7 @@ def load(
         if len(errors) == len(found.paths):
             got = f"{counted(len(errors), 'file')} that cannot be decoded"
             raise UserError(f"expected photos, got {got}; the first, {found.paths[0]}: {errors[0]}")
+    # The files that are photos: `images` holds only these, all else is of all files.
     good = np.delete(np.arange(len(found.paths)), list(errors))
     names = [found.names[i] for i in good.tolist()]
     given_split = None if found.given_split is None else found.given_split[good]
@@ -271,7 +274,7 @@ def training_batches(dataset: Dataset, settings: Settings, epoch: int) -> keras.
     size = settings.image_sizes()[epoch]
 
     def batch(step):
-        rng = np.random.default_rng([settings.seed, epoch, step + 1])
+        rng = np.random.default_rng([settings.seed, epoch, step + 1])  # 0 is that of `order`
         drawn = draw(rng, batch_size, size, dataset.images.shape[1], settings, epoch)
         return order[step * batch_size : (step + 1) * batch_size], drawn
 
@@ -356,23 +359,24 @@ def draw(
         Arrays of float32: `rows` and `columns`, (count, size), say where to sample, see
         `positions`; the others, (count,), are one number per photo.
     """
-    uniform = iter(rng.random((18, count), np.float32))  # from 0 to 1, taken in this order
-    signed = (2 * each - 1 for each in uniform)  # the next of them, from -1 to 1
+    # Each is taken once, in the order of this function:
+    uniform = iter(rng.random((18, count), np.float32))  # from 0 to 1
+    signed = (2 * each - 1 for each in uniform)  # from -1 to 1
     all_epochs, settings = settings, recipe.of_epoch(settings, epoch)
     area = settings.crop_area + next(uniform) * (1 - settings.crop_area)
     aspect = np.exp(next(signed) * settings.aspect)  # width over height
     height, width = np.minimum(np.sqrt([area / aspect, area * aspect]), 1)
     top, left = next(uniform) * (1 - height), next(uniform) * (1 - width)
     mirrored = (next(uniform) < 0.5) & settings.mirror
-    columns = np.where(mirrored, [left + width, -width], [left, width])
+    from_right = np.where(mirrored, left + width, left), np.where(mirrored, -width, width)
     contrast = 1 + next(signed) * settings.brightness
     brighter = 127.5 * next(signed) * settings.brightness
-    # `augment` turns a fixed share of each batch, as JAX compiles for fixed shapes. In the last
-    # epochs only some of these photos get an angle.
+    # `augment` turns the share `rotation` of each batch, as JAX compiles for fixed shapes. All of
+    # these photos get an angle (the condition is always true); in the last epochs only some do.
     is_turned = next(uniform) * all_epochs.rotation < settings.rotation
     drawn = {
         "rows": positions(top, height, size, pixels),
-        "columns": positions(*columns, size, pixels),
+        "columns": positions(*from_right, size, pixels),
         "contrast": contrast,
         "shift": brighter + 127.5 * (1 - contrast),  # about the middle of 0-255
         "angle": np.where(is_turned, next(signed) * np.pi, 0),  # radians
@@ -387,7 +391,8 @@ def draw(
     noise = 120 * np.maximum(next(uniform) - 2 / 3, 0)  # a third get noise: deviation up to 40
     drawn["noise"] = np.where(is_corrupted, noise, 0)
     small = np.maximum(size / 2 / 4 ** next(uniform), min(12, size // 2))
-    drawn["small"] = np.where(is_corrupted, small, 0)  # px: 1/2 to 1/8 of `size`, at least 12
+    # px: 1/2 to 1/8 of `size`, at least 12; `corrupt` uses it for half of the photos.
+    drawn["small"] = np.where(is_corrupted, small, 0)
     return {name: array.astype(np.float32) for name, array in drawn.items()}
 
 
@@ -395,7 +400,7 @@ def draw(
 
 
 def augment(inputs: dict, settings: Settings, dtype: str, seed: keras.random.SeedGenerator):
-    """Return photos as training sees them: sampled, turned, recoloured, corrupted, erased.
+    """Return photos as training sees them: turned, sampled, recoloured, corrupted, erased.
 
     The first photos of a batch are turned and the last ones corrupted. The order of a batch is
     random, so this picks photos at random, and their numbers are fixed, as JAX needs them.
@@ -411,10 +416,11 @@ def augment(inputs: dict, settings: Settings, dtype: str, seed: keras.random.See
     photos = inputs["photos"]
     contrast = inputs["contrast"][:, None, None]
     count = ops.shape(photos)[0]
+    # In whole thousandths, as `count` may be a tensor of whole numbers:
     turned = count * round(1000 * settings.rotation) // 1000
     clean = count - count * round(1000 * settings.corruption) // 1000
 
-    def sampled(photos, part):
+    def sampled(photos, part):  # with contrast, which is cheaper on a matrix than on photos
         return sample(photos, inputs["rows"][part], inputs["columns"][part], dtype, contrast[part])
 
     def numbers(name, part=slice(None)):
@@ -447,7 +453,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--augmented", metavar="FILE",
         help="draw 24 training photos as the network sees them into a new PNG file")
     add("--output", metavar="DIR", type=Path, help="new folder for a list of all photos (CSV)")
-    add("--suspects", nargs="+", help=argparse.SUPPRESS)
+    add("--suspects", nargs="+", help=argparse.SUPPRESS)  # of an earlier release
     # fmt: on
     args = parser.parse_args(argv)
     if args.suspects:
@@ -460,7 +466,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.augmented:
         with cli.blame("--augmented"):
             files.check_new(args.augmented, "file")
-    size = RECIPES["full"].score_size
+    size = RECIPES["full"].score_size  # so that training finds the cache
     dataset = load(args.data_dir, size, args.cache_dir, **lists)
     text, rows = inspect.overview(dataset)
     print(text)

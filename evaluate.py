@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--model"):
         classifiers = [Classifier(each, model.load, args.runtime) for each in args.model or [None]]
-    classifiers[0].run.set_places(args)
+    classifiers[0].run.set_places(args)  # all are scored on the same photos
     cli.check_output(args.output, args.data_dir)
     cli.check_output(args.suspects, args.data_dir, "--suspects")
     with cli.blame("--model"):
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         score_held_out(pairs, args)
         return 0
     if args.split is None:
-        args.split = "all" if all(itertools.starmap(knows_none, pairs)) else "test"
+        args.split = "all" if all(trained_on_none(*pair) for pair in pairs) else "test"
     scored = [score(*pair, args) for pair in pairs]
     if len(scored) > 1:
         result = compare(scored)
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def knows_none(classifier: Classifier, dataset: data.Dataset) -> bool:
+def trained_on_none(classifier: Classifier, dataset: data.Dataset) -> bool:
     """Return whether a network was trained on none of the photos, as far as is known."""
     members = np.concatenate(list(dataset.splits.values()))  # training photos first
     # In parts: the first already decides, if the network was trained on its photos.
@@ -158,15 +158,15 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     name = str(classifier.run)
     if args.output and os.path.isabs(name):
         name = os.path.basename(name)  # a report may be passed on, without the folders of its maker
-    found = metrics.score(labels, probabilities, classifier.classes)
+    scores = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": name,
         "runtime": classifier.runtime,
         "split": args.split,
-        "images": found.pop("images"),
+        "images": scores.pop("images"),
         "skipped": len(dataset.skipped),
         "excluded": len(dataset.excluded),
-        **found,
+        **scores,
         "temperature": temperature,
         "calibration_error": metrics.expected_calibration_error(labels, probabilities),
         "calibration_error_uncalibrated": metrics.expected_calibration_error(labels, uncalibrated),

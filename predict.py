@@ -4,7 +4,8 @@
     find ~ -name '*.jpg' | python predict.py -    paths on stdin
     python predict.py folder/ --sort sorted/      copies of the photos, in one folder per label
 
-A photo that is unlike nearly all photos of the classes is called unknown; see docs/unknown.md.
+A photo that is less like the training photos than nearly all other photos of the classes are is
+called unknown; see docs/unknown.md.
 Starts quickly: Keras and TensorFlow are loaded only if needed.
 """
 
@@ -34,7 +35,7 @@ from catdog.runs.classifier import Classifier
 if TYPE_CHECKING:
     from catdog.runs import answer
 
-CLIP = 0.005  # least distance from 0 and 1 in a submission, if config.json has no `clip`
+CLIP = 0.005  # least distance from 0 and 1 in a submission, unless config.json has a `clip`
 USAGE = """\
 predict.py classifies photos. Try:
 
@@ -118,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     colour = (
         sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     )
-    code, how = 0, (args.threshold, args.top)
+    code = 0
+    how = args.threshold, args.top
     found = decode.find(args.photos, b"\0" if args.null else os.linesep.encode())
     for prediction in predict(classifier, found, evidence=bool(args.explain)):
         if args.json:
@@ -166,6 +168,9 @@ def predict(classifier: Classifier, found: Iterable, evidence: bool = False) -> 
     """Yield the predictions of what `decode.find` yields.
 
     A progress bar is shown, unless the results themselves scroll by on the terminal.
+
+    Args:
+        evidence: whether the predictions hold the regions that --explain draws.
     """
     visible = sys.stderr.isatty() and not sys.stdout.isatty()
     show = cli.progress("predicting", " photos") if visible else lambda done, total: None

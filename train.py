@@ -60,10 +60,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--resume", metavar="RUN", help="continue an interrupted run, with all its settings")
     # fmt: on
     args = parser.parse_args(argv)
-    if args.recipe == "demo":
+    if args.recipe == "demo":  # the same as --demo
         args.recipe, args.demo = None, True
     given = [name for name, value in vars(args).items() if value is not None]
-    # With --resume, epochs is for the command that `say_finished` prints.
+    # epochs: of a finished run, `say_finished` passes it on. `resume` refuses it for any other.
     with_resume = ("resume", "hosts", "rank", "cluster", "data_dir", "cache_dir", "epochs")
     excluded = {
         "cluster": ["hosts"],
@@ -72,7 +72,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "minutes": ["recipe", "epochs", "image_size", "demo", "folds", "hosts", "cluster"],
         "demo": ["data_dir", "recipe"],
     }
-    if args.arch not in model.SMALLEST:  # its image size is fixed, or no --arch is given
+    if args.arch and not model.takes_any_size(args.arch):
         excluded["minutes"].append("arch")
     cli.check_combinations(parser, given, excluded, {"hosts": "rank", "rank": "hosts"})
     if not args.resume:  # a resumed run knows its own folders
@@ -85,14 +85,14 @@ def make_settings(args: argparse.Namespace) -> Settings:
     """Return the settings of the recipe, overridden by the arguments that are given."""
     default = "demo" if args.demo else "tune" if args.init else "full"
     base = RECIPES[args.recipe or default]
-    if args.minutes:  # the image size is chosen later; photos are first loaded at that of fast
+    if args.minutes:  # `fit_to_photos` chooses the size, with photos loaded at that of fast
         base = dataclasses.replace(base, recipe="minutes", image_size=RECIPES["fast"].image_size)
     names = {field.name for field in dataclasses.fields(Settings)} - {"recipe"}
     given = {key: value for key, value in vars(args).items() if key in names and value is not None}
-    if given.get("arch", base.arch) not in model.SMALLEST:  # one size from start to end
+    if not model.takes_any_size(given.get("arch", base.arch)):  # one size from start to end
         given = {"image_size": model.FIXED_SIZE, "stages": (1.0,), "score_scale": 1.0} | given
     settings = dataclasses.replace(base, **given)
-    model.fixed_size(settings.arch, settings.image_size)  # raises UserError if it is too small
+    model.check_size(settings.arch, settings.image_size)
     return settings
 
 
@@ -102,9 +102,9 @@ def make_settings(args: argparse.Namespace) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     args = parse_arguments(argv)
-    with cli.blame("--image-size"):
+    with cli.blame("--image-size"):  # a UserError in this block names that flag
         settings = make_settings(args)
-    devices.keep_freed_memory()
+    devices.keep_freed_memory()  # a training step takes 5% less time
     with devices.join(args.hosts, args.rank, bool(args.cluster)):
         if args.folds:
             train_folds(args, settings)
@@ -124,9 +124,10 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
 
     Args:
         settings: the settings of a new run. A resumed run has its own.
-        started: `time.perf_counter()` at the start of the program.
+        started: when the program started, by `time.perf_counter()`.
     """
     folder = args.resume or args.output or new_folder()
+    # `copy` is the folder itself, but of several processes the others read a copy.
     with devices.own_copy(Path(folder), TO_RESUME if args.resume else ()) as copy:
         run = Run(copy, name=folder)
         if args.resume and run.is_finished():
@@ -134,12 +135,15 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
             progress.say_finished(run, args.epochs)
             yield None
             return
-        with contextlib.ExitStack() as held:
-            with cli.blame("--resume" if args.resume else "--output"):
+        with contextlib.ExitStack() as stack:
+            with cli.blame("--resume" if args.resume else "--output"):  # not for all that follows
                 if not args.resume:
                     files.check_outside(folder, args.data_dir)
-                held.enter_context(run.held(new=not args.resume))
-            yield run, *(resume(args, run) if args.resume else begin(args, run, settings, started))
+                stack.enter_context(run.held(new=not args.resume))
+            if args.resume:
+                yield run, *resume(args, run)
+            else:
+                yield run, *begin(args, run, settings, started)
 
 
 def begin(
@@ -149,8 +153,8 @@ def begin(
     if settings.init:
         with cli.blame("--init"):
             Run(settings.init).check_trained()  # before photos are decoded, maybe for minutes
-    places = {name: getattr(args, name) for name in PLACES}
-    lists = data.read_lists(args)
+    places = {name: getattr(args, name) for name in PLACES}  # data_dir and cache_dir
+    lists = data.read_lists(args)  # exclude and relabel
     download.ensure_photos(**places, demo=settings.recipe == "demo")
     load = functools.partial(data.load, **places, **lists, fold=settings.fold)
     dataset = load(size=settings.score_size)
@@ -168,7 +172,7 @@ def resume(args: argparse.Namespace, run: Run) -> tuple[Settings, data.Dataset]:
         if args.epochs:
             raise UserError("cannot be combined with --epochs before the run is finished")
         settings = recipe.fit_to_machine(Settings.to_resume(run.config))
-        run.set_places(args)  # --data-dir says where the photos are by now
+        run.set_places(args)  # unless the photos have moved, and --data-dir says where
         places = {name: getattr(args, name) for name in PLACES}
         download.ensure_photos(**places, demo=settings.recipe == "demo")
         size, fold = settings.score_size, settings.fold
@@ -178,7 +182,7 @@ def resume(args: argparse.Namespace, run: Run) -> tuple[Settings, data.Dataset]:
                 f"the photos in {places['data_dir']} have changed since this run was started; "
                 "restore them or start a new run"
             )
-        run.describe(settings, dataset, places, run.lists)
+        run.describe(settings, dataset, places, run.lists)  # with new places and precision
     return settings, dataset
 
 
@@ -187,7 +191,7 @@ def fit_to_photos(
 ) -> Settings:
     """Return the settings of a new run, fitted to its photos and to --minutes."""
     with cli.blame("--data-dir"):
-        inspect.check(dataset)
+        inspect.check(dataset)  # photos of all classes in all splits
     if dataset.has_given_split and (args.folds or settings.fold):
         raise UserError(
             f"expected photos without a split of their own, got {dataset.summary}",
@@ -197,13 +201,11 @@ def fit_to_photos(
     if not args.minutes:
         return settings
     network = build(settings, dataset.classes, steps=1000, fresh=True)  # any number would do
-    return budget.within(
-        args.minutes,
-        started,
-        settings,
-        dataset.split_sizes(),
-        lambda sized: network.train_on_batch(*data.training_batches(dataset, sized, 0)[0]),
-    )
+
+    def step(settings):
+        network.train_on_batch(*data.training_batches(dataset, settings, epoch=0)[0])
+
+    return budget.within(args.minutes, started, settings, dataset.split_sizes(), step)
 
 
 def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> None:
@@ -223,9 +225,10 @@ def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> Non
 
 def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
-    output = Path(args.output or "runs/folds")
-    step = 10 // args.folds  # --fold is 0, 2, 4 ... of five folds, 0, 1, 2 ... of ten
-    runs = {step * number: Run(output / f"fold-{number}") for number in range(args.folds)}
+    # A run holds out two tenths: five, with --fold 0, 2, 4 ..., hold out all photos; ten test all.
+    step = 10 // args.folds
+    output = args.output or "runs/folds"
+    runs = {step * number: Run(f"{output}/fold-{number}") for number in range(args.folds)}
     begun = [run for run in runs.values() if run.is_finished() or run.has_checkpoint()]
     with cli.blame("--folds"):
         for fold, run in runs.items():
@@ -234,6 +237,7 @@ def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     for number, (fold, run) in enumerate(runs.items(), 1):
         say("", f"Fold {number} of {args.folds}: {run}")
         which = {"resume": run.folder} if run in begun else {"output": run.folder}
+        # --epochs is in the settings; `resume` would refuse it.
         of_fold = argparse.Namespace(**{**vars(args), "epochs": None, **which})
         try:
             fold_settings = dataclasses.replace(settings, fold=fold)
@@ -253,6 +257,8 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
     """Train a network, or continue from the checkpoint of the run.
 
     Each epoch trains on augmented photos, validates the averaged weights and writes a checkpoint.
+    `AveragedNetwork.call` does the first two: in `fit` it calls `data.augment` and updates the
+    average; in `evaluate` it runs the averaged network on photos as they are.
 
     Args:
         run: receives `checkpoint.npz` and `history.csv`.
@@ -267,7 +273,7 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
     steps = len(dataset.splits["train"]) // settings.batch_size  # per epoch
     network = build(settings, dataset.classes, steps, fresh=not run.has_checkpoint())
     with cli.blame("--resume"):
-        history = run.restore(network.set_state)
+        history = run.restore(network.set_state)  # [] without a checkpoint
     if history:
         say(progress.resuming(len(history), settings))
     bar = progress.bar(steps, settings, len(history))
@@ -283,7 +289,7 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
             shuffle=False,  # the batches are shuffled
             verbose=0,
         ).history
-        # A network that has seen only small images does badly on large ones, so the size grows.
+        # At a size that suits this epoch: with small images only, large ones are not yet learnt.
         size = settings.score_size_after(settings.image_sizes()[epoch])
         validation = data.evaluation_batches(
             dataset, dataset.splits["validation"], settings.batch_size, size
@@ -295,9 +301,9 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
         run.save(history, state)
         progress.report_epoch(run, settings, history, scores)
     # Standard float32 layers. Training may use bfloat16 and fused batch normalization.
-    averaged = model.from_settings(settings, len(dataset.classes))
-    averaged.set_weights(network.averaged_weights())
-    return averaged, history
+    final = model.from_settings(settings, len(dataset.classes))
+    final.set_weights(network.averaged_weights())
+    return final, history
 
 
 def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> keras.Model:
@@ -305,7 +311,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
 
     If `fresh` (no checkpoint), copy the weights of `settings.init` into it.
     """
-    from catdog.training import average, normalization, optimizer
+    from catdog.training import average, normalization, optimizer  # which load Keras
 
     keras.config.set_dtype_policy(settings.precision)
     try:
@@ -315,19 +321,21 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
                 donor = model.load(settings.init).network
                 same_classes = Run(settings.init).config["classes"] == classes
                 safe_load.copy_weights(donor, network, same_classes)
-        network = normalization.fuse(network)
+        network = normalization.fuse(network)  # computes the same, faster
     finally:
         keras.config.set_dtype_policy("float32")
-    devices.synchronize(network)
+    devices.synchronize(network)  # batch normalization over the photos of all devices
     dtype = keras.dtype_policies.get(settings.precision).compute_dtype
-    network = average.AveragedNetwork(
+    averaged = average.AveragedNetwork(
         network,
         sample=functools.partial(pixels.sample, dtype=dtype),
         augment=functools.partial(data.augment, settings=settings, dtype=dtype),
         steps_per_epoch=steps,
     )
-    optimizer.compile(network, settings, len(classes), steps)
-    return network
+    # Cross-entropy on logits; Muon for convolutions, AdamW for the rest; the learning rate rises,
+    # then falls to 0 along a half cosine.
+    optimizer.compile(averaged, settings, len(classes), steps)
+    return averaged
 
 
 # --- After the loop -------------------------------------------------------------------------------
@@ -339,9 +347,11 @@ def finish_run(
     """Save, calibrate, export and score the trained network; print its scores."""
     run.save_network(network)
     run.write_trained_on(dataset.identities(dataset.splits["train"]), settings.init)
+    # Fits temperature and novelty to the validation photos first.
     export.export(run, network, dataset, cli.progress("fitting", " photos"))
     plots.plot_history(history, run.folder / "curves.png")
-    classifier, show = Classifier(run.folder, model.load), cli.progress("scoring", " photos")
+    classifier = Classifier(run.folder, model.load)  # which loads the network if LiteRT cannot
+    show = cli.progress("scoring", " photos")
     scores = {
         "training_seconds": round(sum(row["seconds"] for row in history), 1),
         "device": devices.devices()[0],

@@ -145,8 +145,8 @@ class Settings:
         sizes = [max(smallest, round(self.image_size * part / 8) * 8) for part in self.stages]
         sizes[-1] = self.image_size
         # Counted from the end, so that the last epoch has the last size even if there are few.
-        ahead = reversed(range(self.epochs))
-        return [sizes[-1 - len(sizes) * epochs // self.epochs] for epochs in ahead]
+        stages_left = (len(sizes) * left // self.epochs for left in reversed(range(self.epochs)))
+        return [sizes[-1 - stages] for stages in stages_left]
 
 
 def is_good(field: dataclasses.Field, value: object) -> bool:
