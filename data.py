@@ -57,10 +57,12 @@ def split(
 ) -> np.ndarray:
     """Divide photos 80/10/10 by a hash of their names.
 
-    A photo's split does not depend on the seed or on other photos, except identical ones: files
-    with the same bytes go where the first of them by name goes. A class of fewer than `SMALL_CLASS`
-    photos is divided exactly, in the order of the hashes, so an added photo may move others of it.
-    A class of three different photos or more has one in each split, unless copies fill a split.
+    In a class of `SMALL_CLASS` photos or more, a photo's split does not depend on the seed or on
+    other photos, except identical ones: files with the same bytes go where the first of them by
+    name goes. A smaller class is divided exactly, in the order of the hashes, so an added photo may
+    move others of it.
+    A class of ten different photos or more has one in each split, and with fold 0 a class of three
+    or more, unless copies fill a split.
 
     Args:
         names: (n,) what identifies each photo, such as `cat.7`.
@@ -78,7 +80,7 @@ def split(
         train = np.flatnonzero(given_split == TRAIN)
         of_train = None if labels is None else labels[train]
         hashed = split([names[i] for i in train], np.asarray(digests)[train], of_train, fold=fold)
-        # No photo is added to a split that the user gave.
+        # Only a split that is empty takes photos. The others stay in training.
         assigned[train] = np.where(np.isin(hashed, given_split), TRAIN, hashed)
         return assigned
     hashes = name_hashes(names)
@@ -93,9 +95,9 @@ def split(
         members = np.flatnonzero((labels == label) & (leader == np.arange(len(leader))))
         members = members[np.argsort(hashes[members], kind="stable")]
         copies = sizes[group[members]]  # of each photo, itself included
-        # Start at a fraction of one photo's share that looks random: the low bits of the smallest
-        # hash. From 0, the split sizes of all small classes would be rounded in the same direction.
-        # A photo that is alone is for training.
+        # Start at a fraction of one photo's share that looks random, from the low bits of a hash.
+        # From 0, the split sizes of all small classes would be rounded in the same direction. (A
+        # single photo starts at 0: it is for training.)
         start = int(hashes[members].min()) % 2**32 / 2**32 if len(members) > 1 else 0
         position[members] = (copies.cumsum() - copies + start) / copies.sum()
         if 2 < len(members) < 10:
@@ -359,24 +361,25 @@ def draw(
         Arrays of float32: `rows` and `columns`, (count, size), say where to sample, see
         `positions`; the others, (count,), are one number per photo.
     """
-    # Each is taken once, in the order of this function:
+    # Each row of numbers is taken once, in the order of this function.
     uniform = iter(rng.random((18, count), np.float32))  # from 0 to 1
-    signed = (2 * each - 1 for each in uniform)  # from -1 to 1
+    signed = (2 * each - 1 for each in uniform)  # the next of `uniform`, from -1 to 1
     all_epochs, settings = settings, recipe.of_epoch(settings, epoch)
     area = settings.crop_area + next(uniform) * (1 - settings.crop_area)
     aspect = np.exp(next(signed) * settings.aspect)  # width over height
     height, width = np.minimum(np.sqrt([area / aspect, area * aspect]), 1)
     top, left = next(uniform) * (1 - height), next(uniform) * (1 - width)
     mirrored = (next(uniform) < 0.5) & settings.mirror
-    from_right = np.where(mirrored, left + width, left), np.where(mirrored, -width, width)
+    start = np.where(mirrored, left + width, left)
+    length = np.where(mirrored, -width, width)
     contrast = 1 + next(signed) * settings.brightness
     brighter = 127.5 * next(signed) * settings.brightness
     # `augment` turns the share `rotation` of each batch, as JAX compiles for fixed shapes. All of
-    # these photos get an angle (the condition is always true); in the last epochs only some do.
+    # these photos get an angle, but in the last epochs, where `settings` are mild, only some.
     is_turned = next(uniform) * all_epochs.rotation < settings.rotation
     drawn = {
         "rows": positions(top, height, size, pixels),
-        "columns": positions(*from_right, size, pixels),
+        "columns": positions(start, length, size, pixels),
         "contrast": contrast,
         "shift": brighter + 127.5 * (1 - contrast),  # about the middle of 0-255
         "angle": np.where(is_turned, next(signed) * np.pi, 0),  # radians

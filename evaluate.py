@@ -6,7 +6,7 @@ trained on none of them. The photos that a run holds out are those of validation
     python evaluate.py                                the network in weights/
     python evaluate.py --model RUN --output DIR       with a report to look at, DIR/report.html
     python evaluate.py --model RUN_A RUN_B            which is better, and is it significant?
-    python evaluate.py --model folds/fold-* --pool    all photos, each by a run that did not see it
+    python evaluate.py --model runs/folds/* --pool    all photos, each by a run that did not see it
     python evaluate.py --model RUN --suspects DIR     photos whose label the network disputes
 
 Scores match predict.py, as both use LiteRT by default.
@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--model"):
         classifiers = [Classifier(each, model.load, args.runtime) for each in args.model or [None]]
-    classifiers[0].run.set_places(args)  # all are scored on the same photos
+    # All runs are scored on the photos of the first. (Its cache may be on another machine.)
+    args.data_dir = args.data_dir or classifiers[0].run.place("data_dir")
+    args.cache_dir = args.cache_dir or "tmp/cache"
     cli.check_output(args.output, args.data_dir)
     cli.check_output(args.suspects, args.data_dir, "--suspects")
     with cli.blame("--model"):
@@ -157,7 +159,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     alike = classifier.run.trained_on(identities, renamed=True)
     name = str(classifier.run)
     if args.output and os.path.isabs(name):
-        name = os.path.basename(name)  # a report may be passed on, without the folders of its maker
+        name = Path(name).name  # a report may be passed on, without the folders of its maker
     scores = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": name,

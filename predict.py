@@ -4,8 +4,8 @@
     find ~ -name '*.jpg' | python predict.py -    paths on stdin
     python predict.py folder/ --sort sorted/      copies of the photos, in one folder per label
 
-A photo that is less like the training photos than nearly all other photos of the classes are is
-called unknown; see docs/unknown.md.
+A photo is called unknown if its novelty is 0.99 or more: at most one in a hundred real photos of
+the classes is so unlike the training photos. See docs/unknown.md.
 Starts quickly: Keras and TensorFlow are loaded only if needed.
 """
 

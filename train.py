@@ -63,7 +63,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.recipe == "demo":  # the same as --demo
         args.recipe, args.demo = None, True
     given = [name for name, value in vars(args).items() if value is not None]
-    # epochs: of a finished run, `say_finished` passes it on. `resume` refuses it for any other.
+    # --epochs is for a finished run: `say_finished` prints the next command with it.
     with_resume = ("resume", "hosts", "rank", "cluster", "data_dir", "cache_dir", "epochs")
     excluded = {
         "cluster": ["hosts"],
@@ -104,7 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--image-size"):  # a UserError in this block names that flag
         settings = make_settings(args)
-    devices.keep_freed_memory()  # a training step takes 5% less time
     with devices.join(args.hosts, args.rank, bool(args.cluster)):
         if args.folds:
             train_folds(args, settings)
@@ -127,9 +126,9 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
         started: when the program started, by `time.perf_counter()`.
     """
     folder = args.resume or args.output or new_folder()
-    # `copy` is the folder itself, but of several processes the others read a copy.
-    with devices.own_copy(Path(folder), TO_RESUME if args.resume else ()) as copy:
-        run = Run(copy, name=folder)
+    # Process 0 uses the folder itself; the others of --hosts read a copy, which it sends.
+    with devices.own_copy(Path(folder), TO_RESUME if args.resume else ()) as path:
+        run = Run(path, name=folder)
         if args.resume and run.is_finished():
             run.clean()
             progress.say_finished(run, args.epochs)
@@ -139,9 +138,13 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
             with cli.blame("--resume" if args.resume else "--output"):  # not for all that follows
                 if not args.resume:
                     files.check_outside(folder, args.data_dir)
+                elif args.epochs:
+                    raise UserError("cannot be combined with --epochs before the run is finished")
+                else:
+                    settings = recipe.fit_to_machine(Settings.to_resume(run.config))
                 stack.enter_context(run.held(new=not args.resume))
             if args.resume:
-                yield run, *resume(args, run)
+                yield run, settings, resume(args, run, settings)
             else:
                 yield run, *begin(args, run, settings, started)
 
@@ -166,24 +169,21 @@ def begin(
     return settings, dataset
 
 
-def resume(args: argparse.Namespace, run: Run) -> tuple[Settings, data.Dataset]:
-    """Return the settings of an interrupted run, and its photos, which must be the same."""
+def resume(args: argparse.Namespace, run: Run, settings: Settings) -> data.Dataset:
+    """Return the photos of an interrupted run, which must be the same."""
+    # They may be elsewhere by now.
+    places = {name: getattr(args, name) or run.place(name) for name in PLACES}
+    download.ensure_photos(**places, demo=settings.recipe == "demo")
+    size, fold = settings.score_size, settings.fold
+    dataset = data.load(**places, **run.lists, size=size, fold=fold)
     with cli.blame("--resume"):
-        if args.epochs:
-            raise UserError("cannot be combined with --epochs before the run is finished")
-        settings = recipe.fit_to_machine(Settings.to_resume(run.config))
-        run.set_places(args)  # unless the photos have moved, and --data-dir says where
-        places = {name: getattr(args, name) for name in PLACES}
-        download.ensure_photos(**places, demo=settings.recipe == "demo")
-        size, fold = settings.score_size, settings.fold
-        dataset = data.load(**places, **run.lists, size=size, fold=fold)
         if dataset.digest() != run.config.get("digest"):
             raise UserError(
                 f"the photos in {places['data_dir']} have changed since this run was started; "
                 "restore them or start a new run"
             )
         run.describe(settings, dataset, places, run.lists)  # with new places and precision
-    return settings, dataset
+    return dataset
 
 
 def fit_to_photos(
@@ -191,7 +191,7 @@ def fit_to_photos(
 ) -> Settings:
     """Return the settings of a new run, fitted to its photos and to --minutes."""
     with cli.blame("--data-dir"):
-        inspect.check(dataset)  # photos of all classes in all splits
+        inspect.check(dataset)  # no split is empty, and every class has training photos
     if dataset.has_given_split and (args.folds or settings.fold):
         raise UserError(
             f"expected photos without a split of their own, got {dataset.summary}",
@@ -216,7 +216,7 @@ def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> Non
     try:
         with devices.explained(settings), devices.scope():
             network, history = train(run, settings, dataset)
-        if run.writes:
+        if run.writes:  # process 0
             finish_run(run, settings, dataset, network, history)
     except KeyboardInterrupt:
         progress.say_stopped(run)
@@ -225,10 +225,10 @@ def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> Non
 
 def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
-    # A run holds out two tenths: five, with --fold 0, 2, 4 ..., hold out all photos; ten test all.
-    step = 10 // args.folds
+    # Five runs (--fold 0, 2, 4 ...) hold out each photo once, ten twice: for validation and test.
+    shift = 10 // args.folds
     output = args.output or "runs/folds"
-    runs = {step * number: Run(f"{output}/fold-{number}") for number in range(args.folds)}
+    runs = {shift * number: Run(f"{output}/fold-{number}") for number in range(args.folds)}
     begun = [run for run in runs.values() if run.is_finished() or run.has_checkpoint()]
     with cli.blame("--folds"):
         for fold, run in runs.items():
@@ -257,8 +257,8 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
     """Train a network, or continue from the checkpoint of the run.
 
     Each epoch trains on augmented photos, validates the averaged weights and writes a checkpoint.
-    `AveragedNetwork.call` does the first two: in `fit` it calls `data.augment` and updates the
-    average; in `evaluate` it runs the averaged network on photos as they are.
+    `AveragedNetwork.call` (catdog/training/average.py) does the first two: in `fit` it calls
+    `data.augment` and updates the average; in `evaluate` it runs the average on photos as they are.
 
     Args:
         run: receives `checkpoint.npz` and `history.csv`.
@@ -289,7 +289,7 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
             shuffle=False,  # the batches are shuffled
             verbose=0,
         ).history
-        # At a size that suits this epoch: with small images only, large ones are not yet learnt.
+        # A network that has seen only small images does not know large ones yet.
         size = settings.score_size_after(settings.image_sizes()[epoch])
         validation = data.evaluation_batches(
             dataset, dataset.splits["validation"], settings.batch_size, size
@@ -299,7 +299,7 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
         state = network.get_state()
         finite.check(history[-1]["loss"], state, len(history), settings)
         run.save(history, state)
-        progress.report_epoch(run, settings, history, scores)
+        progress.report_epoch(run, settings, history)
     # Standard float32 layers. Training may use bfloat16 and fused batch normalization.
     final = model.from_settings(settings, len(dataset.classes))
     final.set_weights(network.averaged_weights())
@@ -313,6 +313,7 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
     """
     from catdog.training import average, normalization, optimizer  # which load Keras
 
+    devices.keep_freed_memory()  # or a step on the CPU takes up to a tenth longer
     keras.config.set_dtype_policy(settings.precision)
     try:
         network = model.from_settings(settings, len(classes))
@@ -332,8 +333,8 @@ def build(settings: Settings, classes: list[str], steps: int, fresh: bool) -> ke
         augment=functools.partial(data.augment, settings=settings, dtype=dtype),
         steps_per_epoch=steps,
     )
-    # Cross-entropy on logits; Muon for convolutions, AdamW for the rest; the learning rate rises,
-    # then falls to 0 along a half cosine.
+    # Cross-entropy with smoothed labels; Muon for convolutions, AdamW for the rest; the learning
+    # rate rises, then falls to 0 along a half cosine.
     optimizer.compile(averaged, settings, len(classes), steps)
     return averaged
 
@@ -347,10 +348,10 @@ def finish_run(
     """Save, calibrate, export and score the trained network; print its scores."""
     run.save_network(network)
     run.write_trained_on(dataset.identities(dataset.splits["train"]), settings.init)
-    # Fits temperature and novelty to the validation photos first.
+    # Also fits temperature and novelty to the validation photos.
     export.export(run, network, dataset, cli.progress("fitting", " photos"))
     plots.plot_history(history, run.folder / "curves.png")
-    classifier = Classifier(run.folder, model.load)  # which loads the network if LiteRT cannot
+    classifier = Classifier(run.folder, model.load)  # `model.load` is used if LiteRT is missing
     show = cli.progress("scoring", " photos")
     scores = {
         "training_seconds": round(sum(row["seconds"] for row in history), 1),

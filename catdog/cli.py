@@ -95,25 +95,25 @@ def progress(description: str, unit: str) -> Callable[[int, int | None], None]:
 # --- Arguments ------------------------------------------------------------------------------------
 
 
-def data_arguments(default: str | None = "tmp", said: str = "") -> argparse.ArgumentParser:
+def data_arguments(default: str | None = "tmp", said: str = "tmp") -> argparse.ArgumentParser:
     """Return a parent parser of the arguments that say which photos are meant.
 
     Args:
         default: the value of --data-dir if it is not given.
-        said: what `--help` says of the default folders, if they are others.
+        said: what `--help` says of it.
     """
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--data-dir",
         default=default,
         metavar="DIR",
-        help=f"folder of labelled photos (default: {said or 'tmp'})",
+        help=f"folder of labelled photos (default: {said})",
     )
     parser.add_argument(
         "--cache-dir",
         default=default and f"{default}/cache",
         metavar="DIR",
-        help=f"folder for decoded photos (default: {said or 'tmp/cache'})",
+        help="folder for decoded photos (default: tmp/cache)",
     )
     parser.add_argument(
         "--exclude",
@@ -201,8 +201,8 @@ def addresses(text: str) -> list[str]:
 # --- Running --------------------------------------------------------------------------------------
 
 
-# The signal that is to end this script, SIGINT or SIGTERM. It is raised as a KeyboardInterrupt,
-# which TensorFlow may swallow or replace: once it became a TypeError of its own.
+# The signal that is ending this script, SIGINT or SIGTERM; 0 for none. The handler raises
+# KeyboardInterrupt, which TensorFlow may swallow, or turn into another error (once a TypeError).
 stopped_by = 0
 
 
@@ -248,6 +248,8 @@ def _ended(main, closed_pipe):
         _check_current_folder()
         with _temporary_folder():
             code = main()
+        if stopped_by:
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except BaseException as error:
         if stopped_by or isinstance(error, KeyboardInterrupt):

@@ -181,7 +181,8 @@ def test_folds_go_on_with_the_settings_of_the_first_call(photos_dir, tmp_path, m
                "5", "--exclude", str(out), "--image-size", "32", "--output",
                str(tmp_path / "folds")]  # fmt: skip
     assert train.main([*command, "--epochs", "7"]) == 0
-    assert f"evaluate.py --exclude {out} --pool --model {tmp_path}" in capsys.readouterr().err
+    hint = f"evaluate.py --cache-dir {tmp_path / 'cache'} --exclude {out} --pool --model {tmp_path}"
+    assert hint in capsys.readouterr().err
     assert train.main([*command, "--epochs", "7"]) == 0
     with pytest.raises(UserError, match=r"--folds: expected epochs 7, with which .* got 64"):
         train.main(command)

@@ -25,9 +25,10 @@ class Found:
     paths: list[str]  # (n,), with forward slashes
     labels: np.ndarray  # int (n,), index into `classes`
     names: list[str]  # (n,) what identifies each photo in any layout, such as `cat.7`
-    given_split: np.ndarray | None = None  # int (n,), index into `SPLITS`; None if none is said
+    given_split: np.ndarray | None = None  # (n,), index into `SPLITS`, if the user says it
     summary: str = ""  # one line: where labels and split come from, and the classes
-    others: dict[str, int] = dataclasses.field(default_factory=dict)  # no photos: ending, number
+    # Files that are no photos:
+    others: dict[str, int] = dataclasses.field(default_factory=dict)  # number by ending
 
 
 def split_of(name: str) -> int | None:

@@ -110,7 +110,7 @@ class _Folder:
         inside = f"{path}/" if path else ""
         self.path = path
         self.name = path.rpartition("/")[2]
-        self.start = len(inside)  # where the paths of its photos go on
+        self.start = len(inside)  # length of the prefix of its photos' paths
         self.is_marked = bool(path) and any(mark <= {*others} for mark in MARKS)
         self.photos = [] if self.is_marked else [inside + name for name in photos]
         self.others = others
@@ -169,12 +169,12 @@ class _Part:
 
     kind: str  # folders, csv or names
     folder: _Folder
-    how: str  # where their labels come from
+    how: str  # where their labels, or their split, come from
     rows: list[_Row]
     notes: list[str]  # warnings to print if this part is used
-    is_sure: bool = False  # whether the CSV file calls a column label, class, breed ...
-    inner: Sequence[_Folder] = ()  # those of the parts that are joined in it
-    classes: set[str] = dataclasses.field(default_factory=set)  # of a split, those of training
+    is_sure: bool = False  # whether the CSV file names its column of labels, see `Table`
+    inner: Sequence[_Folder] = ()  # the folders of the parts that were joined, if any
+    classes: set[str] = dataclasses.field(default_factory=set)  # of joined parts, the first's
 
     def __post_init__(self):
         self.classes = self.classes or {row.label for row in self.rows}
@@ -289,7 +289,11 @@ class _Finder:
         return are_parts or len(outer) < len(twins) or not outer.isdisjoint(COPIES)
 
     def may_be_class(self, folder, home):
-        """Return whether a folder in `home` is no copy of the class folders that lie beside it."""
+        """Return whether a folder in `home` may be a class.
+
+        A class of the network always is one. Others are no `test1` and no copy of the class folders
+        beside them.
+        """
         inner = {each.key for each in self.strip(folder)[-1].filled}
         is_copy = len(inner & {each.key for each in home.filled}) > 1
         return folder.key in self.keep or not (is_copy or folder.name.lower() in UNLABELLED)
@@ -306,7 +310,7 @@ class _Finder:
         splits = {TEST if each.name.lower() in UNLABELLED else each.split for each in last.filled}
         if splits - {None} > {TRAIN}:
             return True
-        if passed and last.split == TRAIN and any(map(_is_kaggles, last.photos[:1])):
+        if passed and last.split == TRAIN and last.photos and _is_kaggles(last.photos[0]):
             return True
         keys = {each.key for each in (*passed, last)}
         if "petimages" not in keys and IMAGES.isdisjoint(keys if is_twin else {folder.key}):
@@ -475,7 +479,8 @@ class _Finder:
         # A column of another name may say something else of photos in numbered classes.
         for part in (self.by_name(home, paths), table if table and table.is_sure else None):
             rows = part.rows if part else []
-            pairs = {(row.path[home.start :].split("/")[0], row.label) for row in rows}
+            inside = ((row.path[home.start :].split("/"), row.label) for row in rows)
+            pairs = {(folder, label) for (folder, *rest), label in inside if rest}
             labels = collections.Counter(folder for folder, _ in pairs)
             if len(labels) > 1 and min(labels.values()) > 1 and len(rows) > 0.9 * len(paths):
                 part.notes.append(f"not taken for classes: {_names(home.filled)}")

@@ -136,7 +136,7 @@ def matching(
 
 
 class NotAList(UserError):
-    """A file that is no list of photos, such as a map of classes."""
+    """A file that cannot be read, or is no list of photos, such as a map of classes."""
 
 
 def _text(path):
@@ -211,14 +211,14 @@ def read_csv(path: str | os.PathLike, photos: Sequence[str]) -> Table:
         photos: paths below the folder of the file, with forward slashes.
     Raises:
         NotAList: too few of the rows name a photo, or no column holds labels.
-        UserError: a photo has two labels.
+        UserError: a photo has two labels, a label two spellings, or the encoding is unknown.
     """
     rows, is_utf = _rows(path)
-    names = _Photos(path, photos)
-    columns, rows = _columns(rows, names, path)
+    known = _Photos(path, photos)
+    columns, rows = _columns(rows, known, path)
     labels, splits, left_out, named, contrary = {}, {}, [], set(), ""
     for line, row in rows:
-        meant = names.find(row[columns.photo])
+        meant = known.find(row[columns.photo])
         label = nfc(printable(columns.label(row)))
         named.update(meant)
         if len(meant) != 1 or not label:

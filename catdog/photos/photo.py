@@ -401,7 +401,7 @@ def _decode(data, draft_size, finish):
 
 
 def _memory(kind: str, image: Image.Image, width: int, height: int) -> float:
-    """Return the bytes that decoding takes. Drafts are smaller than `width` and `height`."""
+    """Return the bytes that decoding takes. `image` may be a draft, smaller than `width`."""
     # What Pillow needs for a pixel, and four bytes for what is made of it.
     memory = image.width * image.height * (BYTES_PER_PIXEL.get(kind, 4) + 4)
     memory += 16 * (width + height)  # each row costs memory, be it a pixel wide

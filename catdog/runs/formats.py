@@ -63,7 +63,8 @@ def write(args: argparse.Namespace, run: Run, graph, load_photos: Callable) -> N
     from catdog.runs import export, page
 
     if args.export == "litert":
-        run.set_places(args)
+        args.data_dir = args.data_dir or run.place("data_dir")
+        args.cache_dir = args.cache_dir or "tmp/cache"
         dataset = load_photos(run, args, **run.lists)
         if not len(dataset.splits["validation"]):
             raise UserError("expected validation photos, got none", "--data-dir")

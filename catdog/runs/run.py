@@ -17,7 +17,6 @@ read is checked first.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import dataclasses
@@ -62,7 +61,7 @@ MAX_TEXT = 2**26  # bytes of config.json; the names of a million excluded photos
 
 
 def new_folder() -> str:
-    """Return runs/<date-time>, with a number behind it if that folder exists."""
+    """Return runs/<date-time>, or with -2, -3 ... added if that folder exists."""
     dated = f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}"
     numbered = itertools.chain([dated], (f"{dated}-{count}" for count in itertools.count(2)))
     return next(each for each in numbered if not os.path.lexists(each))
@@ -139,11 +138,6 @@ class Run:
     def place(self, name: str) -> str:
         """Return `data_dir` or `cache_dir`, absolute or relative to the current folder."""
         return _relative(str(self.config.get(name, PLACES[name])), self.name, Path.cwd())
-
-    def set_places(self, args: argparse.Namespace) -> None:
-        """Set --data-dir and --cache-dir, where they are not given, to those of this run."""
-        for name in PLACES:
-            setattr(args, name, getattr(args, name) or self.place(name))
 
     @property
     def lists(self) -> dict:

@@ -16,13 +16,18 @@ def import_matplotlib() -> None:
     spec = importlib.util.find_spec("matplotlib")
     if spec and "matplotlib" not in sys.modules:
         module = sys.modules["matplotlib"] = importlib.util.module_from_spec(spec)
-        own = os.path.dirname(spec.origin)
+        own = os.path.join(os.path.dirname(spec.origin), "")
 
         def open_own(path, **options):
             return open(path if str(path).startswith(own) else os.devnull, **options)
 
         module.open = open_own
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules["matplotlib"]
+            raise
+        del module.open
 
 
 @functools.cache

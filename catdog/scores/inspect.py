@@ -30,7 +30,7 @@ FEW, FEW_OF_CLASS = 50, 10  # test photos, below which a score says little
 
 
 def check(dataset) -> None:
-    """Raise UserError unless a network can be trained: photos of all classes in all splits."""
+    """Raise UserError if a split is empty, or a class has no training photos or a reserved name."""
     for name in dataset.classes:
         if name.strip().casefold() in lines.RESERVED:
             raise UserError(

@@ -174,7 +174,7 @@ def _shown(value):
         more = f" and {len(value) - MOST_ROWS:,} more" if len(value) > MOST_ROWS else ""
         return (", ".join(map(_shown, value[:MOST_ROWS])) or "none") + more
     if isinstance(value, str) and os.path.isabs(value):
-        return os.path.basename(value)  # without the folders of its maker
+        return Path(value).name  # without the folders of its maker
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -192,7 +192,9 @@ def compare(scored: Sequence, result: dict) -> str:
     disputed = disputed[np.argsort(-np.ptp(of_label[:, disputed], axis=0), kind="stable")]
     shown = [photo(scored, letters, place) for place in disputed[:DISPUTED]]
     sections = [
-        pages.Section(note=f"Scored on the same {len(labels):,} photos.", table=runs),
+        pages.Section(
+            note=f"Scored on the same {files.counted(len(labels), 'photo')}.", table=runs
+        ),
         pages.Section(
             "Is the difference significant?",
             "Two runs are compared by the photos that only one of them gets right (McNemar's exact "
@@ -201,9 +203,9 @@ def compare(scored: Sequence, result: dict) -> str:
         ),
         pages.Section(
             "Photos on which they disagree",
-            f"The runs give different labels to {files.counted(len(disputed), 'photo')}, of which "
-            f"up to {DISPUTED} are shown: first those where the probabilities of the right label "
-            "differ most. "
+            f"The runs give different labels to {files.counted(len(disputed), 'photo')}. Up to "
+            f"{DISPUTED} are shown, first those where the probabilities of the right label differ "
+            "most. "
             + pages.about_maps(shown, "the label that a run gives, in the order of the runs"),
             photos=shown,
         ),

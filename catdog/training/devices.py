@@ -180,8 +180,8 @@ def share(count: int) -> slice:
 def keep_freed_memory() -> None:
     """Have the C library keep the memory that a step frees, for the next step.
 
-    glibc returns it to the system by default and gets it back page by page. Without that, a step
-    of 128 photos of 48 px takes 5% less time, of 64 px 6% (two cores, TensorFlow).
+    By default glibc returns it to the system and gets it back page by page, which makes steps on
+    the CPU slower; docs/EXPERIMENTS.md has the figures.
     """
     with contextlib.suppress(OSError, TypeError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)

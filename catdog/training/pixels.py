@@ -9,7 +9,7 @@ from catdog.backend import keras
 
 
 def sample(photos, rows, columns, dtype: str, contrast=1.0):
-    """Return photos sampled at rows and columns. Evaluation does nothing else to photos.
+    """Return photos sampled at rows and columns.
 
     Sampling an axis is a product with a matrix, which processors and GPUs do faster than gathering.
 

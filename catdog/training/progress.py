@@ -162,6 +162,7 @@ def history_row(
         "accuracy": logs["accuracy"][0],
         "val_loss": scores["cross_entropy"],
         "val_accuracy": scores["accuracy"],
+        "val_largest_share": scores["largest_share"],  # of the class that is predicted most
         "learning_rate": float(network.optimizer.learning_rate),
         "image_size": settings.image_sizes()[epoch],
         "seconds": round(time.perf_counter() - started, 2),
@@ -181,21 +182,18 @@ def epoch_line(row: dict, settings: Settings) -> str:
     )
 
 
-def report_epoch(run: Run, settings: Settings, history: list[dict], scores: dict) -> None:
+def report_epoch(run: Run, settings: Settings, history: list[dict]) -> None:
     """Print one line about an epoch; warn if a network predicts a single class; draw the curves.
 
     Args:
         history: the rows of `history.csv` so far.
-        scores: of the validation photos after the last epoch.
     """
     say(epoch_line(history[-1], settings))
-    # While the learning rate rises, it is normal: in two of twelve epochs with 320 photos.
+    # While the learning rate rises, this is normal: in two of twelve epochs with 320 photos.
     risen = history[math.floor(settings.warmup * settings.epochs) :]
-    if risen and scores["largest_share"] == 1 > scores["accuracy"]:
-        # As long as a network predicts one class, the accuracy stays the share of this class.
-        same = [row["val_accuracy"] == scores["accuracy"] for row in risen[-3:-1]]
-        if same in ([True], [False, True]):  # said once
-            say(*ONE_LABEL.splitlines())
+    one_class = [row["val_largest_share"] == 1 > row["val_accuracy"] for row in risen[-3:]]
+    if one_class in ([True, True], [False, True, True]):  # said once
+        say(*ONE_LABEL.splitlines())
     draw_curves(run, history)
 
 
@@ -287,8 +285,11 @@ def say_finished(run: Run, epochs: int | None) -> None:
 
 def say_folds(runs: Iterable[Run], args: argparse.Namespace) -> None:
     """Print the command that scores all photos with the runs of all folds."""
-    lists = [(name, getattr(args, name)) for name in ("exclude", "relabel")]
-    flags = "".join(f"--{name} {quoted(path)} " for name, path in lists if path)
+    names = ("cache-dir", "exclude", "relabel")
+    paths = [(name, getattr(args, name.replace("-", "_"))) for name in names]
+    flags = "".join(
+        f"--{name} {quoted(path)} " for name, path in paths if path not in (None, "tmp/cache")
+    )
     say(
         "",
         "All photos, each scored by a network that did not see it:",

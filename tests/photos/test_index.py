@@ -429,6 +429,10 @@ def test_numbered_folders_give_way_to_a_csv_file_and_others_are_told(tmp_path, c
         (tmp_path / root / "meta.csv").write_text(f"image,{column}\n" + "".join(rows))
     assert index.find(tmp_path / "numbered").classes == ["x", "y"]
     assert caplog.messages == ["not taken for classes: part_1, part_2"]
+    save(tmp_path / "numbered/stray.png")
+    with (tmp_path / "numbered/meta.csv").open("a") as file:
+        file.write("stray,x\n")
+    assert index.find(tmp_path / "numbered").classes == ["x", "y"]
     caplog.clear()
     assert index.find(tmp_path / "named").classes == ["new", "old"]
     assert index.find(tmp_path / "sex").classes == ["s1", "s2"]

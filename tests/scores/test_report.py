@@ -15,7 +15,7 @@ from catdog.scores.pages import Section
 
 CONFIG = {
     "settings": {"lr": 0.005, "arch": "<plain>", "init": "/home/me/run"},
-    "data_dir": "/home/me/photos",
+    "data_dir": "/home/me/photos/",
     "classes": ["cat", "dog"],
     "exclude": [],
 }

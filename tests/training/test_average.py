@@ -60,7 +60,7 @@ def test_evaluation_runs_the_averaged_weights_and_changes_nothing(small_plain):
         np.testing.assert_array_equal(old, new)
 
 
-def test_sampling_is_that_of_data_py(small_plain):
+def test_evaluation_samples_the_photos_as_pixels_does(small_plain):
     both = averaged()
     both.sample = functools.partial(pixels.sample, dtype="float32")
     whole = data.positions(np.zeros(8), np.ones(8), 32, 32)

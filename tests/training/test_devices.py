@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def losses(run):
 
 
 # --- One device -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", [None, object()])
+def test_memory_is_kept_only_where_the_c_library_can(monkeypatch, library):
+    asked = []
+    glibc = types.SimpleNamespace(mallopt=lambda *option: asked.append(option))
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: library or glibc)
+    devices.keep_freed_memory()
+    assert asked == ([] if library else [(-4, 0), (-1, 2**31 - 1)])
 
 
 def test_one_device_is_trained_without_a_strategy():
