@@ -285,11 +285,10 @@ def say_finished(run: Run, epochs: int | None) -> None:
 
 def say_folds(runs: Iterable[Run], args: argparse.Namespace) -> None:
     """Print the command that scores all photos with the runs of all folds."""
-    names = ("cache-dir", "exclude", "relabel")
-    paths = [(name, getattr(args, name.replace("-", "_"))) for name in names]
-    flags = "".join(
-        f"--{name} {quoted(path)} " for name, path in paths if path not in (None, "tmp/cache")
-    )
+    flags = "" if args.cache_dir == "tmp/cache" else f"--cache-dir {quoted(args.cache_dir)} "
+    for name in ("exclude", "relabel"):
+        if path := getattr(args, name):
+            flags += f"--{name} {quoted(path)} "
     say(
         "",
         "All photos, each scored by a network that did not see it:",
