@@ -61,8 +61,8 @@ def split(
     other photos, except identical ones: files with the same bytes go where the first of them by
     name goes. A smaller class is divided exactly, in the order of the hashes, so an added photo may
     move others of it.
-    A class of ten different photos or more has one in each split, and with fold 0 a class of three
-    or more, unless copies fill a split.
+    A class of ten different photos or more has at least one in each split, unless copies of one
+    photo fill that split. With fold 0, so has a class of three to nine.
 
     Args:
         names: (n,) what identifies each photo, such as `cat.7`.
@@ -376,26 +376,26 @@ def draw(
     brighter = 127.5 * next(signed) * settings.brightness
     # `augment` turns the share `rotation` of each batch, as JAX compiles for fixed shapes. All of
     # these photos get an angle, but in the last epochs, where `settings` are mild, only some.
-    is_turned = next(uniform) * all_epochs.rotation < settings.rotation
+    may_turn = next(uniform) * all_epochs.rotation < settings.rotation
     drawn = {
         "rows": positions(top, height, size, pixels),
         "columns": positions(start, length, size, pixels),
         "contrast": contrast,
         "shift": brighter + 127.5 * (1 - contrast),  # about the middle of 0-255
-        "angle": np.where(is_turned, next(signed) * np.pi, 0),  # radians
+        "angle": np.where(may_turn, next(signed) * np.pi, 0),  # radians
         "row": next(uniform),  # the centre of the grey square, as a share of the photo's side
         "column": next(uniform),
         "reach": next(uniform) * settings.erase / 2,  # half the side of the square
     }
-    is_corrupted = next(uniform) * all_epochs.corruption < settings.corruption
-    drawn["grey"] = is_corrupted & (next(uniform) < 1 / 3)
-    is_dark = is_corrupted & (next(uniform) < 1 / 3)
+    may_corrupt = next(uniform) * all_epochs.corruption < settings.corruption
+    drawn["grey"] = may_corrupt & (next(uniform) < 1 / 3)
+    is_dark = may_corrupt & (next(uniform) < 1 / 3)
     drawn["dark"] = np.where(is_dark, np.exp(-1.4 * next(uniform)), 1)  # down to a quarter
     noise = 120 * np.maximum(next(uniform) - 2 / 3, 0)  # a third get noise: deviation up to 40
-    drawn["noise"] = np.where(is_corrupted, noise, 0)
+    drawn["noise"] = np.where(may_corrupt, noise, 0)
     small = np.maximum(size / 2 / 4 ** next(uniform), min(12, size // 2))
-    # px: 1/2 to 1/8 of `size`, at least 12; `corrupt` uses it for half of the photos.
-    drawn["small"] = np.where(is_corrupted, small, 0)
+    # px: 1/2 to 1/8 of `size`, at least 12; used for half of the corrupted photos.
+    drawn["small"] = np.where(may_corrupt, small, 0)
     return {name: array.astype(np.float32) for name, array in drawn.items()}
 
 
@@ -406,7 +406,8 @@ def augment(inputs: dict, settings: Settings, dtype: str, seed: keras.random.See
     """Return photos as training sees them: turned, sampled, recoloured, corrupted, erased.
 
     The first photos of a batch are turned and the last ones corrupted. The order of a batch is
-    random, so this picks photos at random, and their numbers are fixed, as JAX needs them.
+    random, so these are random photos. How many they are is the same in every batch, as JAX
+    compiles for fixed shapes.
 
     Args:
         inputs: the inputs of a batch of `training_batches`.

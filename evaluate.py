@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     given = [name for name, value in vars(args).items() if value]
     others = ["split", "unknown", "output"]
-    cli.check_combinations(parser, given, {"pool": others, "suspects": others}, {})
+    cli.check_combinations(parser, given, {"pool": others, "suspects": others})
     return args
 
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     with cli.blame("--model"):
         classifiers = [Classifier(each, model.load, args.runtime) for each in args.model or [None]]
-    # All runs are scored on the photos of the first. (Its cache may be on another machine.)
+    # All runs are scored on the photos of the first, but its cache may be on another machine.
     args.data_dir = args.data_dir or classifiers[0].run.place("data_dir")
     args.cache_dir = args.cache_dir or "tmp/cache"
     cli.check_output(args.output, args.data_dir)
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def trained_on_none(classifier: Classifier, dataset: data.Dataset) -> bool:
-    """Return whether a network was trained on none of the photos, as far as is known."""
+    """Return whether a network is known to have been trained on none of the photos."""
     members = np.concatenate(list(dataset.splits.values()))  # training photos first
     # In parts: the first already decides, if the network was trained on its photos.
     parts = (members[start : start + 500] for start in range(0, len(members), 500))
@@ -156,7 +156,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     uncalibrated = calibration.uncalibrated(probabilities, temperature)
     identities = dataset.identities(members)
     trained_on = classifier.run.trained_on(identities)
-    alike = classifier.run.trained_on(identities, renamed=True)
+    look_trained_on = classifier.run.trained_on(identities, renamed=True)  # under any name
     name = str(classifier.run)
     if args.output and os.path.isabs(name):
         name = Path(name).name  # a report may be passed on, without the folders of its maker
@@ -174,7 +174,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
         "calibration_error_uncalibrated": metrics.expected_calibration_error(labels, uncalibrated),
         "images_per_second": round(rate, 1),
         "trained_on": None if trained_on is None else int(trained_on.sum()),
-        "look_trained_on": None if alike is None else int(alike.sum()),
+        "look_trained_on": None if look_trained_on is None else int(look_trained_on.sum()),
     }
     if novelties is not None:
         found["unknown"] = novelty.refusal_score(labels, probabilities.argmax(1), novelties)
@@ -199,7 +199,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
 
 def novelty_of_folder(classifier: Classifier, folder: str) -> np.ndarray:
     """Return the novelty of the pictures in the folder of --unknown and below it, (n,)."""
-    if not classifier.run.novelty_photos:
+    if not classifier.run.has_novelty:
         raise UserError(f"expected a run with novelty, got {classifier.run}", "--model")
     found = []
     for batch in decode.Stream(decode.find([folder]), classifier.score_size).batches():

@@ -5,7 +5,7 @@
     python model.py --page cats.html --model RUN      a page that runs it in a browser
 
 Input: (batch, height, width, 3), RGB, values 0-255; the pixels are scaled inside the network.
-Output: (batch, 1), the logit of class 1 of two classes; (batch, classes) of more.
+Output: (batch, 1), the logit of the second of two classes; (batch, classes) of more.
 """
 
 # Annotations such as keras.Model must not load Keras at import time.
@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # fmt: on
     args = parser.parse_args(argv)
     if formats.are_asked_for(args, parser):
-        import data  # the photos of a run: the answer is fitted to them
+        import data  # calibration and novelty are fitted to the photos of a run
 
         with cli.blame("--model"):
             run = Run(args.model)

@@ -4,7 +4,7 @@
     find ~ -name '*.jpg' | python predict.py -    paths on stdin
     python predict.py folder/ --sort sorted/      copies of the photos, in one folder per label
 
-A photo is called unknown if its novelty is 0.99 or more: at most one in a hundred real photos of
+A photo is called unknown if its novelty is 0.99 or more: about one in a hundred real photos of
 the classes is so unlike the training photos. See docs/unknown.md.
 Starts quickly: Keras and TensorFlow are loaded only if needed.
 """
@@ -92,7 +92,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Exit with an error message if arguments cannot be combined."""
     given = [name for name, value in vars(args).items() if value]
     excluded = {"kaggle": ["json", "threshold", "top", "sort", "explain", "layers"]}
-    cli.check_combinations(parser, given, excluded, {"metric": "kaggle"})
+    cli.check_combinations(parser, given, excluded, required={"metric": "kaggle"})
     if args.kaggle and len(args.photos) > 1:
         parser.error(f"argument PHOTO: expected one folder with --kaggle, got {len(args.photos)}")
     name_of = {}
@@ -165,11 +165,12 @@ def load_run(folder: Path) -> answer.Graph:
 
 
 def predict(classifier: Classifier, found: Iterable, evidence: bool = False) -> Iterator:
-    """Yield the predictions of what `decode.find` yields.
+    """Yield the predictions of what `decode.find` yields; print what cannot be read to stderr.
 
     A progress bar is shown, unless the results themselves scroll by on the terminal.
 
     Args:
+        found: pairs of a path and a PhotoError, or None for a file that is to be read.
         evidence: whether the predictions hold the regions that --explain draws.
     """
     visible = sys.stderr.isatty() and not sys.stdout.isatty()

@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     }
     if args.arch and not model.takes_any_size(args.arch):
         excluded["minutes"].append("arch")
-    cli.check_combinations(parser, given, excluded, {"hosts": "rank", "rank": "hosts"})
+    cli.check_combinations(parser, given, excluded, required={"hosts": "rank", "rank": "hosts"})
     if not args.resume:  # a resumed run knows its own folders
         args.data_dir = args.data_dir or ("tmp/demo" if args.demo else "tmp")
         args.cache_dir = args.cache_dir or "tmp/cache"
@@ -130,12 +130,12 @@ def open_run(args: argparse.Namespace, settings: Settings, started: float) -> It
     with devices.own_copy(Path(folder), TO_RESUME if args.resume else ()) as path:
         run = Run(path, name=folder)
         if args.resume and run.is_finished():
-            run.clean()
+            run.clean()  # what a killed process left
             progress.say_finished(run, args.epochs)
             yield None
             return
         with contextlib.ExitStack() as stack:
-            with cli.blame("--resume" if args.resume else "--output"):  # not for all that follows
+            with cli.blame("--resume" if args.resume else "--output"):  # not the rest
                 if not args.resume:
                     files.check_outside(folder, args.data_dir)
                 elif args.epochs:
@@ -158,6 +158,7 @@ def begin(
             Run(settings.init).check_trained()  # before photos are decoded, maybe for minutes
     places = {name: getattr(args, name) for name in PLACES}  # data_dir and cache_dir
     lists = data.read_lists(args)  # exclude and relabel
+    # Downloads if data_dir is tmp and holds no photos; any other folder stays as it is.
     download.ensure_photos(**places, demo=settings.recipe == "demo")
     load = functools.partial(data.load, **places, **lists, fold=settings.fold)
     dataset = load(size=settings.score_size)
@@ -200,7 +201,7 @@ def fit_to_photos(
     settings = recipe.fit(settings, len(dataset.splits["train"]), args.batch_size)
     if not args.minutes:
         return settings
-    network = build(settings, dataset.classes, steps=1000, fresh=True)  # any number would do
+    network = build(settings, dataset.classes, steps=1000, fresh=True)  # any number of steps
 
     def step(settings):
         network.train_on_batch(*data.training_batches(dataset, settings, epoch=0)[0])
@@ -214,7 +215,7 @@ def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> Non
     parameters = model.from_settings(settings, len(dataset.classes)).count_params()
     progress.describe(run, settings, dataset, parameters)
     try:
-        with devices.explained(settings), devices.scope():
+        with devices.memory_errors_explained(settings), devices.scope():
             network, history = train(run, settings, dataset)
         if run.writes:  # process 0
             finish_run(run, settings, dataset, network, history)
@@ -225,29 +226,27 @@ def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> Non
 
 def train_folds(args: argparse.Namespace, settings: Settings) -> None:
     """Train one run per fold in DIR/fold-I; continue where an earlier call was interrupted."""
-    # Five runs (--fold 0, 2, 4 ...) hold out each photo once, ten twice: for validation and test.
+    # Five runs (--fold 0, 2, 4 ...) hold out each photo once; ten once in validation, once in test.
     shift = 10 // args.folds
     output = args.output or "runs/folds"
-    runs = {shift * number: Run(f"{output}/fold-{number}") for number in range(args.folds)}
-    begun = [run for run in runs.values() if run.is_finished() or run.has_checkpoint()]
+    folds = range(args.folds)
+    runs = {Run(f"{output}/fold-{i}"): dataclasses.replace(settings, fold=shift * i) for i in folds}
     with cli.blame("--folds"):
-        for fold, run in runs.items():
-            if run in begun:
-                recipe.check_same(run, dataclasses.replace(settings, fold=fold))
-    for number, (fold, run) in enumerate(runs.items(), 1):
+        for run, settings in runs.items():
+            recipe.check_same(run, settings)
+    for number, (run, settings) in enumerate(runs.items(), 1):
         say("", f"Fold {number} of {args.folds}: {run}")
-        which = {"resume": run.folder} if run in begun else {"output": run.folder}
-        # --epochs is in the settings; `resume` would refuse it.
-        of_fold = argparse.Namespace(**{**vars(args), "epochs": None, **which})
+        which = "resume" if run.has_begun() else "output"
+        # --epochs is in the settings already; `open_run` refuses it for a run that was begun.
+        of_fold = argparse.Namespace(**{**vars(args), "epochs": None, which: run.folder})
         try:
-            fold_settings = dataclasses.replace(settings, fold=fold)
-            with open_run(of_fold, fold_settings, time.perf_counter()) as opened:
+            with open_run(of_fold, settings, time.perf_counter()) as opened:
                 if opened:
                     train_and_finish(*opened)
         except KeyboardInterrupt:
             say("To continue with all folds, run the same command again.")
             raise
-    progress.say_folds(runs.values(), args)
+    progress.say_folds(runs, args)
 
 
 # --- The loop -------------------------------------------------------------------------------------
@@ -289,7 +288,7 @@ def train(run: Run, settings: Settings, dataset: data.Dataset) -> tuple[keras.Mo
             shuffle=False,  # the batches are shuffled
             verbose=0,
         ).history
-        # A network that has seen only small images does not know large ones yet.
+        # Validated at a size that suits this epoch: small images do not teach large ones.
         size = settings.score_size_after(settings.image_sizes()[epoch])
         validation = data.evaluation_batches(
             dataset, dataset.splits["validation"], settings.batch_size, size
@@ -367,5 +366,5 @@ def finish_run(
 
 
 if __name__ == "__main__":
-    # If the reader of stdout leaves, exit as after SIGPIPE: the run is unfinished.
+    # If the reader of stdout leaves, exit as after SIGPIPE: folds may be left to train.
     cli.run(main, closed_pipe=141)

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with cli.blame("--model"):
         classifier = Classifier(args.model, model.load)
-        if not classifier.run.novelty_photos:
+        if not classifier.run.has_novelty:
             raise UserError(f"expected a run with novelty, got {classifier.run}")
     dataset = data.load(args.data_dir, classifier.score_size, args.cache_dir, [])
     members = dataset.members_of("test")[: 200 if args.quick else None]

@@ -10,8 +10,9 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from catdog import files
@@ -143,14 +144,14 @@ def check_combinations(
     parser: argparse.ArgumentParser,
     given: list[str],
     excluded: dict[str, list[str]],
-    required: dict[str, str],
+    required: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Exit with an error message if arguments are given that cannot be combined.
 
     Args:
         given: the names of the arguments that are.
-        excluded: of an argument those that it cannot be combined with.
-        required: of an argument the one that it needs.
+        excluded: for an argument, those that it cannot be combined with.
+        required: for an argument, the one that it needs.
     """
     flags = {action.dest: "/".join(action.option_strings) for action in parser._actions}
     for name, other in required.items():

@@ -274,7 +274,7 @@ def test_a_signal_that_was_swallowed_ends_training_at_the_next_step(dataset, tmp
     monkeypatch.setattr(cli, "stopped_by", signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         train.train(Run(new_run(tmp_path / "run")), SETTINGS, dataset)
-    with pytest.raises(KeyboardInterrupt), devices.explained(SETTINGS):
+    with pytest.raises(KeyboardInterrupt), devices.memory_errors_explained(SETTINGS):
         raise TypeError("of TensorFlow, in place of the KeyboardInterrupt")
 
 

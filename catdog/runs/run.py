@@ -154,6 +154,10 @@ class Run:
         """The number of validation photos behind its novelty; 0 for a run without novelty."""
         return self.config.get("answer", {}).get("scores", 0)
 
+    @property
+    def has_novelty(self) -> bool:
+        return self.novelty_photos > 0
+
     # --- State ------------------------------------------------------------------------------------
 
     def has_checkpoint(self) -> bool:
@@ -161,6 +165,9 @@ class Run:
 
     def is_finished(self) -> bool:
         return os.path.exists(self.folder / "metrics.json")
+
+    def has_begun(self) -> bool:
+        return self.is_finished() or self.has_checkpoint()
 
     def network_files(self) -> list[Path]:
         """Return the files that hold a network."""

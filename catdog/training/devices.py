@@ -261,7 +261,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 @contextlib.contextmanager
-def explained(settings: Settings) -> Iterator[None]:
+def memory_errors_explained(settings: Settings) -> Iterator[None]:
     """Raise UserError, with what helps, if memory does not suffice in this block."""
     try:
         yield

@@ -72,6 +72,8 @@ def of_epoch(settings: Settings, epoch: int) -> Settings:
 
 def check_same(run, settings: Settings) -> None:
     """Raise UserError if a `Run` was begun with other settings, apart from `DECIDED_BY_PHOTOS`."""
+    if not run.has_begun():
+        return
     for field in dataclasses.fields(Settings):
         begun, asked = (getattr(each, field.name) for each in (run.settings, settings))
         if field.name not in DECIDED_BY_PHOTOS and begun != asked:

@@ -387,8 +387,8 @@ def test_a_port_in_use_is_refused():
     ids=["numpy", "tensorflow", "jax", "torch", "torch on cpu", "cudnn"],
 )
 def test_too_little_memory_names_the_settings_that_help(error):
-    with pytest.raises(UserError) as caught, devices.explained(Settings()):
+    with pytest.raises(UserError) as caught, devices.memory_errors_explained(Settings()):
         raise error
     assert "--batch-size (here 128) or --image-size (here 160)" in str(caught.value)
-    with pytest.raises(ValueError, match="else"), devices.explained(Settings()):
+    with pytest.raises(ValueError, match="else"), devices.memory_errors_explained(Settings()):
         raise ValueError("something else")
