@@ -470,6 +470,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.augmented:
         with cli.blame("--augmented"):
             files.check_new(args.augmented, "file")
+            files.check_outside(args.augmented, args.data_dir)
     size = RECIPES["full"].score_size  # so that training finds the cache
     dataset = load(args.data_dir, size, args.cache_dir, **lists)
     text, rows = inspect.overview(dataset)

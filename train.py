@@ -180,8 +180,8 @@ def resume(args: argparse.Namespace, run: Run, settings: Settings) -> data.Datas
     with cli.blame("--resume"):
         if dataset.digest() != run.config.get("digest"):
             raise UserError(
-                f"the photos in {places['data_dir']} have changed since this run was started; "
-                "restore them or start a new run"
+                f"the photos in {places['data_dir']} are not those that this run was started with; "
+                "restore them, name their folder (--data-dir), or start a new run"
             )
         run.describe(settings, dataset, places, run.lists)  # with new places and precision
     return dataset
@@ -211,10 +211,10 @@ def fit_to_photos(
 
 def train_and_finish(run: Run, settings: Settings, dataset: data.Dataset) -> None:
     """Train, then score the network and complete the run directory."""
-    devices.check_run(settings, dataset)
-    parameters = model.from_settings(settings, len(dataset.classes)).count_params()
-    progress.describe(run, settings, dataset, parameters)
     try:
+        devices.check_run(settings, dataset)
+        parameters = model.from_settings(settings, len(dataset.classes)).count_params()
+        progress.describe(run, settings, dataset, parameters)
         with devices.memory_errors_explained(settings), devices.scope():
             network, history = train(run, settings, dataset)
         if run.writes:  # process 0

@@ -9,6 +9,7 @@ Loading takes four to six seconds, so they are loaded only if needed:
 import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import platform
 import sys
@@ -54,12 +55,35 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def import_matplotlib() -> None:
+    """Import matplotlib without the settings of the user, whose files need not be text.
+
+    It reads ./matplotlibrc and others when it is imported, with the `open` of its first module.
+    """
+    spec = importlib.util.find_spec("matplotlib")
+    if spec and "matplotlib" not in sys.modules:
+        module = sys.modules["matplotlib"] = importlib.util.module_from_spec(spec)
+        own = os.path.join(os.path.dirname(spec.origin), "")
+
+        def open_own(path, **options):
+            return open(path if str(path).startswith(own) else os.devnull, **options)
+
+        module.open = open_own
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules["matplotlib"]
+            raise
+        del module.open
+
+
 @functools.cache
 def _load(name: str) -> types.ModuleType:
     # JAX compiles each image size for up to half a minute on a GPU; later runs find the programs.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "catdog" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
+        import_matplotlib()  # as Keras does
         with quiet():
             module = importlib.import_module(name)
     except (ImportError, ValueError) as error:

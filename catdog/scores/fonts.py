@@ -1,33 +1,10 @@
 """Fonts for names in any script, among those that are installed."""
 
 import functools
-import importlib.util
-import os
-import sys
 
 from PIL import ImageFont
 
-
-def import_matplotlib() -> None:
-    """Import matplotlib without the settings of the user, whose files need not be text.
-
-    It reads ./matplotlibrc and others when it is imported, with the `open` of its first module.
-    """
-    spec = importlib.util.find_spec("matplotlib")
-    if spec and "matplotlib" not in sys.modules:
-        module = sys.modules["matplotlib"] = importlib.util.module_from_spec(spec)
-        own = os.path.join(os.path.dirname(spec.origin), "")
-
-        def open_own(path, **options):
-            return open(path if str(path).startswith(own) else os.devnull, **options)
-
-        module.open = open_own
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules["matplotlib"]
-            raise
-        del module.open
+from catdog import backend
 
 
 @functools.cache
@@ -37,7 +14,7 @@ def find(text: str):
     None without matplotlib, too, which lists the fonts: two seconds the first time, then 0.3.
     """
     try:
-        import_matplotlib()
+        backend.import_matplotlib()
         from matplotlib.font_manager import fontManager
     except ModuleNotFoundError:
         return None

@@ -271,5 +271,5 @@ def draw(images: np.ndarray, path: Path) -> None:
     columns = min(6, len(images))
     rows = len(images) // columns
     sheet = np.concatenate([np.hstack(row) for row in np.split(images[: rows * columns], rows)])
-    with files.atomic_file(path) as temporary:
+    with files.atomic_file(path, make_folder=True) as temporary:
         Image.fromarray(sheet).save(temporary, "PNG")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog import files
+from catdog import backend, files
 from catdog.errors import UserError
 from catdog.files import printable
 from catdog.scores import fonts, metrics, tables
@@ -57,7 +57,7 @@ def picture(path: Path, families: Sequence[str] = (), **options) -> Iterator:
         families: of fonts for the characters that the usual one lacks.
         options: of the Figure.
     """
-    fonts.import_matplotlib()
+    backend.import_matplotlib()
     import matplotlib.style
     from matplotlib.figure import Figure
 

@@ -276,10 +276,15 @@ def is_at_chance(score: dict) -> bool:
 
 def say_finished(run: Run, epochs: int | None) -> None:
     """Print of a run that is to be resumed, but is finished, what can be done with it."""
+    flags = f"--init {quoted(run)} --epochs {epochs or 20}"
+    settings, usual = run.settings, Settings()
+    for name in ("arch", "fold"):
+        if (value := getattr(settings, name)) != getattr(usual, name):
+            flags += f" --{name} {value}"
     say(
         f"{run} is finished. Next:  {evaluate_command(run)}",
-        f"To train it further, as a new run:  python train.py --init {quoted(run)} "
-        f"--epochs {epochs or 20} --data-dir {quoted(run.place('data_dir'))}",
+        f"To train it further, as a new run:  python train.py {flags} "
+        f"--data-dir {quoted(run.place('data_dir'))}",
     )
 
 

@@ -185,7 +185,8 @@ def test_settings_of_the_user_do_not_change_a_plot(tmp_path):
 
 def test_a_matplotlibrc_of_any_content_is_not_read(tmp_path):
     (tmp_path / "matplotlibrc").write_bytes(b"font.family: \xe4\n")
-    program = "from catdog.scores import fonts; import sys; sys.exit(not fonts.find('ä'))"
+    program = "from catdog import backend; backend.keras.ops; "
+    program += "from catdog.scores import fonts; import sys; sys.exit(not fonts.find('ä'))"
     for place in ("matplotlibrc", "no-such-file"):  # ./matplotlibrc goes first
         process = subprocess.run(
             [sys.executable, "-c", program],
