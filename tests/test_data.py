@@ -363,13 +363,15 @@ def test_three_classes_stream_one_hot_targets(tmp_path):
     assert targets.shape == (16, 3) and (targets.sum(1) == 1).all()
 
 
-def test_data_py_draws_photos_as_training_sees_them(folder, tmp_path, capsys):
-    arguments = ["--data-dir", str(folder), "--cache-dir", str(tmp_path / "cache")]
-    assert data.main([*arguments, "--augmented", str(tmp_path / "a.png")]) == 0
-    with Image.open(tmp_path / "a.png") as image:
+def test_data_py_draws_photos_as_training_sees_them(folder, tmp_path_factory, capsys):
+    drawn = tmp_path_factory.mktemp("drawn") / "a.png"
+    arguments = ["--data-dir", str(folder), "--cache-dir", str(drawn.parent / "cache")]
+    assert data.main([*arguments, "--augmented", str(drawn)]) == 0
+    with Image.open(drawn) as image:
         assert image.size == (6 * 160, 4 * 160)
-    with pytest.raises(UserError, match="--augmented"):
-        data.main([*arguments, "--augmented", str(tmp_path / "a.png")])
+    for path, words in ((drawn, "which exists"), (folder / "a.png", "outside the photos")):
+        with pytest.raises(UserError, match=f"--augmented: .*{words}"):
+            data.main([*arguments, "--augmented", str(path)])
 
 
 # --- Photos that are left out ---------------------------------------------------------------------
