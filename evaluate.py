@@ -22,7 +22,6 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ import model
 from catdog import cli
 from catdog.cli import say
 from catdog.errors import UserError
-from catdog.files import counted, to_json
+from catdog.files import counted, to_json, without_folders
 from catdog.photos import decode
 from catdog.photos.photo import PhotoError
 from catdog.runs import calibration, novelty
@@ -157,9 +156,7 @@ def score(classifier: Classifier, dataset: data.Dataset, args: argparse.Namespac
     identities = dataset.identities(members)
     trained_on = classifier.run.trained_on(identities)
     look_trained_on = classifier.run.trained_on(identities, renamed=True)  # under any name
-    name = str(classifier.run)
-    if args.output and os.path.isabs(name):
-        name = Path(name).name  # a report may be passed on, without the folders of its maker
+    name = without_folders(classifier.run) if args.output else str(classifier.run)
     scores = metrics.score(labels, probabilities, classifier.classes)
     found = {
         "model": name,

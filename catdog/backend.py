@@ -83,8 +83,9 @@ def _load(name: str) -> types.ModuleType:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "catdog" / "jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     try:
-        import_matplotlib()  # as Keras does
         with quiet():
+            if name.startswith("keras"):
+                import_matplotlib()  # or Keras would do it
             module = importlib.import_module(name)
     except (ImportError, ValueError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name in ("keras", "tensorflow"):

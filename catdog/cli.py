@@ -10,9 +10,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import TextIO
 
 from catdog import files
@@ -144,7 +143,7 @@ def check_combinations(
     parser: argparse.ArgumentParser,
     given: list[str],
     excluded: dict[str, list[str]],
-    required: Mapping[str, str] = MappingProxyType({}),
+    required: dict[str, str] | None = None,
 ) -> None:
     """Exit with an error message if arguments are given that cannot be combined.
 
@@ -154,7 +153,7 @@ def check_combinations(
         required: for an argument, the one that it needs.
     """
     flags = {action.dest: "/".join(action.option_strings) for action in parser._actions}
-    for name, other in required.items():
+    for name, other in (required or {}).items():
         if name in given and other not in given:
             parser.error(f"argument {flags[name]}: requires {flags[other]}")
     for name, others in excluded.items():

@@ -319,6 +319,11 @@ def quoted(path: str | os.PathLike) -> str:
     return shlex.quote(str(path))
 
 
+def without_folders(path: str | os.PathLike) -> str:
+    """Return a path as reports show it, which are passed on: if absolute, only its last part."""
+    return Path(path).name if os.path.isabs(path) else str(path)
+
+
 def some_names(names: Sequence[str], most: int = 10) -> str:
     """Return the names for one output line; of more than `most`, the first and the last few."""
     shown = [printable(name) for name in names]

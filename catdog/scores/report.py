@@ -1,6 +1,5 @@
 """The report on the scores of a run, and the comparison of several: a folder with a page."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,8 +172,8 @@ def _shown(value):
     if isinstance(value, list):
         more = f" and {len(value) - MOST_ROWS:,} more" if len(value) > MOST_ROWS else ""
         return (", ".join(map(_shown, value[:MOST_ROWS])) or "none") + more
-    if isinstance(value, str) and os.path.isabs(value):
-        return Path(value).name  # without the folders of its maker
+    if isinstance(value, str):
+        return files.without_folders(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -15,7 +15,7 @@ def sample(photos, rows, columns, dtype: str, contrast=1.0):
 
     Args:
         photos: (batch, height, width, 3), 0-255, height and width alike.
-        rows, columns: float32 (batch, size), see `positions`.
+        rows, columns: float32 (batch, size), see `data.positions`.
         dtype: the type of products and result. Whole numbers up to 256 are exact in bfloat16.
         contrast: what the result is multiplied by: 1, or (batch, 1, 1).
     Returns:
